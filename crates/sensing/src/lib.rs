@@ -1,1 +1,3 @@
+//! Room `sensing`: things, observations, MQTT, rules, alarms. See ARCHITECTURE.md, "An observation's way".
 
+pub mod model;

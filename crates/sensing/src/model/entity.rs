@@ -1,0 +1,70 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The entity types of the Sensing profile. Observations are the only ones that are not rows of `records`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum EntityType {
+    Thing,
+    Location,
+    HistoricalLocation,
+    Datastream,
+    Sensor,
+    ObservedProperty,
+    Observation,
+    FeatureOfInterest,
+}
+
+impl EntityType {
+    pub const ALL: [Self; 8] = [
+        Self::Thing,
+        Self::Location,
+        Self::HistoricalLocation,
+        Self::Datastream,
+        Self::Sensor,
+        Self::ObservedProperty,
+        Self::Observation,
+        Self::FeatureOfInterest,
+    ];
+
+    /// `Thing`, as in a navigation link to one entity.
+    pub const fn singular(self) -> &'static str {
+        match self {
+            Self::Thing => "Thing",
+            Self::Location => "Location",
+            Self::HistoricalLocation => "HistoricalLocation",
+            Self::Datastream => "Datastream",
+            Self::Sensor => "Sensor",
+            Self::ObservedProperty => "ObservedProperty",
+            Self::Observation => "Observation",
+            Self::FeatureOfInterest => "FeatureOfInterest",
+        }
+    }
+    /// `Things`, as in the entity set's address.
+    pub const fn set(self) -> &'static str {
+        match self {
+            Self::Thing => "Things",
+            Self::Location => "Locations",
+            Self::HistoricalLocation => "HistoricalLocations",
+            Self::Datastream => "Datastreams",
+            Self::Sensor => "Sensors",
+            Self::ObservedProperty => "ObservedProperties",
+            Self::Observation => "Observations",
+            Self::FeatureOfInterest => "FeaturesOfInterest",
+        }
+    }
+    pub fn from_set(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.set() == name)
+    }
+}
+
+/// The `@iot.id` of every entity but an Observation: a positive integer below 2^53, so that JavaScript keeps it exact.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EntityId(pub i64);
+
+impl fmt::Display for EntityId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

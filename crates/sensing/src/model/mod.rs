@@ -1,0 +1,9 @@
+//! The SensorThings data model (OGC 18-088 section 8) as types. Pure: no I/O, no clock, no randomness.
+
+mod datastream;
+mod entity;
+mod observation;
+
+pub use datastream::{DatastreamInfo, ObservationType, ResultError};
+pub use entity::{EntityId, EntityType};
+pub use observation::{Observation, ObservationId, ResultValue};
