@@ -1,3 +1,10 @@
 //! Room `sensing`: things, observations, MQTT, rules, alarms. See ARCHITECTURE.md, "An observation's way".
 
+pub mod error;
 pub mod model;
+pub mod route;
+pub mod scope;
+
+pub use error::Error;
+pub use route::{Audience, Route};
+pub use scope::{Scope, Scopes};

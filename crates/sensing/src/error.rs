@@ -1,0 +1,56 @@
+//! Everything that can go wrong in the room, and how a client sees it. One place, so that the same mistake always has the same answer.
+
+use kernel::Problem;
+
+/// Every failure of this room.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The request is at fault, or asks for what may not be: the answer is complete already.
+    #[error("{0}")]
+    Refused(Box<Problem>),
+    /// A mistake of the program. The text goes to the log, never to the client.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Error {
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        Self::Internal(cause.to_string())
+    }
+    pub fn not_found(what: impl std::fmt::Display) -> Self {
+        Problem::not_found(what).into()
+    }
+    pub fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Problem::field(field, detail).into()
+    }
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Problem::bad_request(detail).into()
+    }
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Problem::conflict(detail).into()
+    }
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(Box::new(problem))
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Refused(problem) => *problem,
+            Error::Internal(cause) => {
+                tracing::error!(%cause, "a request failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl axum::response::IntoResponse for Error {
+    fn into_response(self) -> axum::response::Response {
+        Problem::from(self).into_response()
+    }
+}
