@@ -1,0 +1,79 @@
+//! `cargo xtask test`: sets up what the tests need, then runs all of them. Nothing is skipped: what cannot be set up is an error that
+//! says the exact line to run.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{check, sh, web};
+
+/// A program a test drives, and the Debian package that brings it.
+const TOOLS: [(&str, &str); 9] = [
+    ("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
+    ("nats-server", "nats-server"),
+    ("chromium", "chromium"),
+    ("mosquitto_pub", "mosquitto-clients"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+    ("python3", "python3-venv"),
+    ("/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc", "fonts-noto-cjk"),
+    ("cc", "build-essential"),
+];
+
+pub fn run(args: &[String]) -> Result<()> {
+    tools()?;
+    python()?;
+    check::run()?;
+    web::build()?;
+    web::install(&sh::root().join("e2e"))?;
+    sh::run_in(&sh::root().join("web"), "npm", &["test"])?;
+    // The program itself is driven from outside by the tests of `lamppost` and by e2e/.
+    sh::cargo(&["build", "--package", "lamppost", "--bins"])?;
+    let mut command = vec!["test", "--workspace", "--exclude", "xtask", "--exclude", "bench"];
+    command.extend(args.iter().map(String::as_str));
+    sh::cargo(&command)?;
+    if args.is_empty() {
+        let program = sh::target().join("debug/lamppost");
+        sh::run("node", &["e2e/run.mjs", &program.to_string_lossy()])?;
+    }
+    Ok(())
+}
+
+fn tools() -> Result<()> {
+    let missing = || -> Vec<&str> {
+        let there = |tool: &str| if tool.starts_with('/') { PathBuf::from(tool).exists() } else { sh::exists(tool) };
+        TOOLS.iter().filter(|(tool, _)| !there(tool)).map(|(_, package)| *package).collect()
+    };
+    let packages = missing();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let line = format!("apt-get install --yes --no-install-recommends {}", packages.join(" "));
+    let root = sh::output("id", &["-u"]).is_some_and(|id| id.trim() == "0");
+    if !root || !sh::exists("apt-get") {
+        bail!("the tests need programs that are not installed. Run as root:\n    {line}");
+    }
+    sh::run("apt-get", &["update", "--quiet"])?;
+    // A package that starts a server must not start one here.
+    sh::run("env", &["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "sh", "-c", &line])?;
+    let still = missing();
+    if !still.is_empty() {
+        bail!("these packages did not bring what the tests need: {}", still.join(", "));
+    }
+    Ok(())
+}
+
+/// A virtual environment with the clients of e2e/requirements.txt; tests find it by `LAMPPOST_PYTHON` or at its fixed place.
+fn python() -> Result<()> {
+    let wanted = std::fs::read(sh::root().join("e2e/requirements.txt")).context("e2e/requirements.txt")?;
+    let venv = sh::cache().join("venv");
+    let stamp = venv.join("installed.txt");
+    if std::fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    let place = venv.to_string_lossy().into_owned();
+    sh::run("python3", &["-m", "venv", &place])?;
+    sh::run(&format!("{place}/bin/pip"), &["install", "--quiet", "--requirement", "e2e/requirements.txt"])?;
+    std::fs::write(stamp, wanted)?;
+    Ok(())
+}
