@@ -1,0 +1,163 @@
+//! Several writers on one queue, each command serializable, run again when it lost against another.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rand::Rng as _;
+use tokio::sync::mpsc;
+
+use crate::{
+    Error, MAX_TRIES, Shared, Tx,
+    command::{Command, Message, Verdict},
+    engine::{Begin, Engine, Failure, Fate, Session},
+    stats::count,
+    tx::Effects,
+};
+
+/// How long a command waits for a database that is away (a restart, a failover) before it is refused.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) struct Writer {
+    session: Session,
+    shared: Arc<Shared>,
+}
+
+/// Why a transaction came to nothing.
+enum Refusal {
+    /// Nothing is saved.
+    Again(Failure),
+    /// The answer to COMMIT did not arrive.
+    Unknown(Error),
+}
+
+impl Writer {
+    pub fn new(session: Session, shared: Arc<Shared>) -> Self {
+        Self { session, shared }
+    }
+
+    pub fn run(mut self, queue: &Mutex<mpsc::Receiver<Message>>, max_batch: usize) {
+        let mut batch = Vec::with_capacity(max_batch);
+        loop {
+            // Waiting under the lock is the hand-over itself: whoever holds it is the next to receive.
+            let open = super::collect(&mut queue.lock(), max_batch, &mut batch);
+            self.group(std::mem::take(&mut batch));
+            if !open {
+                return;
+            }
+        }
+    }
+
+    /// Tries several commands in one transaction; if that does not commit, each has one of its own.
+    fn group(&mut self, mut group: Vec<Box<dyn Command>>) {
+        if group.len() > 1 && group.iter().all(|command| command.begin() == Begin::Write) {
+            match self.transaction(&mut group) {
+                Ok(effects) => return self.shared.committed(group, effects),
+                Err(Refusal::Unknown(error)) => return self.shared.refused(group, &error),
+                Err(Refusal::Again(_)) => count(&self.shared.counters.retries),
+            }
+        }
+        for command in group {
+            self.single(command);
+        }
+    }
+
+    fn single(&mut self, command: Box<dyn Command>) {
+        let mut own = [command];
+        let started = Instant::now();
+        let mut tries = 0;
+        let error = loop {
+            tries += 1;
+            match self.transaction(&mut own) {
+                Ok(effects) => return self.shared.committed(own, effects),
+                Err(Refusal::Unknown(error)) => break error,
+                Err(Refusal::Again(failure)) => match failure.fate {
+                    Fate::Conflict if tries < MAX_TRIES => {
+                        count(&self.shared.counters.retries);
+                        pause(tries, 50);
+                    }
+                    Fate::Conflict => break Error::Contention(tries),
+                    Fate::Lost if started.elapsed() < PATIENCE => {
+                        count(&self.shared.counters.retries);
+                        pause(tries + 6, 500);
+                    }
+                    _ => break failure.error,
+                },
+            }
+        };
+        self.shared.refused(own, &error);
+    }
+
+    fn transaction(&mut self, commands: &mut [Box<dyn Command>]) -> Result<Effects, Refusal> {
+        count(&self.shared.counters.batches);
+        let begin = commands.first().map_or(Begin::Write, |command| command.begin());
+        let result = self.attempt(begin, commands);
+        if let Err(refusal) = &result {
+            let lost = match refusal {
+                Refusal::Unknown(_) => true,
+                Refusal::Again(failure) => failure.fate == Fate::Lost,
+            };
+            self.session.rollback();
+            if let (true, Engine::Postgres(connection)) = (lost, &mut self.session.engine) {
+                connection.forget();
+            }
+        }
+        result
+    }
+
+    fn attempt(&mut self, begin: Begin, commands: &mut [Box<dyn Command>]) -> Result<Effects, Refusal> {
+        self.session.begin(begin).map_err(Refusal::Again)?;
+        let alone = commands.len() == 1;
+        let mut effects = Effects::default();
+        let mut kept = false;
+        for command in commands {
+            let (verdict, more) = self.one(command.as_mut(), alone).map_err(Refusal::Again)?;
+            kept |= verdict == Verdict::Keep;
+            effects.merge(more);
+        }
+        if !kept {
+            self.session.rollback();
+            return Ok(Effects::default());
+        }
+        self.session.commit().map_err(|failure| match failure.fate {
+            Fate::Lost => Refusal::Unknown(Error::OutcomeUnknown(failure.error.to_string())),
+            _ => Refusal::Again(failure),
+        })?;
+        Ok(effects)
+    }
+
+    /// Alone, a command needs no savepoint: the transaction is its own.
+    fn one(&mut self, command: &mut dyn Command, alone: bool) -> Result<(Verdict, Effects), Failure> {
+        if !alone {
+            self.session.savepoint()?;
+        }
+        let mut tx = Tx::new(&mut self.session, self.shared.clock.now());
+        let verdict = command.run(&mut tx);
+        let effects = tx.effects;
+        if let Some(failure) = self.session.failed.take_if(|failure| failure.fate != Fate::Statement) {
+            return Err(failure);
+        }
+        if verdict == Verdict::Keep {
+            if !alone {
+                self.session.release()?;
+            }
+            return Ok((verdict, effects));
+        }
+        count(&self.shared.counters.undone);
+        if verdict == Verdict::Panicked {
+            count(&self.shared.counters.panics);
+        }
+        if !alone {
+            self.session.undo()?;
+        }
+        Ok((verdict, Effects::default()))
+    }
+}
+
+/// Sleeps a random part of a bound that doubles with each try, so that those who collided do not meet again.
+fn pause(tries: u32, most_millis: u64) {
+    let bound = (1_u64 << tries.min(16)).min(most_millis);
+    std::thread::sleep(Duration::from_micros(rand::rng().random_range(0..=bound * 1_000)));
+}

@@ -1,0 +1,4 @@
+//! Every test here runs on both engines.
+
+mod support;
+mod transactions;
