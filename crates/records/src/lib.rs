@@ -36,7 +36,7 @@
 //!
 //! # Portable SQL
 //!
-//! - Placeholders are `$1`, `$2`, …, each given exactly once in [`params!`], usable any number of times in the text.
+//! - Placeholders are `$1`, `$2`, …, each given once in [`params!`] and used at least once in the text.
 //! - Column types are `BIGINT` (integers, times in microseconds, money in minor units, 0 or 1), `TEXT` (also ids and JSON),
 //!   `DOUBLE PRECISION`, `BYTES`, and `IDENTITY`: a BIGINT primary key that the database numbers. Nothing else is accepted in
 //!   migrations. Tables are STRICT on SQLite, so both engines refuse a value of the wrong type; TEXT compares by code point
@@ -53,6 +53,7 @@
 //! each at least once. See there for how nothing is skipped on PostgreSQL.
 
 mod audit;
+mod backup;
 
 mod command;
 mod engine;
@@ -75,6 +76,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use audit::{AuditPage, AuditQuery, AuditRow};
+pub use backup::{BackupReport, restore};
 pub use error::Error;
 pub use jobs::{DeadJob, Job, JobFailure, Jobs, NewJob, RetryPolicy};
 pub use migrate::Migration;

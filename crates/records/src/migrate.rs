@@ -28,8 +28,8 @@ pub struct Migration {
 
 /// The first table of all: what has been applied, with the text itself, so that a backup can rebuild the schema on either
 /// engine.
-const HISTORY: &str = "CREATE TABLE records_migration (room TEXT NOT NULL, version BIGINT NOT NULL, name TEXT NOT NULL,
-    checksum TEXT NOT NULL, sql TEXT NOT NULL, applied_at BIGINT NOT NULL, PRIMARY KEY (room, version))";
+const HISTORY: &str = "CREATE TABLE records_migration (position IDENTITY, room TEXT NOT NULL, version BIGINT NOT NULL, name TEXT NOT NULL,
+    checksum TEXT NOT NULL, sql TEXT NOT NULL, applied_at BIGINT NOT NULL, UNIQUE (room, version))";
 
 /// This room's own tables.
 const OWN: &[Migration] = &[Migration { version: 1, name: "audit, events, jobs", sql: include_str!("schema.sql") }];

@@ -62,18 +62,18 @@ impl Connection {
     pub fn begin(&mut self, begin: Begin) -> Result<(), Failure> {
         let sql = match begin {
             Begin::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-            Begin::Write => "BEGIN ISOLATION LEVEL SERIALIZABLE",
-            Begin::Locked => "BEGIN ISOLATION LEVEL READ COMMITTED",
+            Begin::Write => "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE",
+            Begin::Locked => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
         };
-        let first = self.client()?.batch_execute(sql).map_err(failure);
-        match first {
-            // The server may have closed an idle connection; nothing has happened yet, so a fresh one is as good.
-            Err(failure) if failure.fate == Fate::Lost => {
-                self.forget();
-                self.client()?.batch_execute(sql).map_err(self::failure)
-            }
-            other => other,
+        if self.client()?.batch_execute(sql).is_ok() {
+            return Ok(());
         }
+        // The server may have closed an idle connection, or may have become a standby that another address replaces. Nothing
+        // has happened yet, so a fresh connection is as good.
+        self.forget();
+        self.client()?
+            .batch_execute(sql)
+            .map_err(|error| Failure { fate: Fate::Lost, error: Error::Unavailable(describe(&error)) })
     }
 
     pub fn commit(&mut self) -> Result<(), Failure> {
@@ -220,10 +220,8 @@ pub(crate) fn failure(error: ::postgres::Error) -> Failure {
         c if c.starts_with("08") || c.starts_with("57P") || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => {
             (Fate::Lost, Error::Unavailable(text))
         }
-        // Out of disk, memory or connections; a standby that cannot write.
-        c if c.starts_with("53") || c.starts_with("58") || c == "25006" || c == "57014" => {
-            (Fate::Statement, Error::Unavailable(text))
-        }
+        // Out of disk, memory or connections; a statement cancelled by the operator.
+        c if c.starts_with("53") || c.starts_with("58") || c == "57014" => (Fate::Statement, Error::Unavailable(text)),
         c => (Fate::Statement, Error::Statement(format!("{text} (SQLSTATE {c})"))),
     };
     Failure { fate, error }

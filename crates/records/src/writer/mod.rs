@@ -36,10 +36,11 @@ pub(crate) fn start(
         }
         EngineOptions::Postgres { .. } => {
             let queue = Arc::new(Mutex::new(receiver));
+            let gate = Arc::new(postgres::Gate::new(options.writers));
             let mut first = Some(first);
             let start = |index: usize| {
                 let session = first.take().map_or_else(|| options.session(true), Ok)?;
-                let writer = postgres::Writer::new(session, Arc::clone(shared));
+                let writer = postgres::Writer::new(session, Arc::clone(shared), Arc::clone(&gate));
                 let queue = Arc::clone(&queue);
                 spawn(format!("records-writer-{index}"), Box::new(move || writer.run(&queue, max_batch)))
             };

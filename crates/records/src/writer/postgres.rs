@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 use rand::Rng as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use crate::{
     Error, MAX_TRIES, Shared, Tx,
@@ -23,7 +23,32 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Writer {
     session: Session,
     shared: Arc<Shared>,
+    gate: Arc<Gate>,
 }
+
+/// Lets each writer run its transactions beside the others', until a command has lost too often: then it runs alone. On a row
+/// that everybody wants, those who begin later would otherwise win for ever, and each loss costs a round trip.
+pub(crate) struct Gate {
+    permits: Semaphore,
+    writers: u32,
+}
+
+impl Gate {
+    pub fn new(writers: usize) -> Self {
+        // Options allow at most 256.
+        Self { permits: Semaphore::new(writers), writers: writers as u32 }
+    }
+
+    /// Held for one transaction. The semaphore is fair: whoever asks for all permits stops those who come after.
+    fn pass(&self, alone: bool) -> Option<SemaphorePermit<'_>> {
+        let permits = if alone { self.writers } else { 1 };
+        // Never closed; and without a permit a transaction is as correct, only slower.
+        futures::executor::block_on(self.permits.acquire_many(permits)).ok()
+    }
+}
+
+/// Losses after which a command runs alone.
+const POLITE_TRIES: u32 = 3;
 
 /// Why a transaction came to nothing.
 enum Refusal {
@@ -34,8 +59,8 @@ enum Refusal {
 }
 
 impl Writer {
-    pub fn new(session: Session, shared: Arc<Shared>) -> Self {
-        Self { session, shared }
+    pub fn new(session: Session, shared: Arc<Shared>, gate: Arc<Gate>) -> Self {
+        Self { session, shared, gate }
     }
 
     pub fn run(mut self, queue: &Mutex<mpsc::Receiver<Message>>, max_batch: usize) {
@@ -53,7 +78,7 @@ impl Writer {
     /// Tries several commands in one transaction; if that does not commit, each has one of its own.
     fn group(&mut self, mut group: Vec<Box<dyn Command>>) {
         if group.len() > 1 && group.iter().all(|command| command.begin() == Begin::Write) {
-            match self.transaction(&mut group) {
+            match self.transaction(&mut group, false) {
                 Ok(effects) => return self.shared.committed(group, effects),
                 Err(Refusal::Unknown(error)) => return self.shared.refused(group, &error),
                 Err(Refusal::Again(_)) => count(&self.shared.counters.retries),
@@ -70,7 +95,7 @@ impl Writer {
         let mut tries = 0;
         let error = loop {
             tries += 1;
-            match self.transaction(&mut own) {
+            match self.transaction(&mut own, tries > POLITE_TRIES) {
                 Ok(effects) => return self.shared.committed(own, effects),
                 Err(Refusal::Unknown(error)) => break error,
                 Err(Refusal::Again(failure)) => match failure.fate {
@@ -90,8 +115,10 @@ impl Writer {
         self.shared.refused(own, &error);
     }
 
-    fn transaction(&mut self, commands: &mut [Box<dyn Command>]) -> Result<Effects, Refusal> {
+    fn transaction(&mut self, commands: &mut [Box<dyn Command>], alone: bool) -> Result<Effects, Refusal> {
         count(&self.shared.counters.batches);
+        let gate = Arc::clone(&self.gate);
+        let _permit = gate.pass(alone);
         let begin = commands.first().map_or(Begin::Write, |command| command.begin());
         let result = self.attempt(begin, commands);
         if let Err(refusal) = &result {

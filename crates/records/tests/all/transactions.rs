@@ -112,7 +112,7 @@ async fn values_come_back_as_they_went() {
             });
             assert!(matches!(result, Err(Error::Invalid(_))), "{engine:?} {result:?}");
         }
-        let few = records.read(|read| read.query("SELECT $1", params![1, 2], |_| Ok(()))).await;
+        let few = records.read(|read| read.query("SELECT $1, $2", params![1], |_| Ok(()))).await;
         assert!(matches!(few, Err::<Vec<()>, _>(Error::Statement(_))), "{engine:?} {few:?}");
     }
 }
