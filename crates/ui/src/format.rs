@@ -77,7 +77,11 @@ pub fn unit<'a>(catalogue: &'a Catalogue, language: Language, symbol: &'a str) -
 pub fn quantity(catalogue: &Catalogue, language: Language, value: f64, symbol: &str, decimals: u8) -> String {
     let unit = unit(catalogue, language, symbol);
     let number = number(value, decimals);
-    if unit.is_empty() || unit == "%" || unit == "°" { format!("{number}{unit}") } else { format!("{number}{THIN}{unit}") }
+    if unit.is_empty() || unit == "%" || unit == "°" {
+        format!("{number}{unit}")
+    } else {
+        format!("{number}{THIN}{unit}")
+    }
 }
 
 /// Bytes as a person reads them, in powers of 1,000 (IEC 80000-13): `845 kB`.
@@ -98,7 +102,17 @@ fn local(at: Timestamp, zone: &TimeZone) -> DateTime {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 

@@ -20,14 +20,13 @@
 //! struct Devices { page: Page, devices: Table }
 //!
 //! async fn devices(page: Page) -> Result<Html<impl askama::Template>, kernel::Problem> {
-//!     let page = page.in_section("live").under("Live", "/live");
+//!     let page = page.in_section("live").under_t("nav.live", "/live").titled_t("device.heading");
 //!     let devices = Table::new(page.t("device.caption"))
 //!         .column(Column::text("name", page.t("device.name")).sortable())
 //!         .column(Column::number("battery", page.t("device.battery")))
 //!         .rows([vec![Cell::link(page.href("/devices/7"), "HEPA 7"), Cell::quantity(83.0, 0, "%")]])
 //!         .empty(page.t("device.none"));
-//!     let heading = page.t("device.heading").to_owned();
-//!     Ok(Html(Devices { page: page.titled(heading), devices }))
+//!     Ok(Html(Devices { page, devices }))
 //! }
 //! # }
 //! ```
@@ -56,7 +55,7 @@ mod shell;
 pub use assets::{Assets, Error as AssetsError, Island, assets_router};
 pub use components::{
     Badge, Cell, Choice, Column, Download, ErrorSummary, Field, FieldKind, Filter, FilterChoice, Filters, Legend,
-    LineChart, LiveNumber, Notice, Pager, Quality, Row, Series, State, Table, Tone, Trend, island,
+    LineChart, LiveNumber, Notice, Pager, Quality, Row, Series, State, Table, Tone, Trend, island, map_labels,
 };
 pub use language::{Catalogue, Count, Error, Message, Texts};
 pub use markup::Markup;

@@ -10,8 +10,7 @@ use kernel::{Caller, Clock, Language, Principal, Text, Timestamp};
 use crate::{
     Markup,
     assets::Assets,
-    csrf,
-    format,
+    csrf, format,
     language::{Catalogue, Count, Message},
     query::Query,
 };
@@ -123,6 +122,18 @@ impl Page {
         self.heading = heading.to_string();
         self
     }
+    /// [`Page::titled`] with the text of a key.
+    #[must_use]
+    pub fn titled_t(self, key: &str) -> Self {
+        let heading = self.t(key).to_owned();
+        self.titled(heading)
+    }
+    /// [`Page::under`] with the text of a key.
+    #[must_use]
+    pub fn under_t(self, key: &str, path: &str) -> Self {
+        let label = self.t(key).to_owned();
+        self.under(label, path)
+    }
     /// One sentence for search engines and link previews.
     #[must_use]
     pub fn described(mut self, description: impl fmt::Display) -> Self {
@@ -230,6 +241,9 @@ impl Page {
 
     // ---- what the base template asks ---------------------------------------------------------------
 
+    pub fn zone(&self) -> &str {
+        self.site.zone.iana_name().unwrap_or("UTC")
+    }
     pub fn city(&self) -> &str {
         self.site.city.get(self.language)
     }

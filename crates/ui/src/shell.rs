@@ -27,9 +27,7 @@ const MAX_PROBLEM: usize = 64 << 10;
 /// Adds the assets and [`shell`] to a router. The program's session layer goes around the result, so that `Caller` and
 /// [`crate::SessionKey`] are in the request's extensions when a page is made.
 pub fn install(router: Router, site: &Arc<Site>) -> Router {
-    router
-        .merge(assets_router(site.assets.clone()))
-        .layer(axum::middleware::from_fn_with_state(site.clone(), shell))
+    router.merge(assets_router(site.assets.clone())).layer(axum::middleware::from_fn_with_state(site.clone(), shell))
 }
 
 /// The middleware: gives each request its [`Site`] and [`Nonce`], each answer its security headers, and turns
@@ -91,10 +89,7 @@ fn wants_html(headers: &HeaderMap) -> bool {
 }
 
 fn is_problem(response: &Response) -> bool {
-    response
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|v| v.as_bytes().starts_with(b"application/problem+json"))
+    response.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/problem+json"))
 }
 
 #[derive(Deserialize, Default)]

@@ -20,8 +20,7 @@ pub enum State {
 }
 
 impl State {
-    pub const ALL: [Self; 6] =
-        [Self::Good, Self::Notice, Self::Warning, Self::Alarm, Self::Offline, Self::Unknown];
+    pub const ALL: [Self; 6] = [Self::Good, Self::Notice, Self::Warning, Self::Alarm, Self::Offline, Self::Unknown];
 
     /// The word in map layers (`state`), CSS classes and language keys.
     pub const fn name(self) -> &'static str {

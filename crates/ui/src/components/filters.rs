@@ -59,7 +59,9 @@ impl Filters {
             })
             .collect();
         // What the filters do not own (sorting, the view) stays as it is; paging starts anew.
-        for (name, value) in page.query.pairs().filter(|(n, _)| !own.contains(&n.as_str()) && n != "page" && n != "after") {
+        for (name, value) in
+            page.query.pairs().filter(|(n, _)| !own.contains(&n.as_str()) && n != "page" && n != "after")
+        {
             out.raw("<input type=\"hidden\" name=\"").text(name).raw("\" value=\"").text(value).raw("\">");
         }
         for filter in &self.filters {
@@ -73,11 +75,15 @@ impl Filters {
                     let checked = page.query.all(name);
                     out.raw("<fieldset class=\"field\"><legend>").text(label).raw("</legend>");
                     for choice in choices {
-                        out.raw("<label class=\"choice\"><input type=\"checkbox\" name=\"").raw(name).raw("\" value=\"");
+                        out.raw("<label class=\"choice\"><input type=\"checkbox\" name=\"")
+                            .raw(name)
+                            .raw("\" value=\"");
                         out.text(&choice.value).raw("\"");
                         out.raw(if checked.contains(&choice.value) { " checked> " } else { "> " }).text(&choice.label);
                         if let Some(count) = choice.count {
-                            out.raw(" <span class=\"count\">").text(crate::format::integer(count as i64)).raw("</span>");
+                            out.raw(" <span class=\"count\">")
+                                .text(crate::format::integer(count as i64))
+                                .raw("</span>");
                         }
                         out.raw("</label>");
                     }
@@ -87,7 +93,8 @@ impl Filters {
         }
         out.raw("<div class=\"actions\"><button class=\"button\">").text(page.t("filters.apply")).raw("</button>");
         if own.iter().any(|name| page.query.get(name).is_some()) {
-            let cleared = own.iter().fold(page.query.clone(), |q, name| q.without(name)).without("page").without("after");
+            let cleared =
+                own.iter().fold(page.query.clone(), |q, name| q.without(name)).without("page").without("after");
             out.raw(" <a href=\"").text(page.address(page.language, &cleared)).raw("\">").text(page.t("filters.clear"));
             out.raw("</a>");
         }

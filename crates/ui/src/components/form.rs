@@ -20,7 +20,9 @@ pub enum FieldKind {
     /// `type=` of HTML: `text`, `email`, `password`, `number`, `search`, `datetime-local`, `url`, `file`.
     Input(&'static str),
     /// Several lines.
-    Area { rows: u8 },
+    Area {
+        rows: u8,
+    },
     Select(Vec<Choice>),
     Radios(Vec<Choice>),
     /// One box: the label stands beside it.

@@ -5,6 +5,7 @@ use kernel::Timestamp;
 use super::badge::simulated;
 use crate::{Markup, Page, format};
 
+/// Which way a value moves. lang-keys: trend.*
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trend {
     Rising,

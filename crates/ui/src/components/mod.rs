@@ -16,7 +16,7 @@ pub use live::{LiveNumber, Quality, Trend};
 pub use notice::{Notice, Tone};
 pub use table::{Cell, Column, Download, Pager, Row, Table};
 
-use crate::Markup;
+use crate::{Markup, Page};
 
 /// An element that an island takes over: `inside` is what a reader sees without scripts. `props` becomes JSON in an attribute.
 pub fn island(name: &'static str, props: &serde_json::Value, inside: &Markup) -> Markup {
@@ -24,4 +24,19 @@ pub fn island(name: &'static str, props: &serde_json::Value, inside: &Markup) ->
     out.raw("<div class=\"island\" data-island=\"").raw(name).raw("\" data-props=\"").text(props).raw("\">");
     out.push(inside).raw("</div>");
     out
+}
+
+/// The words of the map island, for its `labels`.
+pub fn map_labels(page: &Page) -> serde_json::Value {
+    let states: serde_json::Map<_, _> =
+        State::ALL.iter().map(|s| (s.name().to_owned(), page.t(s.key()).into())).collect();
+    serde_json::json!({
+        "layers": page.t("island.layers"), "legend": page.t("legend.title"), "states": states,
+        "simulated": page.t("state.simulated"), "stale": page.t("live.stale"), "none": page.t("live.none"),
+        "open": page.t("island.open"), "close": page.t("island.close"), "time": page.t("island.time"),
+        "now": page.t("island.now"), "play": page.t("island.play"), "pause": page.t("island.pause"),
+        "failed": page.t("island.failed"), "map": page.t("island.map"), "cluster": page.t("island.cluster"),
+        "zoomIn": page.t("island.zoom-in"), "zoomOut": page.t("island.zoom-out"),
+        "attribution": page.t("island.attribution"), "north": page.t("island.north"),
+    })
 }

@@ -43,7 +43,7 @@ impl Notice {
             Tone::Failure => ("failure", "alert", State::Alarm),
         };
         let mut out = Markup::default();
-        out.raw("<div class=\"notice ").raw(class).raw("\" role=\"").raw(role).raw("\">");
+        out.raw("<div class=\"message ").raw(class).raw("\" role=\"").raw(role).raw("\">");
         shape(&mut out, state);
         out.raw("<p>").text(&self.text);
         if let Some((href, label)) = &self.action {

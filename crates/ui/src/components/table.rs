@@ -34,8 +34,15 @@ impl Column {
 pub enum Cell {
     Empty,
     Text(String),
-    Number { value: f64, decimals: u8, unit: String },
-    Link { href: String, text: String },
+    Number {
+        value: f64,
+        decimals: u8,
+        unit: String,
+    },
+    Link {
+        href: String,
+        text: String,
+    },
     Ago(Timestamp),
     At(Timestamp),
     State(Badge),
@@ -183,7 +190,14 @@ impl Table {
             let next = if ascending { format!("-{}", column.name) } else { column.name.to_owned() };
             out.raw("<a href=\"").text(page.here_with("sort", &next)).raw("\">").text(&column.label);
             out.raw("<span class=\"arrow\" aria-hidden=\"true\">");
-            out.raw(if ascending { "▲" } else if descending { "▼" } else { "↕" }).raw("</span></a>");
+            out.raw(if ascending {
+                "▲"
+            } else if descending {
+                "▼"
+            } else {
+                "↕"
+            })
+            .raw("</span></a>");
         } else {
             out.text(&column.label);
         }
@@ -246,7 +260,11 @@ impl Pager {
         out.raw("<nav class=\"pager\" aria-label=\"").text(page.t("pager.title")).raw("\">");
         if let Some(href) = &self.previous {
             let key = if self.shown.is_some() { "pager.previous" } else { "pager.start" };
-            out.raw("<a class=\"button quiet\" rel=\"prev\" href=\"").text(href).raw("\">").text(page.t(key)).raw("</a>");
+            out.raw("<a class=\"button quiet\" rel=\"prev\" href=\"")
+                .text(href)
+                .raw("\">")
+                .text(page.t(key))
+                .raw("</a>");
         }
         if let Some((from, to, total)) = self.shown {
             let key = if total.is_some() { "pager.of" } else { "pager.range" };

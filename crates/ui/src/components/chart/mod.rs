@@ -179,9 +179,8 @@ impl LineChart {
     fn plot(&self, (start, end): (Timestamp, Timestamp)) -> Plot {
         let values = self.series.iter().flat_map(Series::values).chain(self.thresholds.iter().map(|t| t.1));
         let zero = self.from_zero.then_some(0.0);
-        let (low, high) = values
-            .chain(zero)
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+        let (low, high) =
+            values.chain(zero).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
         let (ticks, tick_decimals) = value_ticks(low, high, 4);
         let (low, high) = (ticks[0], ticks[ticks.len() - 1]);
         let lines = self.series.iter().map(|s| thin(&s.points, start, end)).collect();
@@ -252,7 +251,7 @@ impl LineChart {
         let placed = spread(&wanted, 18.0, TOP, BOTTOM);
         out.raw("<svg class=\"ends\" aria-hidden=\"true\" focusable=\"false\">");
         for ((y, class, text), at) in labels.iter().zip(placed) {
-            out.raw("<path class=\"lead ").raw(class).raw("\" d=\"M0 ").text(round(*y)).raw("L8 ").text(round(at));
+            out.raw("<path class=\"leader ").raw(class).raw("\" d=\"M0 ").text(round(*y)).raw("L8 ").text(round(at));
             out.raw("H12\"/><text class=\"").raw(class).raw("\" x=\"16\" y=\"").text(round(at)).raw("\">");
             out.text(text).raw("</text>");
         }
@@ -316,7 +315,7 @@ impl LineChart {
         out.raw("</tbody></table></div></details>");
     }
 
-    /// What the island reads; `web/src/chart/props.ts` has the same shape.
+    /// What the island reads; `Props` in `web/src/chart/view.ts` has the same shape. lang-keys: island.*
     fn props(&self, plot: &Plot, page: &Page) -> serde_json::Value {
         let series: Vec<_> = self
             .series
@@ -378,11 +377,7 @@ fn round(value: f64) -> f64 {
 
 /// The points within the period, at most [`MAX_POINTS`]: of each bucket the lowest and the highest, so that no peak is
 /// lost, and a `None` where the bucket had one, so that no gap is closed.
-fn thin(
-    points: &[(Timestamp, Option<f64>)],
-    start: Timestamp,
-    end: Timestamp,
-) -> Vec<(Timestamp, Option<f64>)> {
+fn thin(points: &[(Timestamp, Option<f64>)], start: Timestamp, end: Timestamp) -> Vec<(Timestamp, Option<f64>)> {
     let clean = |p: &(Timestamp, Option<f64>)| (p.0, p.1.filter(|v| v.is_finite()));
     let within: Vec<_> = points.iter().filter(|p| start <= p.0 && p.0 <= end).map(clean).collect();
     if within.len() <= MAX_POINTS {
@@ -452,8 +447,14 @@ mod tests {
     #[test]
     fn gaps_stay_open_and_lone_values_show() {
         let at = |s: i64| Timestamp::from_secs(s);
-        let points =
-            [(at(0), Some(0.0)), (at(10), Some(5.0)), (at(20), None), (at(30), Some(5.0)), (at(90), Some(10.0)), (at(100), Some(0.0))];
+        let points = [
+            (at(0), Some(0.0)),
+            (at(10), Some(5.0)),
+            (at(20), None),
+            (at(30), Some(5.0)),
+            (at(90), Some(10.0)),
+            (at(100), Some(0.0)),
+        ];
         let plot = Plot {
             start: at(0),
             end: at(100),

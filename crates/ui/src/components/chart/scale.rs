@@ -109,8 +109,8 @@ mod tests {
     fn round_values() {
         assert_eq!(value_ticks(0.0, 97.0, 5), (vec![0.0, 20.0, 40.0, 60.0, 80.0, 100.0], 0));
         let (ticks, decimals) = value_ticks(1.02, 1.31, 4);
-        assert_eq!((ticks.len(), decimals), (4, 1));
-        assert!((ticks[0] - 1.0).abs() < 1e-9 && (ticks[3] - 1.6).abs() < 0.31);
+        assert_eq!((ticks.len(), decimals), (5, 1));
+        assert!((ticks[0] - 1.0).abs() < 1e-9 && (ticks[4] - 1.4).abs() < 1e-9);
         assert_eq!(value_ticks(5.0, 5.0, 2).0, [4.0, 5.0, 6.0]);
     }
 
