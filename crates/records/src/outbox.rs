@@ -76,6 +76,23 @@ impl Tx<'_> {
     }
 }
 
+/// Gives numbers to the oldest events that have none, and says to how many.
+pub(crate) fn number(tx: &mut Tx<'_>) -> Result<u64, Error> {
+    let head = "SELECT numbered FROM records_event_head WHERE one = 1";
+    let lock = if tx.session().is_postgres() { " FOR UPDATE" } else { "" };
+    let numbered: i64 = tx.query_one(&format!("{head}{lock}"), params![], |row| row.get(0))?;
+    let count = tx.execute(
+        "UPDATE records_event SET seq = $1 + fresh.rank FROM (
+             SELECT id, ROW_NUMBER() OVER (ORDER BY id) AS rank FROM records_event
+             WHERE seq IS NULL ORDER BY id LIMIT $2
+         ) AS fresh WHERE records_event.id = fresh.id",
+        params![numbered, MAX_FETCH],
+    )?;
+    let advance = "UPDATE records_event_head SET numbered = numbered + $1 WHERE one = 1";
+    tx.execute(advance, params![i64::try_from(count).unwrap_or(i64::MAX)])?;
+    Ok(count)
+}
+
 /// The reading end. Each clone waits for itself.
 #[derive(Clone)]
 pub struct Outbox {
@@ -127,22 +144,7 @@ impl Outbox {
         if waiting.await?.is_none() {
             return Ok(());
         }
-        self.records
-            .submit(Begin::Locked, |tx| {
-                let head = "SELECT numbered FROM records_event_head WHERE one = 1 FOR UPDATE";
-                let numbered: i64 = tx.query_one(head, params![], |row| row.get(0))?;
-                let count = tx.execute(
-                    "UPDATE records_event SET seq = $1 + fresh.rank FROM (
-                         SELECT id, ROW_NUMBER() OVER (ORDER BY id) AS rank FROM records_event
-                         WHERE seq IS NULL ORDER BY id LIMIT $2
-                     ) AS fresh WHERE records_event.id = fresh.id",
-                    params![numbered, MAX_FETCH],
-                )?;
-                let numbered = numbered + i64::try_from(count).unwrap_or(0);
-                tx.execute("UPDATE records_event_head SET numbered = $1 WHERE one = 1", params![numbered])?;
-                Ok(())
-            })
-            .await
+        self.records.submit(Begin::Locked, |tx| number(tx).map(drop)).await
     }
 
     /// The position up to which everything was marked delivered; 0 at the beginning.

@@ -6,7 +6,7 @@ use kernel::Timestamp;
 
 use crate::{
     Error, MAX_ROWS, Param, Row,
-    engine::{Failure, Fate, Session},
+    engine::{Failure, Fate, Level, Session},
 };
 
 /// One snapshot of the database.
@@ -122,7 +122,7 @@ impl<'a> Tx<'a> {
         if let Some(failure) = self.failed() {
             return Err(Error::Failed(failure.error.to_string()).into());
         }
-        self.read.session.savepoint().map_err(|failure| failure.error)?;
+        self.read.session.savepoint(Level::Part).map_err(|failure| failure.error)?;
         let before = self.effects;
         let result = part(self);
         let result = match (result, self.failed()) {
@@ -131,10 +131,10 @@ impl<'a> Tx<'a> {
         };
         let session = &mut *self.read.session;
         if result.is_ok() {
-            session.release().map_err(|failure| failure.error)?;
+            session.release(Level::Part).map_err(|failure| failure.error)?;
         } else if session.failed.as_ref().is_none_or(|failure| failure.fate == Fate::Statement) {
             // A lost transaction or a serialization failure is not a part's own affair and stays failed.
-            session.undo().map_err(|failure| failure.error)?;
+            session.undo(Level::Part).map_err(|failure| failure.error)?;
             self.effects = before;
         }
         result

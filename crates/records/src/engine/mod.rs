@@ -41,6 +41,13 @@ pub(crate) enum Begin {
     Locked,
 }
 
+/// What a savepoint belongs to: a command of a batch, or a part of a command ([`crate::Tx::attempt`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Command,
+    Part,
+}
+
 pub(crate) type Visit<'v> = &'v mut dyn FnMut(&Row<'_>) -> Result<ControlFlow<()>, Error>;
 
 #[expect(clippy::large_enum_variant, reason = "a handful of sessions live as long as the program")]
@@ -88,17 +95,27 @@ impl Session {
         dispatch!(self, c => c.rollback());
     }
 
-    pub fn savepoint(&mut self) -> Result<(), Failure> {
-        self.control("SAVEPOINT command")
+    /// A savepoint's name says whose it is: undoing a command's must also undo the parts that it left open by panicking.
+    pub fn savepoint(&mut self, level: Level) -> Result<(), Failure> {
+        self.control(match level {
+            Level::Command => "SAVEPOINT command",
+            Level::Part => "SAVEPOINT part",
+        })
     }
 
-    pub fn release(&mut self) -> Result<(), Failure> {
-        self.control("RELEASE SAVEPOINT command")
+    pub fn release(&mut self, level: Level) -> Result<(), Failure> {
+        self.control(match level {
+            Level::Command => "RELEASE SAVEPOINT command",
+            Level::Part => "RELEASE SAVEPOINT part",
+        })
     }
 
-    pub fn undo(&mut self) -> Result<(), Failure> {
-        self.control("ROLLBACK TO SAVEPOINT command")?;
-        self.control("RELEASE SAVEPOINT command")?;
+    pub fn undo(&mut self, level: Level) -> Result<(), Failure> {
+        self.control(match level {
+            Level::Command => "ROLLBACK TO SAVEPOINT command",
+            Level::Part => "ROLLBACK TO SAVEPOINT part",
+        })?;
+        self.release(level)?;
         self.failed = None;
         Ok(())
     }

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use crate::{
     Error, MAX_TRIES, Shared, Tx,
     command::{Command, Message, Verdict},
-    engine::{Begin, Engine, Failure, Fate, Session},
+    engine::{Begin, Engine, Failure, Fate, Level, Session},
     stats::count,
     tx::Effects,
 };
@@ -158,7 +158,7 @@ impl Writer {
     /// Alone, a command needs no savepoint: the transaction is its own.
     fn one(&mut self, command: &mut dyn Command, alone: bool) -> Result<(Verdict, Effects), Failure> {
         if !alone {
-            self.session.savepoint()?;
+            self.session.savepoint(Level::Command)?;
         }
         let mut tx = Tx::new(&mut self.session, self.shared.clock.now());
         let verdict = command.run(&mut tx);
@@ -168,7 +168,7 @@ impl Writer {
         }
         if verdict == Verdict::Keep {
             if !alone {
-                self.session.release()?;
+                self.session.release(Level::Command)?;
             }
             return Ok((verdict, effects));
         }
@@ -177,7 +177,7 @@ impl Writer {
             count(&self.shared.counters.panics);
         }
         if !alone {
-            self.session.undo()?;
+            self.session.undo(Level::Command)?;
         }
         Ok((verdict, Effects::default()))
     }

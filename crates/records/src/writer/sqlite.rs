@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::{
     Error, Options, Shared, Tx,
     command::{Command, Message, Verdict},
-    engine::{Begin, Failure, Fate, Session},
+    engine::{Begin, Failure, Fate, Level, Session},
     stats::count,
     tx::Effects,
 };
@@ -77,7 +77,7 @@ impl Writer {
     }
 
     fn one(&mut self, command: &mut dyn Command) -> Result<Effects, Failure> {
-        self.session.savepoint()?;
+        self.session.savepoint(Level::Command)?;
         let mut tx = Tx::new(&mut self.session, self.shared.clock.now());
         let verdict = command.run(&mut tx);
         let effects = tx.effects;
@@ -85,14 +85,14 @@ impl Writer {
             return Err(failure);
         }
         if verdict == Verdict::Keep {
-            self.session.release()?;
+            self.session.release(Level::Command)?;
             return Ok(effects);
         }
         count(&self.shared.counters.undone);
         if verdict == Verdict::Panicked {
             count(&self.shared.counters.panics);
         }
-        self.session.undo()?;
+        self.session.undo(Level::Command)?;
         Ok(Effects::default())
     }
 

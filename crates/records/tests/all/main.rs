@@ -1,6 +1,9 @@
 //! Every test here runs on both engines, unless it is about what only one of them can do.
 
+mod agreement;
 mod audit;
+mod backup;
+mod faults;
 mod jobs;
 mod migrations;
 mod outbox;

@@ -17,7 +17,6 @@ pub const BOTH: [Engine; 2] = [Engine::Sqlite, Engine::Postgres];
 
 /// A place for one database; it goes with the test.
 pub struct Place {
-    pub engine: Engine,
     folder: TempDir,
     database: Option<Database>,
 }
@@ -25,7 +24,7 @@ pub struct Place {
 impl Place {
     pub fn new(engine: Engine) -> Self {
         let database = (engine == Engine::Postgres).then(testkit::postgres::database);
-        Self { engine, folder: TempDir::new().unwrap(), database }
+        Self { folder: TempDir::new().unwrap(), database }
     }
 
     pub fn options(&self) -> Options {
