@@ -1,1 +1,4 @@
+pub mod nats;
 pub mod postgres;
+pub mod python;
+pub mod s3;

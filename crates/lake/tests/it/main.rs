@@ -1,0 +1,10 @@
+//! One binary for all tests of the lake, because each links DataFusion.
+
+mod common;
+mod crash;
+mod foreign;
+mod measure;
+mod model;
+mod s3;
+mod sql;
+mod table;
