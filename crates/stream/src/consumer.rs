@@ -20,14 +20,14 @@ pub struct Committer {
 
 #[derive(Clone)]
 pub(crate) enum Stored {
-    Local(Arc<local::Engine>, Arc<local::Shared>, Arc<local::Stored>),
+    Local(Arc<local::Stored>),
     Nats(Arc<nats::Shared>, Arc<nats::Stored>),
 }
 
 impl Stored {
     pub(crate) fn next(&self) -> Offset {
         match self {
-            Self::Local(_, _, stored) => stored.next(),
+            Self::Local(stored) => stored.next(),
             Self::Nats(_, stored) => stored.next(),
         }
     }
@@ -88,7 +88,7 @@ impl Committer {
             return Err(Error::Ahead { requested: through, end });
         }
         match &self.stored {
-            Stored::Local(engine, _, stored) => stored.commit(through.next(), engine.now()).await,
+            Stored::Local(stored) => stored.commit(through.next(), self.topic.now()).await,
             Stored::Nats(topic, stored) => topic.commit(stored, through.next()).await,
         }
     }

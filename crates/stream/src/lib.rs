@@ -47,7 +47,7 @@ mod stats;
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use kernel::Clock;
+use kernel::{Clock, Timestamp};
 
 pub use consumer::{Committer, Consumer};
 pub use error::Error;
@@ -72,14 +72,16 @@ enum Engine {
 /// Handle to one topic. Cheap to clone; keeps the stream open.
 #[derive(Clone)]
 pub struct Topic {
+    /// Keeps the stream open.
+    engine: Engine,
     kind: Kind,
     max_payload: usize,
 }
 
 #[derive(Clone)]
 enum Kind {
-    Local(Arc<local::Engine>, Arc<local::Shared>),
-    Nats(Arc<nats::Engine>, Arc<nats::Shared>),
+    Local(Arc<local::Shared>),
+    Nats(Arc<nats::Shared>),
 }
 
 impl Stream {
@@ -96,7 +98,7 @@ impl Stream {
                 Engine::Local(Arc::new(engine))
             }
             EngineOptions::Nats(nats) => {
-                Engine::Nats(Arc::new(nats::Engine::open(nats, &options.topics, options.max_payload).await?))
+                Engine::Nats(Arc::new(nats::Engine::open(nats, &options.topics, options.max_payload, clock).await?))
             }
         };
         Ok(Self { engine })
@@ -105,16 +107,17 @@ impl Stream {
     /// A declared topic.
     pub fn topic(&self, name: &str) -> Result<Topic, Error> {
         let unknown = || Error::UnknownTopic(name.to_owned());
-        Ok(match &self.engine {
+        let (kind, max_payload) = match &self.engine {
             Engine::Local(engine) => {
                 let topic = engine.topic(name).ok_or_else(unknown)?;
-                Topic { max_payload: topic.max_payload, kind: Kind::Local(engine.clone(), topic) }
+                (Kind::Local(topic.clone()), topic.max_payload)
             }
             Engine::Nats(engine) => {
                 let topic = engine.topic(name).ok_or_else(unknown)?;
-                Topic { max_payload: topic.max_payload, kind: Kind::Nats(engine.clone(), topic) }
+                (Kind::Nats(topic.clone()), topic.max_payload)
             }
-        })
+        };
+        Ok(Topic { engine: self.engine.clone(), kind, max_payload })
     }
 
     /// Writes what is queued and stops. Later appends, and readers at the end, get [`Error::Closed`]. Local: the folder
@@ -168,8 +171,8 @@ pub fn verify(dir: &Path) -> Result<Vec<BackupReport>, Error> {
 impl Topic {
     pub fn name(&self) -> &str {
         match &self.kind {
-            Kind::Local(_, topic) => &topic.options.name,
-            Kind::Nats(_, topic) => &topic.options.name,
+            Kind::Local(topic) => &topic.options.name,
+            Kind::Nats(topic) => &topic.options.name,
         }
     }
 
@@ -185,8 +188,8 @@ impl Topic {
     pub async fn enqueue(&self, payload: Bytes) -> Result<Pending, Error> {
         self.check(&payload)?;
         match &self.kind {
-            Kind::Local(_, topic) => topic.queue.push(payload).await,
-            Kind::Nats(_, topic) => topic.queue.push(payload).await,
+            Kind::Local(topic) => topic.queue.push(payload).await,
+            Kind::Nats(topic) => topic.queue.push(payload).await,
         }
     }
 
@@ -194,8 +197,8 @@ impl Topic {
     pub fn append_nowait(&self, payload: Bytes) -> Result<Pending, Error> {
         self.check(&payload)?;
         match &self.kind {
-            Kind::Local(_, topic) => topic.queue.try_push(payload, self.name()),
-            Kind::Nats(_, topic) => topic.queue.try_push(payload, self.name()),
+            Kind::Local(topic) => topic.queue.try_push(payload, self.name()),
+            Kind::Nats(topic) => topic.queue.try_push(payload, self.name()),
         }
     }
 
@@ -210,16 +213,16 @@ impl Topic {
     /// other processes write; never behind what this process has appended or read.
     pub fn end(&self) -> Offset {
         match &self.kind {
-            Kind::Local(_, topic) => topic.end(),
-            Kind::Nats(_, topic) => topic.end(),
+            Kind::Local(topic) => topic.end(),
+            Kind::Nats(topic) => topic.end(),
         }
     }
 
     /// The oldest record that is kept; equal to `end` when there is none.
     pub fn start(&self) -> Offset {
         match &self.kind {
-            Kind::Local(_, topic) => topic.start(),
-            Kind::Nats(_, topic) => topic.start(),
+            Kind::Local(topic) => topic.start(),
+            Kind::Nats(topic) => topic.start(),
         }
     }
 
@@ -228,8 +231,8 @@ impl Topic {
     pub async fn subscribe(&self, from: Offset) -> Result<Subscription, Error> {
         Ok(Subscription {
             kind: match &self.kind {
-                Kind::Local(_, topic) => Reader::Local(topic.subscribe(from)?),
-                Kind::Nats(_, topic) => Reader::Nats(Box::new(topic.subscribe(from).await?)),
+                Kind::Local(topic) => Reader::Local(topic.subscribe(from)?),
+                Kind::Nats(topic) => Reader::Nats(Box::new(topic.subscribe(from).await?)),
             },
         })
     }
@@ -251,18 +254,23 @@ impl Topic {
 
     async fn stored(&self, name: &str) -> Result<consumer::Stored, Error> {
         Ok(match &self.kind {
-            Kind::Local(engine, topic) => {
-                consumer::Stored::Local(engine.clone(), topic.clone(), topic.stored(name, engine.now()).await?)
-            }
-            Kind::Nats(_, topic) => consumer::Stored::Nats(topic.clone(), topic.stored(name).await?),
+            Kind::Local(topic) => consumer::Stored::Local(topic.stored(name, self.now()).await?),
+            Kind::Nats(topic) => consumer::Stored::Nats(topic.clone(), topic.stored(name).await?),
         })
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        match &self.engine {
+            Engine::Local(engine) => engine.now(),
+            Engine::Nats(engine) => engine.now(),
+        }
     }
 
     /// Every stored consumer with its lag, by name. NATS: those that this process has opened.
     pub fn consumers(&self) -> Vec<ConsumerStatus> {
         match &self.kind {
-            Kind::Local(_, topic) => topic.consumer_statuses(),
-            Kind::Nats(_, topic) => topic.consumer_statuses(),
+            Kind::Local(topic) => topic.consumer_statuses(),
+            Kind::Nats(topic) => topic.consumer_statuses(),
         }
     }
 
@@ -270,35 +278,33 @@ impl Topic {
     pub async fn remove_consumer(&self, name: &str) -> Result<(), Error> {
         options::check_name(name)?;
         match &self.kind {
-            Kind::Local(_, topic) => topic.forget(name).await,
-            Kind::Nats(_, topic) => topic.forget(name).await,
+            Kind::Local(topic) => topic.forget(name).await,
+            Kind::Nats(topic) => topic.forget(name).await,
         }
     }
 
-    /// Sets the floor: retention removes nothing at or after `floor`. The owner calls this as its records become safe
-    /// elsewhere; it is not stored, and not needed for topics that are not [`TopicOptions::guarded`].
+    /// Sets the floor of a [`TopicOptions::guarded`] topic: retention removes nothing at or after `floor`. The owner
+    /// calls this as its records become safe elsewhere, and after every open: it is not stored. Other topics have no
+    /// floor and ignore it.
     pub fn keep_from(&self, floor: Offset) {
         match &self.kind {
-            Kind::Local(_, topic) => {
-                topic.floor.store(floor.0, std::sync::atomic::Ordering::SeqCst);
-                topic.queue.nudge();
-            }
-            Kind::Nats(_, topic) => topic.keep_from(floor),
+            Kind::Local(topic) => topic.keep_from(floor),
+            Kind::Nats(topic) => topic.keep_from(floor),
         }
     }
 
     /// Applies retention now instead of within seconds, and waits for it.
     pub async fn retain(&self) -> Result<(), Error> {
         match &self.kind {
-            Kind::Local(_, topic) => topic.queue.errand().await,
-            Kind::Nats(_, topic) => topic.queue.errand().await,
+            Kind::Local(topic) => topic.queue.errand().await,
+            Kind::Nats(topic) => topic.queue.errand().await,
         }
     }
 
     pub fn stats(&self) -> TopicStats {
         match &self.kind {
-            Kind::Local(_, topic) => topic.stats(),
-            Kind::Nats(_, topic) => topic.stats(),
+            Kind::Local(topic) => topic.stats(),
+            Kind::Nats(topic) => topic.stats(),
         }
     }
 }

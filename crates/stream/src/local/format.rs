@@ -176,7 +176,9 @@ pub(crate) fn index_file(summary: &Summary, entries: &[Entry]) -> Vec<u8> {
 
 /// The summary and the number of entries that follow it. An index is only a shortcut, so a bad one is just `None`.
 pub(crate) fn parse_index_header(header: &[u8; INDEX_HEADER]) -> Option<(Summary, usize)> {
-    if header[0..8] != INDEX_MAGIC || u32_at(header, 8) != VERSION || crc32fast::hash(&header[..56]) != u32_at(header, 56)
+    if header[0..8] != INDEX_MAGIC
+        || u32_at(header, 8) != VERSION
+        || crc32fast::hash(&header[..56]) != u32_at(header, 56)
     {
         return None;
     }

@@ -15,6 +15,8 @@ mod files;
 mod format;
 mod scan;
 mod segment;
+#[cfg(test)]
+mod tests;
 mod topic;
 mod writer;
 
@@ -119,7 +121,8 @@ impl Drop for Engine {
 
 fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join(LOCK);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|e| Error::io(&path, e))?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|e| Error::io(&path, e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Locked { dir: dir.to_owned() }),

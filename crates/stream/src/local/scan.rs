@@ -97,9 +97,19 @@ fn record_at(window: &mut Window<'_>, at: u64, left: u64) -> io::Result<Result<H
 
 /// Decides what a bad record in the newest segment is: a torn tail (`Ok(())`, cut it off) or damage to records that had
 /// been acknowledged (an error). See `format` for why a later batch proves the latter.
-pub(crate) fn torn_or_damaged(path: &Path, file: &File, len: u64, good: &Summary, bad: &'static str) -> Result<(), Error> {
+pub(crate) fn torn_or_damaged(
+    path: &Path,
+    file: &File,
+    len: u64,
+    good: &Summary,
+    bad: &'static str,
+) -> Result<(), Error> {
     let damaged = |at: u64| {
-        Error::corrupt(path, good.len, format!("{bad} (record {}), and intact later records follow at byte {at}", good.end))
+        Error::corrupt(
+            path,
+            good.len,
+            format!("{bad} (record {}), and intact later records follow at byte {at}", good.end),
+        )
     };
     let mut window = Window::new(file, len);
     // Hostile bytes could make every position look like a long record; an honest torn batch cannot cost this much.

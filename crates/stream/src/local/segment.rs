@@ -273,7 +273,11 @@ impl Cursor {
                         // What comes before the damage is delivered first; the next read starts at it.
                         break;
                     }
-                    return Err(Error::corrupt(&self.segment.path, self.byte, "the record is not the one that was written"));
+                    return Err(Error::corrupt(
+                        &self.segment.path,
+                        self.byte,
+                        "the record is not the one that was written",
+                    ));
                 }
                 if head.offset >= from {
                     records.push(Record {

@@ -113,6 +113,13 @@ impl Shared {
         Offset(self.start.load(SeqCst))
     }
 
+    pub(crate) fn keep_from(&self, floor: Offset) {
+        if self.options.guarded {
+            self.floor.store(floor.0, SeqCst);
+            self.queue.nudge();
+        }
+    }
+
     /// Shows a durable batch to the readers.
     pub(crate) fn publish(&self, first: u64, end: u64, bytes: Bytes) {
         {

@@ -64,7 +64,13 @@ enum State {
 }
 
 impl Writer {
-    pub(crate) fn new(topic: Arc<Shared>, clock: Arc<dyn Clock>, active: Arc<Segment>, file: File, lock: Arc<File>) -> Self {
+    pub(crate) fn new(
+        topic: Arc<Shared>,
+        clock: Arc<dyn Clock>,
+        active: Arc<Segment>,
+        file: File,
+        lock: Arc<File>,
+    ) -> Self {
         let summary = active.summary();
         Self {
             topic,
