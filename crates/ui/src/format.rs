@@ -40,7 +40,7 @@ fn group(digits: &str, negative: bool) -> String {
         out.push(MINUS);
     }
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);

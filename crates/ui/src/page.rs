@@ -38,6 +38,26 @@ pub struct Site {
     pub csrf: csrf::Key,
 }
 
+impl Site {
+    /// A site with nothing in its header yet, in UTC; the program and tests fill in what they have.
+    pub fn new(city: Text, catalogue: Catalogue, assets: Assets, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            city,
+            zone: TimeZone::UTC,
+            zone_name: Text::plain("UTC"),
+            nav: Vec::new(),
+            alerts_path: None,
+            sign_in_path: None,
+            account_path: None,
+            footer: Vec::new(),
+            catalogue,
+            assets,
+            clock,
+            csrf: csrf::Key::random(),
+        }
+    }
+}
+
 /// One link of the header or footer.
 #[derive(Clone, Debug)]
 pub struct NavItem {

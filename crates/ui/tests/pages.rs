@@ -1,5 +1,7 @@
 //! Every component against hostile text, the languages against each other, the frame against its promises.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up should stop")]
+
 use std::sync::Arc;
 
 use axum::{Router, body::Body, routing::get};

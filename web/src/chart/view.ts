@@ -15,11 +15,12 @@ export interface Props {
   to: number;
   gap: number | null;
   fromZero: boolean;
+  simulated: boolean;
   series: { name: string; datastream: string | null; points: Point[] }[];
   thresholds: { name: string; value: number }[];
   source: string | null;
   live?: string;
-  labels: Record<"day" | "week" | "month" | "all" | "reset" | "png" | "time" | "help" | "none", string>;
+  labels: Record<"day" | "week" | "month" | "all" | "reset" | "png" | "time" | "help" | "none" | "simulated", string>;
 }
 
 const DAY = 86_400_000;
@@ -229,7 +230,7 @@ export function start(element: HTMLElement, props: Props): void {
   if (props.source !== null || span > 7 * DAY) button(props.labels.week, back(7 * DAY));
   if (props.source !== null || span > 30 * DAY) button(props.labels.month, back(30 * DAY));
   button(props.labels.reset, () => void look([...whole]));
-  button(props.labels.png, () => save(chart, props.title));
+  button(props.labels.png, () => save(chart, props));
 
   // ---- live --------------------------------------------------------------------------------------
   const ids = props.series.map((s) => s.datastream);
@@ -301,8 +302,11 @@ function fit(ctx: CanvasRenderingContext2D, text: string, room: number): string 
   return `${cut.trimEnd()}…`;
 }
 
-/** The drawing on the page's own ground, as a picture. */
-function save(chart: uPlot, title: string): void {
+/** The drawing on the page's own ground, as a picture that says what it shows, in which unit, and whether it is simulated. */
+function save(chart: uPlot, props: Props): void {
+  const { title } = props;
+  const unit = props.unit === "" ? "" : ` (${props.unit})`;
+  const heading = `${title}${unit}${props.simulated ? ` · ${props.labels.simulated}` : ""}`;
   const from = chart.ctx.canvas;
   const canvas = el("canvas");
   canvas.width = from.width;
@@ -314,7 +318,7 @@ function save(chart: uPlot, title: string): void {
   ctx.fillStyle = token("--ink");
   ctx.font = `600 ${16 * devicePixelRatio}px system-ui, sans-serif`;
   ctx.textBaseline = "middle";
-  ctx.fillText(title, 12 * devicePixelRatio, 20 * devicePixelRatio);
+  ctx.fillText(heading, 12 * devicePixelRatio, 20 * devicePixelRatio);
   ctx.drawImage(from, 0, 40 * devicePixelRatio);
   canvas.toBlob((blob) => {
     if (blob === null) return;

@@ -198,7 +198,7 @@ export async function start(element: HTMLElement, props: Props): Promise<void> {
   };
 
   // ---- popup --------------------------------------------------------------------------------------
-  const popup = new Popup({ maxWidth: "20rem", focusAfterOpen: true });
+  const popup = new Popup({ maxWidth: "20rem", offset: 16, focusAfterOpen: true });
   let selected: { layer: Layer; id: string } | null = null;
   const content = (feature: Feature): HTMLElement => {
     const p = feature.properties;
@@ -372,7 +372,7 @@ function timeSlider(
   const from = Date.parse(slider.from);
   const step = slider.step * 1_000;
   const last = Math.max(1, Math.ceil((Date.parse(slider.to) - from) / step));
-  const moment = (i: number) => (i >= last ? null : new Date(from + i * step).toISOString());
+  const moment = (i: number) => (i >= last ? null : new Date(from + i * step).toISOString().replace(".000Z", "Z"));
   const input = el("input", { type: "range", min: "0", max: String(last), step: "1", "aria-label": words("time") });
   input.value = at === null ? String(last) : String(Math.min(last - 1, Math.max(0, Math.round((Date.parse(at) - from) / step))));
   const output = el("output", { class: "number" });

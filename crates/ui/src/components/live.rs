@@ -115,7 +115,13 @@ impl LiveNumber {
     pub fn html(&self, page: &Page) -> Markup {
         let stale = self.is_stale(page.now());
         let mut out = Markup::default();
-        out.raw("<div class=\"live").raw(if stale { " stale" } else { "" }).raw("\"");
+        out.raw(if stale {
+            "<div class=\"live stale\""
+        } else if self.value.is_none() {
+            "<div class=\"live absent\""
+        } else {
+            "<div class=\"live\""
+        });
         let decimals = self.decimals.unwrap_or_else(|| self.value.map_or(0, format::decimals_for));
         if let Some(id) = &self.datastream {
             out.raw(" data-datastream=\"").text(id).raw("\" data-decimals=\"").text(decimals).raw("\"");

@@ -273,7 +273,7 @@ impl LineChart {
                 .with("max", quantity(high))
                 .with("last", quantity(last));
             // Writing to a String cannot fail.
-            let _ = write!(text, " {sentence}");
+            let _ = write!(text, " – {sentence}");
         }
         text
     }
@@ -337,6 +337,7 @@ impl LineChart {
             "to": plot.end.as_micros() / 1_000,
             "gap": self.gap_after.map(|g| g / 1_000),
             "fromZero": self.from_zero,
+            "simulated": self.series.iter().any(|s| s.simulated),
             "series": series,
             "thresholds": self.thresholds.iter().map(|(n, v)| json!({ "name": n, "value": v })).collect::<Vec<_>>(),
             "source": self.source,
@@ -344,6 +345,7 @@ impl LineChart {
                 "day": label("island.day"), "week": label("island.week"), "month": label("island.month"),
                 "all": label("island.all"), "reset": label("island.reset"), "png": label("island.png"),
                 "time": label("chart.time"), "help": label("island.chart-help"), "none": label("chart.gap"),
+                "simulated": label("state.simulated"),
             },
         })
     }
@@ -429,7 +431,7 @@ fn path(points: &[(Timestamp, Option<f64>)], gap_after: Option<i64>, plot: &Plot
 
 /// Cuts a name to what the column at the lines' ends holds; a Chinese character is as wide as two Latin letters.
 fn shorten(name: &str) -> String {
-    const ROOM: usize = 15;
+    const ROOM: usize = 12;
     let mut used = 0;
     for (at, c) in name.char_indices() {
         used += if c.is_ascii() { 1 } else { 2 };
@@ -482,7 +484,7 @@ mod tests {
     #[test]
     fn long_names_are_cut() {
         assert_eq!(shorten("Kai Tak"), "Kai Tak");
-        assert_eq!(shorten("Lei Yue Mun Municipal"), "Lei Yue Mun Mun…");
-        assert_eq!(shorten("鯉魚門市政大廈測量站"), "鯉魚門市政大廈…");
+        assert_eq!(shorten("Lei Yue Mun Municipal"), "Lei Yue Mun…");
+        assert_eq!(shorten("鯉魚門市政大廈測量站"), "鯉魚門市政大…");
     }
 }
