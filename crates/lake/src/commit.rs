@@ -114,6 +114,9 @@ impl TableInner {
         if snapshot.sealed_through >= Some(commit.through) {
             return Ok(Changes { version: snapshot.version, series: Vec::new() });
         }
+        if i64::try_from(commit.through).is_err() {
+            return Err(Error::invalid("an offset is larger than the log can hold"));
+        }
         let mut parts = split(&self.files, &commit.puts)?;
         let deletes = match &commit.deletes {
             Some(batch) if batch.num_rows() > 0 => {

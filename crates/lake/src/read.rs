@@ -81,9 +81,12 @@ impl View {
         // Distance of each row gathered so far from the wanted end; smaller is better, as in `best`.
         let mut gathered: Vec<i64> = Vec::new();
         for candidate in candidates {
+            if query.limit == 0 {
+                break;
+            }
             if gathered.len() >= query.limit {
-                let (_, worst, _) = gathered.select_nth_unstable(query.limit.saturating_sub(1));
-                if query.limit == 0 || *worst < best(&candidate) {
+                let (_, worst, _) = gathered.select_nth_unstable(query.limit - 1);
+                if *worst < best(&candidate) {
                     break;
                 }
             }

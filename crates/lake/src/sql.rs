@@ -28,6 +28,7 @@ use datafusion::{
     },
 };
 use futures::{Stream, StreamExt};
+use parquet::errors::ParquetError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{Error, Lake, provider::LakeTable};
@@ -130,7 +131,7 @@ impl Lake {
     /// `TIMESTAMP` in UTC. Sealed and unsealed rows are one table. Anything but a query is [`Error::Query`].
     pub async fn sql(&self, query: &str, options: SqlOptions, visible: Arc<dyn Visible>) -> Result<SqlRows, Error> {
         let statement = parse(query)?;
-        let turn = tokio::time::timeout(PATIENCE.min(options.timeout), self.inner.queries.clone().acquire_owned());
+        let turn = tokio::time::timeout(PATIENCE, self.inner.queries.clone().acquire_owned());
         let turn = turn.await.map_err(|_| Error::Busy)?.map_err(|_| Error::Busy)?;
         let (lake, truncated) = (self.clone(), Arc::new(AtomicBool::new(false)));
         let (started, start) = oneshot::channel();
@@ -255,6 +256,10 @@ fn told(error: &DataFusionError, options: SqlOptions) -> Error {
         | DataFusionError::NotImplemented(_)
         | DataFusionError::Execution(_)
         | DataFusionError::ArrowError(..) => Error::Query(error.find_root().strip_backtrace()),
+        // A filter of the query that failed while a file was read.
+        DataFusionError::ParquetError(inner) if matches!(inner.as_ref(), ParquetError::ArrowError(_)) => {
+            Error::Query(inner.to_string())
+        }
         DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
             Some(ours) => ours.clone(),
             None => Error::store("a query failed", Text(error.to_string())),

@@ -182,7 +182,7 @@ impl TableInner {
             .with_create_checkpoint(false)
             .with_cleanup_expired_logs(Some(false));
         if let Some(through) = through {
-            properties = properties.with_application_transaction(Transaction::new(APP_ID, offset(through)?));
+            properties = properties.with_application_transaction(Transaction::new(APP_ID, through as i64));
         }
         let result = CommitBuilder::from(properties)
             .with_actions(actions)
@@ -245,10 +245,6 @@ pub(crate) async fn checkpoint(writer: &Writer) -> Result<(), Error> {
     deltalake::checkpoints::create_checkpoint(&table, None).await?;
     deltalake::checkpoints::cleanup_metadata(&table, None).await?;
     Ok(())
-}
-
-fn offset(through: u64) -> Result<i64, Error> {
-    i64::try_from(through).map_err(|_| Error::invalid("an offset is larger than the log can hold"))
 }
 
 fn remove(layout: &Layout, file: &FileMeta, data_change: bool) -> Action {

@@ -23,7 +23,7 @@ print(json.dumps({
     "all": shown(arrow),
     "some": shown(some),
     "months": sorted(set(arrow["month"].to_pylist())),
-    "duck": duckdb.sql("select count(*), sum(value) from arrow").fetchone(),
+    "duck": duckdb.sql("select count(*), sum(value) from arrow").fetchall()[0],
     "version": table.version(),
     "offset": table.transaction_version("lamppost"),
 }))

@@ -107,10 +107,11 @@ async fn a_caller_sees_only_its_series_and_tables() {
     // A filter that fails on a hidden row never meets it: nothing can be learned from the error.
     for query in [
         "select count(*) from observation where 1 / (cast(value as bigint) - 7) < 5",
-        "select count(*) from observation where datastream = 7 or 1 / (datastream - 7) < 5",
+        "select count(*) from observation where 1 / (datastream - 7) < 5",
     ] {
         assert!(ask(query, Arc::new(see.clone())).await.is_ok(), "{query}");
-        assert!(matches!(ask(query, Arc::new(|_: &str| Access::All)).await, Err(Error::Query(_))), "{query}");
+        let met = ask(query, Arc::new(|_: &str| Access::All)).await;
+        assert!(matches!(met, Err(Error::Query(_))), "{query}: {met:?}");
     }
     let none = ask("select count(*) from observation", Arc::new(|_: &str| Access::Series(Arc::default()))).await;
     assert_eq!(none.expect("none")[0].column(0).as_primitive::<Int64Type>().value(0), 0);
@@ -166,10 +167,12 @@ async fn limits_hold() {
 
     let endless = "select sum(a.value * b.value * c.value) from observation a, observation b, observation c";
     let short = SqlOptions { timeout: Duration::from_millis(300), ..defaults };
-    assert!(matches!(ask(endless, short).await, Err(Error::Timeout { .. })));
+    let stopped = ask(endless, short).await;
+    assert!(matches!(stopped, Err(Error::Timeout { .. })), "{stopped:?}");
     let hungry = "select count(*) from (select value, array_agg(phenomenon_time) x from observation group by value)";
     let small = SqlOptions { memory_bytes: 64 << 10, ..defaults };
-    assert!(matches!(ask(hungry, small).await, Err(Error::Memory { .. })));
+    let stopped = ask(hungry, small).await;
+    assert!(matches!(stopped, Err(Error::Memory { .. })), "{stopped:?}");
 
     // Readers who leave give their place back: far more of them than places.
     for _ in 0..6 {
