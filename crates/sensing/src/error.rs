@@ -8,6 +8,8 @@ pub enum Error {
     /// The request is at fault, or asks for what may not be: the answer is complete already.
     #[error("{0}")]
     Refused(Box<Problem>),
+    #[error(transparent)]
+    Records(#[from] records::Error),
     /// A mistake of the program. The text goes to the log, never to the client.
     #[error("{0}")]
     Internal(String),
@@ -41,6 +43,15 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Refused(problem) => *problem,
+            Error::Records(error) => {
+                tracing::warn!(%error, "the records refused");
+                match error {
+                    records::Error::Unique(_) => Self::conflict("Something with the same key exists already."),
+                    records::Error::Invalid(detail) => Self::bad_request(detail),
+                    error if error.is_transient() => Self::unavailable("The database is not available. Nothing was changed.", 5),
+                    _ => Self::internal(),
+                }
+            }
             Error::Internal(cause) => {
                 tracing::error!(%cause, "a request failed");
                 Self::internal()

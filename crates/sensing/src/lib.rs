@@ -1,10 +1,12 @@
 //! Room `sensing`: things, observations, MQTT, rules, alarms. See ARCHITECTURE.md, "An observation's way".
 
+pub mod catalog;
 pub mod error;
 pub mod model;
 pub mod route;
 pub mod scope;
 
+pub use catalog::Catalog;
 pub use error::Error;
 pub use route::{Audience, Route};
 pub use scope::{Scope, Scopes};

@@ -1,0 +1,96 @@
+//! Deleting with the integrity rules of 18-088 table 25.
+
+use records::params;
+
+use super::{
+    Entity, Operation,
+    schema::{Link, Schema},
+    write::{Owner, Writer},
+};
+use crate::{
+    Error,
+    model::{EntityId, EntityType},
+    route::action,
+};
+
+/// Rows that one DELETE may take with it; more must be deleted from below first.
+const CASCADE: usize = 20_000;
+
+impl Writer<'_, '_> {
+    pub fn delete(&mut self, entity: EntityType, id: EntityId) -> Result<(), Error> {
+        let set = entity.set();
+        let found = self.load(entity, id)?.filter(|e| self.context.scope.admits(&e.tenant, e.public));
+        let found = found.ok_or_else(|| Error::not_found(format!("{set}({id})")))?;
+        self.remove(&found)
+    }
+
+    /// Removes one entity and what cannot exist without it. Each of them is asked for: a Sensor's owner must not delete
+    /// another department's Datastreams by deleting the Sensor.
+    fn remove(&mut self, entity: &Entity) -> Result<(), Error> {
+        let owner = Owner { tenant: entity.tenant.clone(), public: entity.public };
+        let what = format!("{}({})", entity.entity.set(), entity.id);
+        self.require(action::DELETE, entity.entity, &owner, &what)?;
+        for navigation in entity.schema().navigation {
+            match navigation.link {
+                Link::Many { column } => {
+                    let schema = Schema::of(navigation.target);
+                    let columns = schema.columns("e");
+                    let sql = format!("SELECT {columns} FROM {} e WHERE e.{column} = $1 LIMIT {}", schema.table, CASCADE + 1);
+                    let children = self.tx.query(&sql, params![entity.id.0], |row| Entity::read(schema, row))?;
+                    if children.len() + self.changes.list.len() > CASCADE {
+                        let detail = format!("{what} has more than {CASCADE} dependents; delete them first.");
+                        return Err(Error::conflict(detail));
+                    }
+                    for child in &children {
+                        self.remove(child)?;
+                    }
+                }
+                Link::Through { table, own, .. } => {
+                    if entity.entity == EntityType::Location {
+                        self.forget_place(entity.id)?;
+                    }
+                    self.tx.execute(&format!("DELETE FROM {table} WHERE {own} = $1"), params![entity.id.0])?;
+                }
+                Link::One { .. } | Link::Series => {}
+            }
+        }
+        let sql = format!("DELETE FROM {} WHERE id = $1", entity.schema().table);
+        self.tx.execute(&sql, params![entity.id.0])?;
+        match entity.entity {
+            EntityType::Datastream => {
+                let sql = "DELETE FROM sensing_observed_feature WHERE datastream_id = $1";
+                self.tx.execute(sql, params![entity.id.0])?;
+                self.changes.dropped.push(entity.id);
+            }
+            EntityType::FeatureOfInterest => {
+                let sql = "SELECT datastream_id FROM sensing_observed_feature WHERE feature_id = $1 ORDER BY datastream_id";
+                let datastreams = self.ids(sql, entity.id)?;
+                self.changes.stale.extend(datastreams.iter().copied());
+                self.changes.unobserved.extend(datastreams.into_iter().map(|d| (d, entity.id)));
+                let sql = "DELETE FROM sensing_observed_feature WHERE feature_id = $1";
+                self.tx.execute(sql, params![entity.id.0])?;
+            }
+            EntityType::Thing => {
+                let sql = "UPDATE sensing_feature SET origin = NULL WHERE origin = $1";
+                self.tx.execute(sql, params![format!("thing:{}", entity.id)])?;
+            }
+            _ => {}
+        }
+        self.note(Operation::Deleted, entity)
+    }
+
+    /// A Location takes its HistoricalLocations with it; Things that stood there have no Location afterwards.
+    fn forget_place(&mut self, location: EntityId) -> Result<(), Error> {
+        self.release_feature(location)?;
+        let schema = Schema::of(EntityType::HistoricalLocation);
+        let sql = format!(
+            "SELECT {} FROM sensing_historical_location e JOIN sensing_location_history h ON h.history_id = e.id
+             WHERE h.location_id = $1 LIMIT {CASCADE}",
+            schema.columns("e")
+        );
+        for history in self.tx.query(&sql, params![location.0], |row| Entity::read(schema, row))? {
+            self.remove(&history)?;
+        }
+        Ok(())
+    }
+}

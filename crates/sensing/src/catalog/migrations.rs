@@ -1,0 +1,75 @@
+//! The catalogue's tables. JSON lies in TEXT and is never looked into by SQL; what must be found quickly has a column of its own.
+
+use records::Migration;
+
+pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "catalogue", sql: CATALOGUE }];
+
+const CATALOGUE: &str = "
+CREATE TABLE sensing_sequence (kind TEXT NOT NULL PRIMARY KEY, last BIGINT NOT NULL);
+CREATE TABLE sensing_tenant (tenant TEXT NOT NULL PRIMARY KEY);
+
+CREATE TABLE sensing_thing (
+  id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
+  name TEXT NOT NULL, description TEXT NOT NULL, properties TEXT);
+CREATE UNIQUE INDEX sensing_thing_key ON sensing_thing (tenant, key);
+CREATE INDEX sensing_thing_name ON sensing_thing (name, id);
+
+CREATE TABLE sensing_location (
+  id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
+  name TEXT NOT NULL, description TEXT NOT NULL, encoding_type TEXT NOT NULL, location TEXT NOT NULL, properties TEXT,
+  cell BIGINT, min_x DOUBLE PRECISION, min_y DOUBLE PRECISION, max_x DOUBLE PRECISION, max_y DOUBLE PRECISION);
+CREATE UNIQUE INDEX sensing_location_key ON sensing_location (tenant, key);
+CREATE INDEX sensing_location_name ON sensing_location (name, id);
+CREATE INDEX sensing_location_cell ON sensing_location (cell);
+
+CREATE TABLE sensing_thing_location (
+  thing_id BIGINT NOT NULL, location_id BIGINT NOT NULL, PRIMARY KEY (thing_id, location_id));
+CREATE INDEX sensing_thing_location_back ON sensing_thing_location (location_id, thing_id);
+
+CREATE TABLE sensing_historical_location (
+  id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
+  at BIGINT NOT NULL, thing_id BIGINT NOT NULL);
+CREATE UNIQUE INDEX sensing_historical_location_key ON sensing_historical_location (tenant, key);
+CREATE INDEX sensing_historical_location_thing ON sensing_historical_location (thing_id, at);
+CREATE INDEX sensing_historical_location_at ON sensing_historical_location (at, id);
+
+CREATE TABLE sensing_location_history (
+  history_id BIGINT NOT NULL, location_id BIGINT NOT NULL, PRIMARY KEY (history_id, location_id));
+CREATE INDEX sensing_location_history_back ON sensing_location_history (location_id, history_id);
+
+CREATE TABLE sensing_sensor (
+  id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
+  name TEXT NOT NULL, description TEXT NOT NULL, encoding_type TEXT NOT NULL, metadata TEXT NOT NULL, properties TEXT);
+CREATE UNIQUE INDEX sensing_sensor_key ON sensing_sensor (tenant, key);
+CREATE INDEX sensing_sensor_name ON sensing_sensor (name, id);
+
+CREATE TABLE sensing_observed_property (
+  id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
+  name TEXT NOT NULL, definition TEXT NOT NULL, description TEXT NOT NULL, properties TEXT);
+CREATE UNIQUE INDEX sensing_observed_property_key ON sensing_observed_property (tenant, key);
+CREATE INDEX sensing_observed_property_name ON sensing_observed_property (name, id);
+
+CREATE TABLE sensing_datastream (
+  id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
+  name TEXT NOT NULL, description TEXT NOT NULL, observation_type TEXT NOT NULL, unit TEXT NOT NULL, observed_area TEXT,
+  properties TEXT, thing_id BIGINT NOT NULL, sensor_id BIGINT NOT NULL, observed_property_id BIGINT NOT NULL);
+CREATE UNIQUE INDEX sensing_datastream_key ON sensing_datastream (tenant, key);
+CREATE INDEX sensing_datastream_name ON sensing_datastream (name, id);
+CREATE INDEX sensing_datastream_thing ON sensing_datastream (thing_id, id);
+CREATE INDEX sensing_datastream_sensor ON sensing_datastream (sensor_id, id);
+CREATE INDEX sensing_datastream_observed_property ON sensing_datastream (observed_property_id, id);
+
+CREATE TABLE sensing_feature (
+  id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
+  name TEXT NOT NULL, description TEXT NOT NULL, encoding_type TEXT NOT NULL, feature TEXT NOT NULL, properties TEXT,
+  origin TEXT,
+  cell BIGINT, min_x DOUBLE PRECISION, min_y DOUBLE PRECISION, max_x DOUBLE PRECISION, max_y DOUBLE PRECISION);
+CREATE UNIQUE INDEX sensing_feature_key ON sensing_feature (tenant, key);
+CREATE UNIQUE INDEX sensing_feature_origin ON sensing_feature (origin);
+CREATE INDEX sensing_feature_name ON sensing_feature (name, id);
+CREATE INDEX sensing_feature_cell ON sensing_feature (cell);
+
+CREATE TABLE sensing_observed_feature (
+  feature_id BIGINT NOT NULL, datastream_id BIGINT NOT NULL, PRIMARY KEY (feature_id, datastream_id));
+CREATE INDEX sensing_observed_feature_back ON sensing_observed_feature (datastream_id, feature_id);
+";

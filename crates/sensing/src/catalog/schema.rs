@@ -1,0 +1,355 @@
+//! The entity model as a table: 18-088 section 8.2 in one place.
+//!
+//! Bodies are checked, rows are read and written, paths in $filter are resolved and answers are printed from this table and from
+//! nothing else. A new property or entity type (MultiDatastream, Tasking) is a new line here and a migration.
+
+use crate::model::EntityType;
+
+/// What may stand in a property.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A string; a TEXT column.
+    Text,
+    /// Any JSON but null; a TEXT column.
+    Json,
+    /// A JSON object; a TEXT column.
+    Object,
+    /// An ISO 8601 instant; a BIGINT column of microseconds.
+    Time,
+    /// An ISO 8601 instant or interval. Only Observations and computed properties have it.
+    Interval,
+}
+
+/// Where a property's value comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// A column of the entity's table.
+    Column(&'static str),
+    /// The head of the Datastream's series: never written by a client, ignored when sent (18-088 table 11).
+    Head,
+    /// A column of the series.
+    Series,
+}
+
+#[derive(Debug)]
+pub struct Property {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub required: bool,
+    pub source: Source,
+}
+
+/// How two entities are tied together in storage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Link {
+    /// To one: a column in this entity's row.
+    One { column: &'static str },
+    /// To many: a column in the other entity's rows.
+    Many { column: &'static str },
+    /// Many to many: a table with a column for each side.
+    Through { table: &'static str, own: &'static str, other: &'static str },
+    /// Between an Observation and its Datastream or FeatureOfInterest: part of the Observation's identity.
+    Series,
+}
+
+#[derive(Debug)]
+pub struct Navigation {
+    pub name: &'static str,
+    pub target: EntityType,
+    pub link: Link,
+    /// Whether the entity cannot exist without it.
+    pub required: bool,
+    /// The navigation property that leads back.
+    pub inverse: &'static str,
+}
+
+impl Navigation {
+    pub fn to_many(&self) -> bool {
+        self.name == self.target.set()
+    }
+}
+
+#[derive(Debug)]
+pub struct Schema {
+    pub entity: EntityType,
+    /// Empty for Observations.
+    pub table: &'static str,
+    pub properties: &'static [Property],
+    /// Ties to one come first and the Thing before all others, because the rest inherits its owner.
+    pub navigation: &'static [Navigation],
+    /// The property that holds a geometry and is indexed by cell and box.
+    pub geometry: Option<&'static str>,
+    /// Columns beside the standard's: what the catalogue itself remembers.
+    pub extra: &'static [&'static str],
+}
+
+const fn text(name: &'static str, column: &'static str) -> Property {
+    Property { name, kind: Kind::Text, required: true, source: Source::Column(column) }
+}
+const fn json(name: &'static str, column: &'static str) -> Property {
+    Property { name, kind: Kind::Json, required: true, source: Source::Column(column) }
+}
+const fn properties() -> Property {
+    Property { name: "properties", kind: Kind::Object, required: false, source: Source::Column("properties") }
+}
+const fn series(name: &'static str, kind: Kind, required: bool) -> Property {
+    Property { name, kind, required, source: Source::Series }
+}
+const fn head(name: &'static str) -> Property {
+    Property { name, kind: Kind::Interval, required: false, source: Source::Head }
+}
+const fn one(name: &'static str, target: EntityType, column: &'static str, inverse: &'static str) -> Navigation {
+    Navigation { name, target, link: Link::One { column }, required: true, inverse }
+}
+const fn many(name: &'static str, target: EntityType, column: &'static str, inverse: &'static str) -> Navigation {
+    Navigation { name, target, link: Link::Many { column }, required: false, inverse }
+}
+const fn observed(name: &'static str, target: EntityType, required: bool, inverse: &'static str) -> Navigation {
+    Navigation { name, target, link: Link::Series, required, inverse }
+}
+
+use EntityType as E;
+
+static THING: Schema = Schema {
+    entity: E::Thing,
+    table: "sensing_thing",
+    properties: &[text("name", "name"), text("description", "description"), properties()],
+    navigation: &[
+        Navigation {
+            name: "Locations",
+            target: E::Location,
+            link: Link::Through { table: "sensing_thing_location", own: "thing_id", other: "location_id" },
+            required: false,
+            inverse: "Things",
+        },
+        many("HistoricalLocations", E::HistoricalLocation, "thing_id", "Thing"),
+        many("Datastreams", E::Datastream, "thing_id", "Thing"),
+    ],
+    geometry: None,
+    extra: &[],
+};
+
+static LOCATION: Schema = Schema {
+    entity: E::Location,
+    table: "sensing_location",
+    properties: &[
+        text("name", "name"),
+        text("description", "description"),
+        text("encodingType", "encoding_type"),
+        json("location", "location"),
+        properties(),
+    ],
+    navigation: &[
+        Navigation {
+            name: "Things",
+            target: E::Thing,
+            link: Link::Through { table: "sensing_thing_location", own: "location_id", other: "thing_id" },
+            required: false,
+            inverse: "Locations",
+        },
+        Navigation {
+            name: "HistoricalLocations",
+            target: E::HistoricalLocation,
+            link: Link::Through { table: "sensing_location_history", own: "location_id", other: "history_id" },
+            required: false,
+            inverse: "Locations",
+        },
+    ],
+    geometry: Some("location"),
+    extra: &[],
+};
+
+static HISTORICAL_LOCATION: Schema = Schema {
+    entity: E::HistoricalLocation,
+    table: "sensing_historical_location",
+    properties: &[Property { name: "time", kind: Kind::Time, required: true, source: Source::Column("at") }],
+    navigation: &[
+        one("Thing", E::Thing, "thing_id", "HistoricalLocations"),
+        Navigation {
+            name: "Locations",
+            target: E::Location,
+            link: Link::Through { table: "sensing_location_history", own: "history_id", other: "location_id" },
+            required: true,
+            inverse: "HistoricalLocations",
+        },
+    ],
+    geometry: None,
+    extra: &[],
+};
+
+static DATASTREAM: Schema = Schema {
+    entity: E::Datastream,
+    table: "sensing_datastream",
+    properties: &[
+        text("name", "name"),
+        text("description", "description"),
+        text("observationType", "observation_type"),
+        Property { name: "unitOfMeasurement", kind: Kind::Object, required: true, source: Source::Column("unit") },
+        Property { name: "observedArea", kind: Kind::Object, required: false, source: Source::Column("observed_area") },
+        head("phenomenonTime"),
+        head("resultTime"),
+        properties(),
+    ],
+    navigation: &[
+        one("Thing", E::Thing, "thing_id", "Datastreams"),
+        one("Sensor", E::Sensor, "sensor_id", "Datastreams"),
+        one("ObservedProperty", E::ObservedProperty, "observed_property_id", "Datastreams"),
+        observed("Observations", E::Observation, false, "Datastream"),
+    ],
+    geometry: None,
+    extra: &[],
+};
+
+static SENSOR: Schema = Schema {
+    entity: E::Sensor,
+    table: "sensing_sensor",
+    properties: &[
+        text("name", "name"),
+        text("description", "description"),
+        text("encodingType", "encoding_type"),
+        json("metadata", "metadata"),
+        properties(),
+    ],
+    navigation: &[many("Datastreams", E::Datastream, "sensor_id", "Sensor")],
+    geometry: None,
+    extra: &[],
+};
+
+static OBSERVED_PROPERTY: Schema = Schema {
+    entity: E::ObservedProperty,
+    table: "sensing_observed_property",
+    properties: &[
+        text("name", "name"),
+        text("definition", "definition"),
+        text("description", "description"),
+        properties(),
+    ],
+    navigation: &[many("Datastreams", E::Datastream, "observed_property_id", "ObservedProperty")],
+    geometry: None,
+    extra: &[],
+};
+
+static OBSERVATION: Schema = Schema {
+    entity: E::Observation,
+    table: "",
+    properties: &[
+        series("phenomenonTime", Kind::Interval, true),
+        series("resultTime", Kind::Time, false),
+        series("result", Kind::Json, true),
+        series("resultQuality", Kind::Json, false),
+        series("validTime", Kind::Interval, false),
+        series("parameters", Kind::Object, false),
+    ],
+    navigation: &[
+        observed("Datastream", E::Datastream, true, "Observations"),
+        observed("FeatureOfInterest", E::FeatureOfInterest, false, "Observations"),
+    ],
+    geometry: None,
+    extra: &[],
+};
+
+static FEATURE: Schema = Schema {
+    entity: E::FeatureOfInterest,
+    table: "sensing_feature",
+    properties: &[
+        text("name", "name"),
+        text("description", "description"),
+        text("encodingType", "encoding_type"),
+        json("feature", "feature"),
+        properties(),
+    ],
+    navigation: &[observed("Observations", E::Observation, false, "FeatureOfInterest")],
+    geometry: Some("feature"),
+    // Where the service made the feature itself: `location:<id>` or `thing:<id>`.
+    extra: &["origin"],
+};
+
+/// The columns that every table starts with.
+pub const COMMON: [&str; 4] = ["id", "tenant", "public", "key"];
+
+impl Schema {
+    pub fn of(entity: EntityType) -> &'static Self {
+        match entity {
+            E::Thing => &THING,
+            E::Location => &LOCATION,
+            E::HistoricalLocation => &HISTORICAL_LOCATION,
+            E::Datastream => &DATASTREAM,
+            E::Sensor => &SENSOR,
+            E::ObservedProperty => &OBSERVED_PROPERTY,
+            E::Observation => &OBSERVATION,
+            E::FeatureOfInterest => &FEATURE,
+        }
+    }
+    pub fn property(&self, name: &str) -> Option<(usize, &'static Property)>
+    where
+        Self: 'static,
+    {
+        let found: Option<(usize, &Property)> = self.properties.iter().enumerate().find(|(_, p)| p.name == name);
+        found.map(|(index, property)| (index, property as _))
+    }
+    pub fn navigation(&self, name: &str) -> Option<(usize, &'static Navigation)> {
+        let all: &'static [Navigation] = self.navigation;
+        all.iter().enumerate().find(|(_, n)| n.name == name)
+    }
+    /// Column names of the ties to one, in order.
+    pub fn ones(&self) -> impl Iterator<Item = (&'static Navigation, &'static str)> + use<> {
+        let all: &'static [Navigation] = self.navigation;
+        all.iter().filter_map(|n| match n.link {
+            Link::One { column } => Some((n, column)),
+            _ => None,
+        })
+    }
+    /// Everything a client may name, for the sentence that says what would have been right.
+    pub fn names(&self) -> String {
+        let mut names: Vec<&str> = vec!["id"];
+        names.extend(self.properties.iter().map(|p| p.name));
+        names.extend(self.navigation.iter().map(|n| n.name));
+        names.join(", ")
+    }
+    /// The columns of a SELECT that [`super::Entity::read`] understands, each prefixed with `alias.`.
+    pub fn columns(&self, alias: &str) -> String {
+        let mut out = String::new();
+        let stored = self.properties.iter().filter_map(|p| match p.source {
+            Source::Column(column) => Some(column),
+            _ => None,
+        });
+        for column in COMMON.into_iter().chain(stored).chain(self.ones().map(|(_, column)| column)) {
+            if !out.is_empty() {
+                out.push_str(", ");
+            }
+            out.push_str(alias);
+            out.push('.');
+            out.push_str(column);
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every link has two ends, and both describe the same storage.
+    #[test]
+    fn every_navigation_leads_back() {
+        for entity in EntityType::ALL {
+            for n in Schema::of(entity).navigation {
+                let (_, back) = Schema::of(n.target).navigation(n.inverse).expect(n.inverse);
+                assert_eq!(back.target, entity, "{}", n.name);
+                assert_eq!(back.inverse, n.name);
+                let same = match (n.link, back.link) {
+                    (Link::One { column: a }, Link::Many { column: b })
+                    | (Link::Many { column: a }, Link::One { column: b }) => a == b,
+                    (
+                        Link::Through { table: a, own, other },
+                        Link::Through { table: b, own: other_own, other: other_other },
+                    ) => a == b && own == other_other && other == other_own,
+                    (Link::Series, Link::Series) => true,
+                    _ => false,
+                };
+                assert!(same, "{entity:?}/{}", n.name);
+                assert_eq!(n.to_many(), !matches!(n.name, "Thing" | "Sensor" | "ObservedProperty" | "Datastream" | "FeatureOfInterest"));
+            }
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! Writing entities: every function here runs inside one `records` transaction and has no other effect.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
+use kernel::{Action, Caller, Policy, Problem, Resource, Tenant, Timestamp};
+use records::{ColumnKind, Event, Param, Tx, params};
+use serde_json::json;
+
+use super::{
+    Change, Changes, Entity, Operation,
+    body::{Draft, Target, missing},
+    cells::cell,
+    entity::Field,
+    geometry,
+    schema::{COMMON, Link, Navigation, Schema, Source},
+};
+use crate::{
+    Error, Scope,
+    model::{EntityId, EntityType},
+    route::action,
+};
+
+/// Who writes, and what they may.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub caller: Caller,
+    pub policy: Arc<dyn Policy>,
+    pub scope: Arc<Scope>,
+}
+
+/// Who owns an entity and whether it is published.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Owner {
+    pub tenant: Tenant,
+    pub public: bool,
+}
+
+/// A tie that the place of an entity decides: its own navigation property, and where that leads.
+pub(crate) type Bound = (&'static Navigation, EntityId);
+
+pub(crate) struct Writer<'w, 'tx> {
+    pub tx: &'w mut Tx<'tx>,
+    pub context: &'w Context,
+    pub changes: Changes,
+    /// The policy's answers within this command.
+    decided: BTreeMap<(&'static str, &'static str, Tenant, bool), bool>,
+}
+
+impl<'w, 'tx> Writer<'w, 'tx> {
+    pub fn new(tx: &'w mut Tx<'tx>, context: &'w Context) -> Self {
+        Self { tx, context, changes: Changes::default(), decided: BTreeMap::new() }
+    }
+    pub fn now(&self) -> Timestamp {
+        self.tx.now()
+    }
+
+    // --- rights ---------------------------------------------------------------------------------------------------
+
+    fn allows(&mut self, action: Action, entity: EntityType, owner: &Owner) -> bool {
+        let Context { caller, policy, .. } = self.context;
+        if caller.is_system() {
+            return true;
+        }
+        let kind = entity.singular();
+        let ask = || {
+            let resource = Resource { kind, id: "", tenant: Some(&owner.tenant), public: owner.public };
+            policy.allows(caller, action, &resource)
+        };
+        *self.decided.entry((action.0, kind, owner.tenant.clone(), owner.public)).or_insert_with(ask)
+    }
+
+    /// Refuses what the policy does not allow: 401 without a sign-in, 404 where existence is private, else 403.
+    pub fn require(&mut self, action: Action, entity: EntityType, owner: &Owner, what: &str) -> Result<(), Error> {
+        if self.allows(action, entity, owner) {
+            return Ok(());
+        }
+        Err(if self.context.caller.is_anonymous() {
+            Problem::unauthenticated().into()
+        } else if self.context.scope.admits(&owner.tenant, owner.public) {
+            Problem::forbidden(format!("{what} belongs to '{}'; {} needs a right there.", owner.tenant, action.0)).into()
+        } else {
+            Error::not_found(what)
+        })
+    }
+
+    // --- reading --------------------------------------------------------------------------------------------------
+
+    pub fn load(&mut self, entity: EntityType, id: EntityId) -> Result<Option<Entity>, Error> {
+        let schema = Schema::of(entity);
+        if schema.table.is_empty() {
+            return Ok(None);
+        }
+        let sql = format!("SELECT {} FROM {} e WHERE e.id = $1", schema.columns("e"), schema.table);
+        Ok(self.tx.query_opt(&sql, params![id.0], |row| Entity::read(schema, row))?)
+    }
+    /// An entity that the caller may see.
+    pub fn visible(&mut self, entity: EntityType, id: EntityId, at: &str) -> Result<Entity, Error> {
+        let found = self.load(entity, id)?.filter(|e| self.context.scope.admits(&e.tenant, e.public));
+        found.ok_or_else(|| Error::field(at, format!("there is no {}({id})", entity.set())))
+    }
+    pub fn by_key(&mut self, entity: EntityType, tenant: &Tenant, key: &str) -> Result<Option<EntityId>, Error> {
+        let sql = format!("SELECT id FROM {} WHERE tenant = $1 AND key = $2", Schema::of(entity).table);
+        Ok(self.tx.query_opt(&sql, params![tenant, key], |row| row.get(0).map(EntityId))?)
+    }
+    pub fn ids(&mut self, sql: &str, id: EntityId) -> Result<Vec<EntityId>, Error> {
+        Ok(self.tx.query(sql, params![id.0], |row| row.get(0).map(EntityId))?)
+    }
+
+    // --- creating -------------------------------------------------------------------------------------------------
+
+    /// Creates what the draft describes and everything inside it.
+    pub fn insert(&mut self, draft: &Draft, bound: Option<Bound>, inherited: Option<&Owner>) -> Result<EntityId, Error> {
+        let schema = Schema::of(draft.entity);
+        let (ones, owner) = self.ties(schema, draft, bound, inherited)?;
+        self.require(action::WRITE, draft.entity, &owner, &format!("This {}", schema.entity.singular()))?;
+        if let Some(key) = &draft.key
+            && self.by_key(draft.entity, &owner.tenant, key)?.is_some()
+        {
+            let kind = schema.entity.singular();
+            return Err(Error::conflict(format!("'{}' has a {kind} with the key '{key}' already.", owner.tenant)));
+        }
+        let id = self.next_id(draft.entity)?;
+        let fields = draft.fields.iter().map(|f| f.clone().unwrap_or_default()).collect();
+        let ones = ones.into_iter().map(|(_, id)| id).collect();
+        let entity = Entity {
+            entity: draft.entity,
+            id,
+            tenant: owner.tenant.clone(),
+            public: owner.public,
+            key: draft.key.clone(),
+            fields,
+            ones,
+        };
+        self.insert_row(&entity, &draft.pointer, None)?;
+        self.note(Operation::Created, &entity)?;
+        self.attach(&entity, draft, bound, &owner)?;
+        self.observations(&entity, draft)?;
+        Ok(id)
+    }
+
+    /// Resolves the ties to one; the Thing, where there is one, decides who owns the entity.
+    pub(super) fn ties(
+        &mut self,
+        schema: &'static Schema,
+        draft: &Draft,
+        bound: Option<Bound>,
+        inherited: Option<&Owner>,
+    ) -> Result<(Vec<Bound>, Owner), Error> {
+        let mut ones = Vec::new();
+        let mut owner = None;
+        for (navigation, _) in schema.ones() {
+            let given = draft.links(navigation.name).first();
+            let bound = bound.filter(|(n, _)| n.name == navigation.name).map(|(_, id)| id);
+            let id = match (given, bound) {
+                (None, Some(id)) => id,
+                (None, None) => return Err(missing(schema.entity, navigation.name, &draft.pointer)),
+                (Some(target), bound) => {
+                    let at = draft.at(navigation.name);
+                    let id = self.resolve(target, navigation.target, &at, owner.as_ref().or(inherited))?;
+                    if bound.is_some_and(|b| b != id) {
+                        return Err(Error::field(at, "the address and the body name different entities"));
+                    }
+                    id
+                }
+            };
+            if navigation.target == EntityType::Thing {
+                let thing = self.visible(EntityType::Thing, id, &draft.at(navigation.name))?;
+                owner = Some(Owner { tenant: thing.tenant, public: thing.public });
+            }
+            ones.push((navigation, id));
+        }
+        let owner = match owner {
+            Some(owner) => owner,
+            None => self.owner(draft, inherited)?,
+        };
+        Ok((ones, owner))
+    }
+
+    fn owner(&self, draft: &Draft, inherited: Option<&Owner>) -> Result<Owner, Error> {
+        let public = draft.public.or(inherited.map(|o| o.public)).unwrap_or(false);
+        let tenant = draft.tenant.clone().or_else(|| inherited.map(|o| o.tenant.clone()));
+        let Some(tenant) = tenant.or_else(|| self.context.caller.tenant.clone()) else {
+            if self.context.caller.is_anonymous() {
+                return Err(Problem::unauthenticated().into());
+            }
+            let detail = "you act for no department, so say which one owns the entity, for example \"dsd\"";
+            return Err(Error::field(draft.at("@lamppost.tenant"), detail));
+        };
+        Ok(Owner { tenant, public })
+    }
+
+    /// The id behind a link in a body; creates what is described inline.
+    pub fn resolve(
+        &mut self,
+        target: &Target,
+        entity: EntityType,
+        at: &str,
+        inherited: Option<&Owner>,
+    ) -> Result<EntityId, Error> {
+        match target {
+            Target::Id(id) => self.visible(entity, *id, at).map(|e| e.id),
+            Target::Key(key) => {
+                let tenant = inherited.map(|o| o.tenant.clone()).or_else(|| self.context.caller.tenant.clone());
+                let found = match &tenant {
+                    Some(tenant) => self.by_key(entity, tenant, key)?,
+                    None => None,
+                };
+                found.ok_or_else(|| Error::field(at, format!("there is no {} with the key '{key}'", entity.singular())))
+            }
+            Target::New(draft) => self.insert(draft, None, inherited),
+        }
+    }
+
+    pub fn next_id(&mut self, entity: EntityType) -> Result<EntityId, Error> {
+        let sql = "INSERT INTO sensing_sequence (kind, last) VALUES ($1, 1)
+                   ON CONFLICT (kind) DO UPDATE SET last = sensing_sequence.last + 1 RETURNING last";
+        Ok(EntityId(self.tx.query_one(sql, params![entity.singular()], |row| row.get(0))?))
+    }
+
+    pub fn insert_row(&mut self, entity: &Entity, pointer: &str, origin: Option<&str>) -> Result<(), Error> {
+        let schema = entity.schema();
+        let mut row = Assignments::default();
+        row.set("id", Param::Integer(entity.id.0));
+        row.owner(entity);
+        row.set("key", text(entity.key.as_deref()));
+        row.fields(schema, entity);
+        row.place(entity, pointer)?;
+        for ((_, column), id) in schema.ones().zip(&entity.ones) {
+            row.set(column, Param::Integer(id.0));
+        }
+        if schema.extra.contains(&"origin") {
+            row.set("origin", text(origin));
+        }
+        let places: Vec<String> = (1..=row.columns.len()).map(|i| format!("${i}")).collect();
+        let sql = format!("INSERT INTO {} ({}) VALUES ({})", schema.table, row.columns.join(", "), places.join(", "));
+        self.tx.execute(&sql, &row.values)?;
+        if self.changes.tenants.insert(entity.tenant.clone()) {
+            let sql = "INSERT INTO sensing_tenant (tenant) VALUES ($1) ON CONFLICT (tenant) DO NOTHING";
+            self.tx.execute(sql, params![entity.tenant])?;
+        }
+        Ok(())
+    }
+
+    pub fn update_row(&mut self, entity: &Entity, pointer: &str) -> Result<(), Error> {
+        let schema = entity.schema();
+        let mut row = Assignments::default();
+        row.owner(entity);
+        row.fields(schema, entity);
+        row.place(entity, pointer)?;
+        for ((_, column), id) in schema.ones().zip(&entity.ones) {
+            row.set(column, Param::Integer(id.0));
+        }
+        let sets: Vec<String> = row.columns.iter().enumerate().map(|(i, c)| format!("{c} = ${}", i + 1)).collect();
+        row.values.push(Param::Integer(entity.id.0));
+        let sql = format!("UPDATE {} SET {} WHERE id = ${}", schema.table, sets.join(", "), row.values.len());
+        self.tx.execute(&sql, &row.values)?;
+        if self.changes.tenants.insert(entity.tenant.clone()) {
+            let sql = "INSERT INTO sensing_tenant (tenant) VALUES ($1) ON CONFLICT (tenant) DO NOTHING";
+            self.tx.execute(sql, params![entity.tenant])?;
+        }
+        Ok(())
+    }
+
+    /// The ties to many of a new entity. `bound` is the tie back to where it was created.
+    fn attach(&mut self, entity: &Entity, draft: &Draft, bound: Option<Bound>, owner: &Owner) -> Result<(), Error> {
+        for navigation in entity.schema().navigation {
+            let mut ids = Vec::new();
+            if let Some((n, id)) = bound
+                && n.name == navigation.name
+                && matches!(navigation.link, Link::Through { .. })
+            {
+                ids.push(id);
+            }
+            for (i, target) in draft.links(navigation.name).iter().enumerate() {
+                let at = format!("{}/{i}", draft.at(navigation.name));
+                match navigation.link {
+                    Link::Many { .. } => self.adopt(entity, navigation, target, &at, owner)?,
+                    Link::Through { .. } => {
+                        let id = self.resolve(target, navigation.target, &at, Some(owner))?;
+                        if !ids.contains(&id) {
+                            ids.push(id);
+                        }
+                    }
+                    Link::One { .. } | Link::Series => {}
+                }
+            }
+            self.connect(entity, navigation, &ids, &draft.at(navigation.name))?;
+        }
+        if entity.entity == EntityType::HistoricalLocation {
+            self.relocate_from_history(entity)?;
+        }
+        Ok(())
+    }
+
+    /// One entity on the far side of a tie to many: created with the tie, or moved here.
+    pub(super) fn adopt(
+        &mut self,
+        entity: &Entity,
+        navigation: &'static Navigation,
+        target: &Target,
+        at: &str,
+        owner: &Owner,
+    ) -> Result<(), Error> {
+        let Some((_, back)) = Schema::of(navigation.target).navigation(navigation.inverse) else {
+            return Err(Error::internal(format!("{} leads nowhere", navigation.name)));
+        };
+        if let Target::New(draft) = target {
+            self.insert(draft, Some((back, entity.id)), Some(owner))?;
+            return Ok(());
+        }
+        let id = self.resolve(target, navigation.target, at, Some(owner))?;
+        let mut other = self.visible(navigation.target, id, at)?;
+        let before = Owner { tenant: other.tenant.clone(), public: other.public };
+        self.require(action::WRITE, navigation.target, &before, &format!("{}({id})", navigation.target.set()))?;
+        other.set_one(navigation.inverse, entity.id);
+        if entity.entity == EntityType::Thing {
+            other.tenant = owner.tenant.clone();
+            other.public = owner.public;
+        }
+        self.update_row(&other, at)?;
+        self.note(Operation::Updated, &other)
+    }
+
+    /// Sets the many-to-many ties of `entity`. A Thing's Locations are where it is now, so they replace the old ones.
+    pub(super) fn connect(
+        &mut self,
+        entity: &Entity,
+        navigation: &'static Navigation,
+        ids: &[EntityId],
+        at: &str,
+    ) -> Result<(), Error> {
+        let Link::Through { table, own, other } = navigation.link else { return Ok(()) };
+        if ids.is_empty() {
+            let new_history = navigation.required && entity.entity == EntityType::HistoricalLocation;
+            return if new_history { Err(missing(entity.entity, navigation.name, at.trim_end_matches("/Locations"))) } else { Ok(()) };
+        }
+        match (entity.entity, navigation.target) {
+            (EntityType::Thing, EntityType::Location) => self.locate(entity, ids),
+            (EntityType::Location, EntityType::Thing) => {
+                for id in ids {
+                    let thing = self.visible(EntityType::Thing, *id, at)?;
+                    let owner = Owner { tenant: thing.tenant.clone(), public: thing.public };
+                    self.require(action::WRITE, EntityType::Thing, &owner, &format!("Things({id})"))?;
+                    self.locate(&thing, &[entity.id])?;
+                }
+                Ok(())
+            }
+            _ => {
+                for id in ids {
+                    let sql = format!("INSERT INTO {table} ({own}, {other}) VALUES ($1, $2) ON CONFLICT DO NOTHING");
+                    self.tx.execute(&sql, params![entity.id.0, id.0])?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The Thing is at `locations` from now on; the service itself adds the HistoricalLocation (18-088 section 8.2.3).
+    pub fn locate(&mut self, thing: &Entity, locations: &[EntityId]) -> Result<(), Error> {
+        if !self.set_locations(thing.id, locations)? {
+            return Ok(());
+        }
+        let history = Entity {
+            entity: EntityType::HistoricalLocation,
+            id: self.next_id(EntityType::HistoricalLocation)?,
+            tenant: thing.tenant.clone(),
+            public: thing.public,
+            key: None,
+            fields: vec![Field::Time(self.now())],
+            ones: vec![thing.id],
+        };
+        self.insert_row(&history, "", None)?;
+        for location in locations {
+            let sql = "INSERT INTO sensing_location_history (history_id, location_id) VALUES ($1, $2)";
+            self.tx.execute(sql, params![history.id.0, location.0])?;
+        }
+        self.note(Operation::Created, &history)
+    }
+
+    /// Whether anything changed.
+    fn set_locations(&mut self, thing: EntityId, locations: &[EntityId]) -> Result<bool, Error> {
+        let sql = "SELECT location_id FROM sensing_thing_location WHERE thing_id = $1 ORDER BY location_id";
+        let mut before = self.ids(sql, thing)?;
+        let mut after = locations.to_vec();
+        after.sort_unstable();
+        after.dedup();
+        before.sort_unstable();
+        if before == after {
+            return Ok(false);
+        }
+        self.tx.execute("DELETE FROM sensing_thing_location WHERE thing_id = $1", params![thing.0])?;
+        for location in after {
+            let sql = "INSERT INTO sensing_thing_location (thing_id, location_id) VALUES ($1, $2)";
+            self.tx.execute(sql, params![thing.0, location.0])?;
+        }
+        self.stale_datastreams("SELECT id FROM sensing_datastream WHERE thing_id = $1", thing)?;
+        Ok(true)
+    }
+
+    /// A HistoricalLocation that a client adds moves the Thing when it is the latest (18-088 section 8.2.3).
+    fn relocate_from_history(&mut self, history: &Entity) -> Result<(), Error> {
+        let (Some(thing), Field::Time(at)) = (history.one("Thing"), history.field("time").clone()) else { return Ok(()) };
+        let sql = "SELECT COUNT(*) FROM sensing_historical_location WHERE thing_id = $1 AND at >= $2 AND id <> $3";
+        let later: i64 = self.tx.query_one(sql, params![thing.0, at, history.id.0], |row| row.get(0))?;
+        if later > 0 {
+            return Ok(());
+        }
+        let sql = "SELECT location_id FROM sensing_location_history WHERE history_id = $1";
+        let locations = self.ids(sql, history.id)?;
+        self.set_locations(thing, &locations).map(|_| ())
+    }
+
+    // --- what others must learn -----------------------------------------------------------------------------------
+
+    pub fn stale_datastreams(&mut self, sql: &str, id: EntityId) -> Result<(), Error> {
+        let ids = self.ids(sql, id)?;
+        self.changes.stale.extend(ids);
+        Ok(())
+    }
+
+    /// Remembers a change for the audit row, the event and the caches.
+    pub fn note(&mut self, operation: Operation, entity: &Entity) -> Result<(), Error> {
+        if entity.entity == EntityType::Datastream {
+            self.changes.stale.insert(entity.id);
+        }
+        self.changes.list.push(Change {
+            operation,
+            entity: entity.entity,
+            id: entity.id,
+            tenant: entity.tenant.clone(),
+            public: entity.public,
+        });
+        Ok(())
+    }
+
+    /// Writes the audit row and the events of everything that was noted; the last act of every command.
+    pub fn finish(mut self, action: Action) -> Result<Changes, Error> {
+        /// Changes that one audit row spells out; a larger command gives their number.
+        const SPELLED_OUT: usize = 200;
+        let Some(first) = self.changes.list.first() else { return Ok(self.changes) };
+        let detail = if self.changes.list.len() <= SPELLED_OUT {
+            let spelled = self.changes.list.iter().map(|c| format!("{} {}({})", c.operation.as_str(), c.entity.set(), c.id));
+            json!({ "changes": spelled.collect::<Vec<_>>() })
+        } else {
+            json!({ "changes": self.changes.list.len() })
+        };
+        let (kind, id) = (first.entity.singular(), first.id.to_string());
+        self.tx.audit(&self.context.caller, action.0, kind, &id, Some(&first.tenant), detail)?;
+        for part in self.changes.list.chunks(SPELLED_OUT) {
+            let changes: Vec<_> = part
+                .iter()
+                .map(|c| {
+                    json!({"operation": c.operation.as_str(), "entity": c.entity.singular(), "id": c.id.0,
+                           "tenant": c.tenant.as_str(), "public": c.public})
+                })
+                .collect();
+            let key = part.first().map(|c| format!("{}({})", c.entity.set(), c.id)).unwrap_or_default();
+            let payload = json!({ "type": "sensing.catalogue", "changes": changes });
+            self.tx.emit(Event { topic: "events".into(), key: key.into(), payload })?;
+        }
+        self.changes.list.shrink_to_fit();
+        Ok(std::mem::take(&mut self.changes))
+    }
+}
+
+fn text(value: Option<&str>) -> Param<'_> {
+    value.map_or(Param::Null(ColumnKind::Text), |t| Param::Text(Cow::Borrowed(t)))
+}
+
+/// Columns and their values, side by side.
+#[derive(Default)]
+struct Assignments<'a> {
+    columns: Vec<&'static str>,
+    values: Vec<Param<'a>>,
+}
+
+impl<'a> Assignments<'a> {
+    fn set(&mut self, column: &'static str, value: Param<'a>) {
+        self.columns.push(column);
+        self.values.push(value);
+    }
+    fn owner(&mut self, entity: &'a Entity) {
+        debug_assert_eq!(COMMON, ["id", "tenant", "public", "key"]);
+        self.set("tenant", text(Some(entity.tenant.as_str())));
+        self.set("public", Param::Integer(i64::from(entity.public)));
+    }
+    fn fields(&mut self, schema: &'static Schema, entity: &'a Entity) {
+        for (property, field) in schema.properties.iter().zip(&entity.fields) {
+            let Source::Column(column) = property.source else { continue };
+            let value = match field {
+                Field::Null if property.kind == super::schema::Kind::Time => Param::Null(ColumnKind::Integer),
+                Field::Null => Param::Null(ColumnKind::Text),
+                Field::Text(text) | Field::Json(text) => Param::Text(Cow::Borrowed(text)),
+                Field::Time(at) => Param::Integer(at.as_micros()),
+            };
+            self.set(column, value);
+        }
+    }
+    /// The cell and box of the geometry. What claims to be GeoJSON must be GeoJSON.
+    fn place(&mut self, entity: &Entity, pointer: &str) -> Result<(), Error> {
+        let Some(name) = entity.schema().geometry else { return Ok(()) };
+        let mut bounds = None;
+        if entity.text("encodingType").contains("geo+json") {
+            let value = entity.field(name).to_value();
+            match geometry::from_geojson(&value) {
+                Some(geometry) => bounds = geometry::bounds(&geometry),
+                // RFC 7946 section 3.2: a Feature without a place.
+                None if value.get("type").is_some_and(|t| t == "Feature")
+                    && value.get("geometry").is_some_and(serde_json::Value::is_null) => {}
+                None => {
+                    let detail = "it is not a GeoJSON geometry or Feature (RFC 7946), which the encodingType promises";
+                    return Err(Error::field(format!("{pointer}/{name}"), detail));
+                }
+            }
+        }
+        let real = |pick: fn(&super::cells::Bounds) -> f64| {
+            bounds.as_ref().map_or(Param::Null(ColumnKind::Real), |b| Param::Real(pick(b)))
+        };
+        self.set("cell", bounds.as_ref().map_or(Param::Null(ColumnKind::Integer), |b| Param::Integer(cell(b))));
+        self.set("min_x", real(|b| b.min_x));
+        self.set("min_y", real(|b| b.min_y));
+        self.set("max_x", real(|b| b.max_x));
+        self.set("max_y", real(|b| b.max_y));
+        Ok(())
+    }
+}
