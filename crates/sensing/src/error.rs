@@ -47,8 +47,13 @@ impl From<Error> for Problem {
                 tracing::warn!(%error, "the records refused");
                 match error {
                     records::Error::Unique(_) => Self::conflict("Something with the same key exists already."),
+                    records::Error::TooManyRows(most) => {
+                        Self::bad_request(format!("The question brings more than {most} rows; narrow it or use $top."))
+                    }
                     records::Error::Invalid(detail) => Self::bad_request(detail),
-                    error if error.is_transient() => Self::unavailable("The database is not available. Nothing was changed.", 5),
+                    error if error.is_transient() => {
+                        Self::unavailable("The database is not available. Nothing was changed.", 5)
+                    }
                     _ => Self::internal(),
                 }
             }

@@ -77,10 +77,6 @@ impl Draft {
         check_depth(body, DEPTH)?;
         Parser { left: ENTITIES, purpose }.draft(entity, body, String::new(), None)
     }
-    pub fn field(&self, name: &str) -> Option<&Field> {
-        let (index, _) = Schema::of(self.entity).property(name)?;
-        self.fields.get(index)?.as_ref()
-    }
     pub fn links(&self, name: &str) -> &[Target] {
         Schema::of(self.entity).navigation(name).and_then(|(index, _)| self.links.get(index)).map_or(&[], Vec::as_slice)
     }
@@ -358,7 +354,9 @@ pub(crate) fn missing(entity: EntityType, navigation: &str, pointer: &str) -> Er
     let entity = entity.singular();
     Error::field(
         format!("{pointer}/{navigation}"),
-        format!("a {entity} must link to its {navigation}: {{\"@iot.id\": 42}}, or the entity itself (18-088 table 24)"),
+        format!(
+            "a {entity} must link to its {navigation}: {{\"@iot.id\": 42}}, or the entity itself (18-088 table 24)"
+        ),
     )
 }
 
@@ -450,7 +448,9 @@ fn unit(at: &str, map: &Map<String, Value>) -> Result<(), Error> {
 
 /// The id of an Observation from JSON or an address.
 pub(crate) fn observation_id(text: &str) -> Result<ObservationId, Error> {
-    text.parse().map_err(|e: String| Error::not_found(format!("Observation '{}' ({e})", text.chars().take(60).collect::<String>())))
+    text.parse().map_err(|e: String| {
+        Error::not_found(format!("Observation '{}' ({e})", text.chars().take(60).collect::<String>()))
+    })
 }
 
 #[cfg(test)]
@@ -475,7 +475,11 @@ mod tests {
         refused(E::Thing, json!({"name": "n", "description": null}), "/description");
         refused(E::Thing, json!({"name": "n", "description": "d", "properties": []}), "/properties");
         refused(E::Thing, json!({"name": "n", "description": "d", "colour": "red"}), "/colour");
-        refused(E::Thing, json!({"name": "n", "description": "d", "Locations": [{"@iot.id": -1}]}), "/Locations/0/@iot.id");
+        refused(
+            E::Thing,
+            json!({"name": "n", "description": "d", "Locations": [{"@iot.id": -1}]}),
+            "/Locations/0/@iot.id",
+        );
         let datastream = json!({"name": "n", "description": "d", "observationType": "x",
             "unitOfMeasurement": {"name": "a", "symbol": 5, "definition": null}});
         refused(E::Datastream, datastream, "/unitOfMeasurement/symbol");
@@ -490,7 +494,10 @@ mod tests {
         let body = json!({"@iot.id": 5, "@iot.selfLink": "x", "Datastreams@iot.navigationLink": "x", "name": "n", "description": "d"});
         assert!(Draft::parse(EntityType::Thing, &body, Purpose::Create).is_ok());
         let body = json!({"phenomenonTime": "x", "name": "n"});
-        assert!(Draft::parse(EntityType::Datastream, &body, Purpose::Change).is_ok(), "computed properties are ignored");
+        assert!(
+            Draft::parse(EntityType::Datastream, &body, Purpose::Change).is_ok(),
+            "computed properties are ignored"
+        );
     }
 
     #[test]

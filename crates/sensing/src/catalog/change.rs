@@ -78,7 +78,9 @@ impl Writer<'_, '_> {
                 }
                 self.stale_datastreams("SELECT id FROM sensing_datastream WHERE thing_id = $1", after.id)
             }
-            EntityType::Location if before.field("location") != after.field("location") => self.release_feature(after.id),
+            EntityType::Location if before.field("location") != after.field("location") => {
+                self.release_feature(after.id)
+            }
             _ => Ok(()),
         }
     }
@@ -102,7 +104,9 @@ impl Writer<'_, '_> {
                     for (i, target) in targets.iter().enumerate() {
                         let at = format!("{at}/{i}");
                         if let Target::New(inner) = target {
-                            let back = Schema::of(navigation.target).navigation(navigation.inverse).map(|(_, n)| (n, entity.id));
+                            let back = Schema::of(navigation.target)
+                                .navigation(navigation.inverse)
+                                .map(|(_, n)| (n, entity.id));
                             self.put_keyed(inner, back, &owner)?;
                         } else {
                             self.adopt(entity, navigation, target, &at, &owner)?;
@@ -139,7 +143,8 @@ impl Writer<'_, '_> {
     /// Creates or changes the entity that the draft's natural key names; writes nothing when it is equal already.
     pub fn put_keyed(&mut self, draft: &Draft, bound: Option<Bound>, owner: &Owner) -> Result<EntityId, Error> {
         let Some(key) = &draft.key else {
-            let detail = "an entity inside a declared one needs its own \"@iot.key\", or it would be made anew each time";
+            let detail =
+                "an entity inside a declared one needs its own \"@iot.key\", or it would be made anew each time";
             return Err(Error::field(draft.at("@iot.key"), detail));
         };
         let tenant = draft.tenant.as_ref().unwrap_or(&owner.tenant);
@@ -165,7 +170,8 @@ const MAX_OPERATIONS: usize = 1_000;
 
 /// Applies a JSON Patch (RFC 6902) to an entity's own properties and gives the draft of the result.
 pub(super) fn json_patch(entity: &Entity, patch: &Value) -> Result<Draft, Error> {
-    let operations = patch.as_array().ok_or_else(|| Error::bad_request("A JSON Patch is an array of operations (RFC 6902)."))?;
+    let operations =
+        patch.as_array().ok_or_else(|| Error::bad_request("A JSON Patch is an array of operations (RFC 6902)."))?;
     if operations.len() > MAX_OPERATIONS {
         return Err(Error::bad_request(format!("A JSON Patch may have at most {MAX_OPERATIONS} operations.")));
     }
@@ -177,7 +183,8 @@ pub(super) fn json_patch(entity: &Entity, patch: &Value) -> Result<Draft, Error>
 }
 
 fn apply(document: &mut Value, operation: &Value) -> Result<(), String> {
-    let text = |name: &str| operation.get(name).and_then(Value::as_str).ok_or_else(|| format!("'{name}' must be a string"));
+    let text =
+        |name: &str| operation.get(name).and_then(Value::as_str).ok_or_else(|| format!("'{name}' must be a string"));
     let value = || operation.get("value").cloned().ok_or_else(|| "'value' is missing".to_owned());
     let path = text("path")?;
     match text("op")? {

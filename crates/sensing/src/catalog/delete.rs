@@ -35,7 +35,8 @@ impl Writer<'_, '_> {
                 Link::Many { column } => {
                     let schema = Schema::of(navigation.target);
                     let columns = schema.columns("e");
-                    let sql = format!("SELECT {columns} FROM {} e WHERE e.{column} = $1 LIMIT {}", schema.table, CASCADE + 1);
+                    let sql =
+                        format!("SELECT {columns} FROM {} e WHERE e.{column} = $1 LIMIT {}", schema.table, CASCADE + 1);
                     let children = self.tx.query(&sql, params![entity.id.0], |row| Entity::read(schema, row))?;
                     if children.len() + self.changes.list.len() > CASCADE {
                         let detail = format!("{what} has more than {CASCADE} dependents; delete them first.");
@@ -63,7 +64,8 @@ impl Writer<'_, '_> {
                 self.changes.dropped.push(entity.id);
             }
             EntityType::FeatureOfInterest => {
-                let sql = "SELECT datastream_id FROM sensing_observed_feature WHERE feature_id = $1 ORDER BY datastream_id";
+                let sql =
+                    "SELECT datastream_id FROM sensing_observed_feature WHERE feature_id = $1 ORDER BY datastream_id";
                 let datastreams = self.ids(sql, entity.id)?;
                 self.changes.stale.extend(datastreams.iter().copied());
                 self.changes.unobserved.extend(datastreams.into_iter().map(|d| (d, entity.id)));

@@ -76,7 +76,8 @@ impl Writer<'_, '_> {
 
     /// Remembers that the Datastream has Observations of the feature.
     pub fn observe_feature(&mut self, datastream: EntityId, feature: EntityId) -> Result<(), Error> {
-        let sql = "INSERT INTO sensing_observed_feature (feature_id, datastream_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        let sql =
+            "INSERT INTO sensing_observed_feature (feature_id, datastream_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
         self.tx.execute(sql, params![feature.0, datastream.0])?;
         Ok(())
     }

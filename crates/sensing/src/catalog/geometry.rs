@@ -27,12 +27,12 @@ fn geojson(value: &Value, depth: u32, left: &mut usize) -> Option<Geometry<f64>>
         "FeatureCollection" => {
             let features = value.get("features")?.as_array()?;
             let all: Option<Vec<_>> = features.iter().map(|f| geojson(f, depth, left)).collect();
-            GeometryCollection::from(all?).into()
+            Geometry::GeometryCollection(GeometryCollection::from(all?))
         }
         "GeometryCollection" => {
             let members = value.get("geometries")?.as_array()?;
             let all: Option<Vec<_>> = members.iter().map(|g| geojson(g, depth, left)).collect();
-            GeometryCollection::from(all?).into()
+            Geometry::GeometryCollection(GeometryCollection::from(all?))
         }
         "Point" => Point(position(coordinates()?, left)?).into(),
         "MultiPoint" => MultiPoint::new(positions(coordinates()?, left)?.into_iter().map(Point).collect()).into(),
@@ -190,7 +190,9 @@ impl Wkt<'_> {
             }
             "MULTILINESTRING" => MultiLineString::new(self.list(Self::line)?).into(),
             "MULTIPOLYGON" => MultiPolygon::new(self.list(Self::area)?).into(),
-            "GEOMETRYCOLLECTION" => GeometryCollection::from(self.list(|r| r.geometry(depth))?).into(),
+            "GEOMETRYCOLLECTION" => {
+                Geometry::GeometryCollection(GeometryCollection::from(self.list(|r| r.geometry(depth))?))
+            }
             _ => return Err(self.expected("POINT, LINESTRING, POLYGON, a MULTI form or GEOMETRYCOLLECTION")),
         })
     }
@@ -224,7 +226,9 @@ mod tests {
 
     #[test]
     fn says_where_wkt_is_wrong() {
-        for bad in ["", "POINT", "POINT(1)", "POINT(1 2", "POINT(1 2) x", "CIRCLE(1 2)", "POLYGON(1 2)", "POINT(1e999 0)"] {
+        for bad in
+            ["", "POINT", "POINT(1)", "POINT(1 2", "POINT(1 2) x", "CIRCLE(1 2)", "POLYGON(1 2)", "POINT(1e999 0)"]
+        {
             assert!(from_wkt(bad).expect_err(bad).contains("expected"), "{bad}");
         }
         assert!(from_wkt(&"GEOMETRYCOLLECTION(".repeat(1_000)).is_err());

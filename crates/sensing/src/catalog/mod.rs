@@ -33,7 +33,11 @@ use body::{Draft, ObservationDraft, Purpose};
 use cache::Cache;
 use write::{Bound, Context, Owner, Writer};
 
-pub(crate) use body::{instant as parse_instant, interval as parse_interval, no_result, result as parse_result};
+pub(crate) use body::{
+    entity_id as parse_entity_id, instant as parse_instant, interval as parse_interval,
+    observation_id as parse_observation_id, result as parse_result,
+};
+pub(crate) use feature::{is_null, no_result};
 
 /// Entities that one bulk upsert writes in one transaction.
 const CHUNK: usize = 500;
@@ -361,12 +365,7 @@ impl Catalog {
     }
     /// Admits a feature that an Observation names: it must exist and be readable for the caller. The catalogue remembers the pair, so
     /// that `FeaturesOfInterest(1)/Observations` finds its Datastreams.
-    pub async fn admit_feature(
-        &self,
-        caller: &Caller,
-        datastream: EntityId,
-        feature: EntityId,
-    ) -> Result<bool, Error> {
+    pub async fn admit_feature(&self, caller: &Caller, datastream: EntityId, feature: EntityId) -> Result<bool, Error> {
         if self.feature_cached(datastream, feature) {
             return Ok(true);
         }

@@ -348,7 +348,10 @@ mod tests {
                     _ => false,
                 };
                 assert!(same, "{entity:?}/{}", n.name);
-                assert_eq!(n.to_many(), !matches!(n.name, "Thing" | "Sensor" | "ObservedProperty" | "Datastream" | "FeatureOfInterest"));
+                assert_eq!(
+                    n.to_many(),
+                    !matches!(n.name, "Thing" | "Sensor" | "ObservedProperty" | "Datastream" | "FeatureOfInterest")
+                );
             }
         }
     }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use kernel::{Action, Caller, Policy, Problem, Resource, Tenant, Timestamp};
 use records::{ColumnKind, Event, Param, Tx, params};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Change, Changes, Entity, Operation,
@@ -77,7 +77,8 @@ impl<'w, 'tx> Writer<'w, 'tx> {
         Err(if self.context.caller.is_anonymous() {
             Problem::unauthenticated().into()
         } else if self.context.scope.admits(&owner.tenant, owner.public) {
-            Problem::forbidden(format!("{what} belongs to '{}'; {} needs a right there.", owner.tenant, action.0)).into()
+            Problem::forbidden(format!("{what} belongs to '{}'; {} needs a right there.", owner.tenant, action.0))
+                .into()
         } else {
             Error::not_found(what)
         })
@@ -109,7 +110,12 @@ impl<'w, 'tx> Writer<'w, 'tx> {
     // --- creating -------------------------------------------------------------------------------------------------
 
     /// Creates what the draft describes and everything inside it.
-    pub fn insert(&mut self, draft: &Draft, bound: Option<Bound>, inherited: Option<&Owner>) -> Result<EntityId, Error> {
+    pub fn insert(
+        &mut self,
+        draft: &Draft,
+        bound: Option<Bound>,
+        inherited: Option<&Owner>,
+    ) -> Result<EntityId, Error> {
         let schema = Schema::of(draft.entity);
         let (ones, owner) = self.ties(schema, draft, bound, inherited)?;
         self.require(action::WRITE, draft.entity, &owner, &format!("This {}", schema.entity.singular()))?;
@@ -332,7 +338,11 @@ impl<'w, 'tx> Writer<'w, 'tx> {
         let Link::Through { table, own, other } = navigation.link else { return Ok(()) };
         if ids.is_empty() {
             let new_history = navigation.required && entity.entity == EntityType::HistoricalLocation;
-            return if new_history { Err(missing(entity.entity, navigation.name, at.trim_end_matches("/Locations"))) } else { Ok(()) };
+            return if new_history {
+                Err(missing(entity.entity, navigation.name, at.trim_end_matches("/Locations")))
+            } else {
+                Ok(())
+            };
         }
         match (entity.entity, navigation.target) {
             (EntityType::Thing, EntityType::Location) => self.locate(entity, ids),
@@ -399,7 +409,9 @@ impl<'w, 'tx> Writer<'w, 'tx> {
 
     /// A HistoricalLocation that a client adds moves the Thing when it is the latest (18-088 section 8.2.3).
     fn relocate_from_history(&mut self, history: &Entity) -> Result<(), Error> {
-        let (Some(thing), Field::Time(at)) = (history.one("Thing"), history.field("time").clone()) else { return Ok(()) };
+        let (Some(thing), Field::Time(at)) = (history.one("Thing"), history.field("time").clone()) else {
+            return Ok(());
+        };
         let sql = "SELECT COUNT(*) FROM sensing_historical_location WHERE thing_id = $1 AND at >= $2 AND id <> $3";
         let later: i64 = self.tx.query_one(sql, params![thing.0, at, history.id.0], |row| row.get(0))?;
         if later > 0 {
@@ -439,7 +451,8 @@ impl<'w, 'tx> Writer<'w, 'tx> {
         const SPELLED_OUT: usize = 200;
         let Some(first) = self.changes.list.first() else { return Ok(self.changes) };
         let detail = if self.changes.list.len() <= SPELLED_OUT {
-            let spelled = self.changes.list.iter().map(|c| format!("{} {}({})", c.operation.as_str(), c.entity.set(), c.id));
+            let spelled =
+                self.changes.list.iter().map(|c| format!("{} {}({})", c.operation.as_str(), c.entity.set(), c.id));
             json!({ "changes": spelled.collect::<Vec<_>>() })
         } else {
             json!({ "changes": self.changes.list.len() })
@@ -499,20 +512,17 @@ impl<'a> Assignments<'a> {
     /// The cell and box of the geometry. What claims to be GeoJSON must be GeoJSON.
     fn place(&mut self, entity: &Entity, pointer: &str) -> Result<(), Error> {
         let Some(name) = entity.schema().geometry else { return Ok(()) };
-        let mut bounds = None;
-        if entity.text("encodingType").contains("geo+json") {
-            let value = entity.field(name).to_value();
-            match geometry::from_geojson(&value) {
-                Some(geometry) => bounds = geometry::bounds(&geometry),
-                // RFC 7946 section 3.2: a Feature without a place.
-                None if value.get("type").is_some_and(|t| t == "Feature")
-                    && value.get("geometry").is_some_and(serde_json::Value::is_null) => {}
-                None => {
-                    let detail = "it is not a GeoJSON geometry or Feature (RFC 7946), which the encodingType promises";
-                    return Err(Error::field(format!("{pointer}/{name}"), detail));
-                }
-            }
+        let value = entity.field(name).to_value();
+        let geometry = geometry::from_geojson(&value);
+        // RFC 7946 section 3.2: a Feature without a place.
+        let nowhere =
+            value.get("type").is_some_and(|t| t == "Feature") && value.get("geometry").is_some_and(Value::is_null);
+        if geometry.is_none() && !nowhere && entity.text("encodingType").contains("geo+json") {
+            let detail = "it is not a GeoJSON geometry or Feature (RFC 7946), which the encodingType promises";
+            return Err(Error::field(format!("{pointer}/{name}"), detail));
         }
+        // Whatever reads as a place is indexed, because that is also what a spatial function sees.
+        let bounds = geometry.as_ref().and_then(geometry::bounds);
         let real = |pick: fn(&super::cells::Bounds) -> f64| {
             bounds.as_ref().map_or(Param::Null(ColumnKind::Real), |b| Param::Real(pick(b)))
         };

@@ -82,7 +82,7 @@ impl ObservationType {
                     (Self::Temporal, b'"') => serde_json::from_str::<Interval>(text).is_ok(),
                     (Self::Complex, b'{') => true,
                     (Self::Geometry, b'{') => {
-                        serde_json::from_str::<Value>(text).is_ok_and(|v| geojson::Geometry::from_json_value(v).is_ok())
+                        serde_json::from_str::<geojson::Geometry>(text).is_ok()
                     }
                     _ => false,
                 }

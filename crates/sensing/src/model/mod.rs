@@ -4,6 +4,6 @@ mod datastream;
 mod entity;
 mod observation;
 
-pub use datastream::{DatastreamInfo, ObservationType, ResultError};
+pub use datastream::{DatastreamInfo, ObservationType, ResultError, raw};
 pub use entity::{EntityId, EntityType};
 pub use observation::{Observation, ObservationId, ResultValue};

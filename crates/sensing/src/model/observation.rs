@@ -33,7 +33,7 @@ impl ResultValue {
 }
 
 /// One Observation (18-088 section 8.2.7).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Observation {
     pub datastream: EntityId,
     /// When the result applies: an instant or a closed interval.
@@ -48,6 +48,20 @@ pub struct Observation {
     pub valid: Option<Interval>,
     /// A JSON object.
     pub parameters: Option<Arc<RawValue>>,
+}
+
+impl PartialEq for Observation {
+    fn eq(&self, other: &Self) -> bool {
+        fn text(raw: &Option<Arc<RawValue>>) -> Option<&str> {
+            raw.as_ref().map(|r| r.get())
+        }
+        self.id() == other.id()
+            && self.phenomenon == other.phenomenon
+            && self.result == other.result
+            && self.valid == other.valid
+            && text(&self.quality) == text(&other.quality)
+            && text(&self.parameters) == text(&other.parameters)
+    }
 }
 
 impl Observation {

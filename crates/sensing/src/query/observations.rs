@@ -1,0 +1,672 @@
+//! Questions about Observations: they lie in series, one for each Datastream, ordered by phenomenonTime.
+
+use std::{
+    cmp::Ordering,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use futures::future::BoxFuture;
+use kernel::Timestamp;
+use records::params;
+
+use super::{
+    ast::Operator,
+    load::{Extent, Item},
+    narrow::{Sql, narrow},
+    plan::{Leaf, Node, Plan, Variable},
+    run::{Engine, Next, Page, Source},
+    token::{Token, TokenId},
+    value::Value,
+};
+use crate::{
+    Error, Scope,
+    catalog::schema::Schema,
+    model::{EntityId, EntityType, Observation, ObservationId},
+};
+
+/// A stretch of one Datastream's series.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub datastream: EntityId,
+    /// phenomenonTime (its start), both ends inclusive.
+    pub from: Option<Timestamp>,
+    pub to: Option<Timestamp>,
+    pub descending: bool,
+    /// Continue after this Observation, in the order asked for.
+    pub after: Option<ObservationId>,
+    pub limit: usize,
+}
+
+/// Where Observations are: head, recent memory and lake as one. A trait, so that the query layer is tested without a stream and a lake.
+pub trait Series: Send + Sync + 'static {
+    /// What is known of a Datastream without reading it.
+    fn extent(&self, datastream: EntityId) -> Extent;
+    /// The Observation with the newest phenomenonTime.
+    fn latest(&self, datastream: EntityId) -> Option<Observation>;
+    /// Exactly.
+    fn count(&self, datastream: EntityId) -> BoxFuture<'_, Result<u64, Error>>;
+    /// By phenomenonTime, FeatureOfInterest, resultTime; never more than the limit, fewer only at the end.
+    fn read(&self, span: Span) -> BoxFuture<'_, Result<Vec<Observation>, Error>>;
+    fn get(&self, id: ObservationId) -> BoxFuture<'_, Result<Option<Observation>, Error>>;
+}
+
+/// Observations looked at for one page before it is handed out unfilled, with a link to go on.
+const SCAN: usize = 200_000;
+/// Observations looked at for a count under a filter.
+const COUNT_SCAN: usize = 5_000_000;
+/// Observations that are sorted by something else than time.
+const SORT: usize = 200_000;
+/// Datastreams that one question spans.
+const DATASTREAMS: usize = 1_000_000;
+/// Rows in one read of a series.
+const CHUNK: usize = 2_000;
+
+/// The order that decides how series are walked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Walk {
+    /// One Datastream after the other, by id.
+    Natural,
+    /// All at once, by phenomenonTime.
+    Time { descending: bool },
+    /// Everything is read, then sorted.
+    Sorted,
+}
+
+/// The place of an Observation among those of all Datastreams, by time.
+fn place(id: &ObservationId) -> (Timestamp, EntityId, EntityId, Option<Timestamp>) {
+    (id.at, id.datastream, id.feature, id.result_time)
+}
+
+struct Question<'a> {
+    engine: &'a Engine,
+    scope: &'a Scope,
+    plan: &'a Plan,
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+    feature: Option<EntityId>,
+}
+
+impl Engine {
+    pub(super) async fn observations(&self, scope: &Scope, plan: &Plan, source: &Source) -> Result<Page, Error> {
+        let mut question = Question { engine: self, scope, plan, from: None, to: None, feature: None };
+        if let Source::Related { entity: EntityType::FeatureOfInterest, id, .. } = source {
+            question.feature = Some(*id);
+        }
+        if let Some(filter) = &plan.filter {
+            question.bounds(filter);
+        }
+        let datastreams = question.datastreams(source).await?;
+        let walk = walk(plan);
+        let mut page = match walk {
+            // The latest Observation of one Datastream lies in the head.
+            Walk::Time { descending: true }
+                if plan.top == 1
+                    && plan.filter.is_none()
+                    && plan.token.is_none()
+                    && plan.skip == 0
+                    && question.feature.is_none()
+                    && datastreams.len() == 1 =>
+            {
+                question.head(datastreams[0]).await?
+            }
+            Walk::Natural => question.natural(&datastreams).await?,
+            Walk::Time { descending } => question.by_time(&datastreams, descending).await?,
+            Walk::Sorted => question.sorted(&datastreams).await?,
+        };
+        if plan.count {
+            page.count = Some(question.count(&datastreams).await?);
+        }
+        Ok(page)
+    }
+}
+
+fn walk(plan: &Plan) -> Walk {
+    match plan.order.as_slice() {
+        [] => Walk::Natural,
+        [(Node::Leaf(0, Leaf::Property(0, path)), descending)] if path.is_empty() => {
+            Walk::Time { descending: *descending }
+        }
+        _ => Walk::Sorted,
+    }
+}
+
+impl Question<'_> {
+    /// Reads from the filter what the series can be asked for: the range of phenomenonTime, and the feature.
+    fn bounds(&mut self, filter: &Node) {
+        match filter {
+            Node::Binary(Operator::And, left, right) => {
+                self.bounds(left);
+                self.bounds(right);
+            }
+            Node::Binary(operator, left, right) => {
+                let (leaf, value, operator) = match (&**left, &**right) {
+                    (leaf @ Node::Leaf(..), Node::Literal(value)) => (leaf, value, *operator),
+                    (Node::Literal(value), leaf @ Node::Leaf(..)) => {
+                        let flipped = match operator {
+                            Operator::Lt => Operator::Gt,
+                            Operator::Le => Operator::Ge,
+                            Operator::Gt => Operator::Lt,
+                            Operator::Ge => Operator::Le,
+                            same => *same,
+                        };
+                        (leaf, value, flipped)
+                    }
+                    _ => return,
+                };
+                self.bound(leaf, value, operator);
+            }
+            _ => {}
+        }
+    }
+
+    fn bound(&mut self, leaf: &Node, value: &Value<'_>, operator: Operator) {
+        match leaf {
+            Node::Leaf(0, Leaf::Property(0, path)) if path.is_empty() => {
+                let Value::Time(time) = value else { return };
+                // Each is necessary for the comparison of intervals as `value::compare` decides it.
+                let (low, high) = match operator {
+                    Operator::Eq => (Some(time.start), Some(time.start)),
+                    Operator::Ge => (Some(time.start), None),
+                    Operator::Gt => (Some(time.end), None),
+                    Operator::Le | Operator::Lt => (None, Some(time.start)),
+                    _ => return,
+                };
+                self.from = self.from.max(low);
+                self.to = match (self.to, high) {
+                    (Some(a), Some(b)) => Some(a.min(b)),
+                    (a, b) => a.or(b),
+                };
+            }
+            Node::Leaf(variable, Leaf::Id) if operator == Operator::Eq => {
+                let root = |v: &Variable| v.parent == 0 && v.entity == EntityType::FeatureOfInterest;
+                if let Value::Number(id) = value
+                    && *variable > 0
+                    && self.plan.variables.get(*variable).is_some_and(root)
+                    && id.fract() == 0.0
+                {
+                    self.feature = self.feature.or(Some(EntityId(*id as i64)));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The Datastreams that may hold an answer and that the caller may see, by id.
+    async fn datastreams(&self, source: &Source) -> Result<Vec<EntityId>, Error> {
+        // Who asks for the series of a Datastream has found the Datastream before, so it is visible.
+        if let Source::Related { entity: EntityType::Datastream, id, .. } = source
+            && self.feature.is_none()
+        {
+            return Ok(vec![*id]);
+        }
+        let mut sql = Sql::default();
+        let mut conditions = Vec::new();
+        conditions.extend(sql.scope(self.scope, "e"));
+        match source {
+            Source::All => {}
+            Source::Related { entity: EntityType::Datastream, id, .. } => {
+                conditions.push(format!("e.id = {}", sql.id(id.0)))
+            }
+            Source::Related { .. } => {}
+            Source::One(TokenId::Observation(id)) => conditions.push(format!("e.id = {}", sql.id(id.datastream.0))),
+            Source::One(TokenId::Entity(_)) => return Ok(Vec::new()),
+        }
+        if let Some(feature) = self.feature {
+            let place = sql.id(feature.0);
+            conditions.push(format!(
+                "e.id IN (SELECT datastream_id FROM sensing_observed_feature WHERE feature_id = {place})"
+            ));
+        }
+        if self.engine.pushdown
+            && let Some(filter) = &self.plan.filter
+        {
+            self.datastream_conditions(filter, &mut sql, &mut conditions);
+        }
+        let condition = if conditions.is_empty() { "1 = 1".to_owned() } else { conditions.join(" AND ") };
+        let text = format!("SELECT e.id FROM sensing_datastream e WHERE {condition} ORDER BY e.id");
+        let found = self.engine.catalog.records().read(move |read| {
+            let mut ids = Vec::new();
+            read.for_each(&text, &sql.params, |row| {
+                ids.push(EntityId(row.get(0)?));
+                let more = ids.len() < DATASTREAMS;
+                Ok(if more { std::ops::ControlFlow::Continue(()) } else { std::ops::ControlFlow::Break(()) })
+            })?;
+            Ok::<_, Error>(ids)
+        });
+        let ids = found.await?;
+        if ids.len() >= DATASTREAMS {
+            return Err(Error::bad_request(format!(
+                "The question spans more than {DATASTREAMS} Datastreams; narrow it."
+            )));
+        }
+        Ok(ids)
+    }
+
+    /// Conjuncts that look at the Datastream and what hangs from it are looked up there.
+    fn datastream_conditions(&self, filter: &Node, sql: &mut Sql, conditions: &mut Vec<String>) {
+        if let Node::Binary(Operator::And, left, right) = filter {
+            self.datastream_conditions(left, sql, conditions);
+            self.datastream_conditions(right, sql, conditions);
+            return;
+        }
+        let variables = &self.plan.variables;
+        let Some(base) = variables
+            .iter()
+            .position(|v| v.parent == 0 && v.entity == EntityType::Datastream && v.navigation.is_some())
+        else {
+            return;
+        };
+        // The subtree below the Datastream, numbered anew.
+        let mut map: HashMap<usize, usize> = HashMap::from([(base, 0)]);
+        let mut below = vec![Variable { parent: 0, navigation: None, entity: EntityType::Datastream }];
+        for (index, variable) in variables.iter().enumerate().skip(base + 1) {
+            if let Some(parent) = map.get(&variable.parent).copied() {
+                map.insert(index, below.len());
+                below.push(Variable { parent, ..variable.clone() });
+            }
+        }
+        if let Some(node) = renumbered(filter, &map)
+            && let Some(condition) = narrow(&node, &below, sql)
+        {
+            conditions.push(condition.text);
+        }
+    }
+
+    fn admits(&self, observation: &Observation) -> bool {
+        self.feature.is_none_or(|f| f == observation.feature)
+    }
+
+    /// Those of `chunk` for which the filter holds.
+    async fn filtered(&self, chunk: Vec<Observation>) -> Result<Vec<(Observation, bool)>, Error> {
+        let Some(filter) = &self.plan.filter else {
+            return Ok(chunk
+                .into_iter()
+                .map(|o| {
+                    let holds = self.admits(&o);
+                    (o, holds)
+                })
+                .collect());
+        };
+        let items: Vec<Item> = chunk.iter().map(|o| Item::Observation(Arc::new(o.clone()))).collect();
+        let loaded = self.engine.load(self.scope, &self.plan.variables, &items).await?;
+        let mut all = Vec::with_capacity(chunk.len());
+        for (observation, item) in chunk.into_iter().zip(&items) {
+            let holds = self.admits(&observation) && super::eval::holds(filter, &self.plan.variables, item, &loaded)?;
+            all.push((observation, holds));
+        }
+        Ok(all)
+    }
+
+    fn span(&self, datastream: EntityId, descending: bool, after: Option<ObservationId>, limit: usize) -> Span {
+        Span { datastream, from: self.from, to: self.to, descending, after, limit }
+    }
+
+    async fn head(&self, datastream: EntityId) -> Result<Page, Error> {
+        let Some(latest) = self.engine.series.latest(datastream) else { return Ok(Page::default()) };
+        let mut page = Page::default();
+        let next = self.engine.series.count(datastream).await? > 1;
+        let id = latest.id();
+        page.next = if next { Some(self.token(&id, Value::Time(latest.phenomenon))) } else { None };
+        page.items.push(Item::Observation(Arc::new(latest)));
+        Ok(page)
+    }
+
+    fn token(&self, id: &ObservationId, key: Value<'static>) -> Next {
+        let keys = if self.plan.order.is_empty() { Vec::new() } else { vec![key] };
+        let token = Token { keys, id: TokenId::Observation(*id) };
+        token.print().map_or(Next::Skip(self.plan.skip + self.plan.top as u64), Next::Token)
+    }
+
+    fn continued(&self) -> Option<ObservationId> {
+        match self.plan.token.as_ref()?.id {
+            TokenId::Observation(id) => Some(id),
+            TokenId::Entity(_) => None,
+        }
+    }
+
+    /// Datastream by Datastream.
+    async fn natural(&self, datastreams: &[EntityId]) -> Result<Page, Error> {
+        let mut page = Page::default();
+        let mut after = self.continued();
+        let mut skip = self.plan.skip;
+        let mut scanned = 0;
+        for &datastream in datastreams {
+            if after.is_some_and(|id| datastream < id.datastream) {
+                continue;
+            }
+            let mut resume = after.take().filter(|id| id.datastream == datastream);
+            if self.engine.series.extent(datastream).phenomenon.is_none() {
+                continue;
+            }
+            // Whole series are left out by their count alone.
+            if skip > 0 && self.plan.filter.is_none() && self.feature.is_none() && resume.is_none() {
+                let count = self.engine.series.count(datastream).await?;
+                if count <= skip {
+                    skip -= count;
+                    continue;
+                }
+            }
+            loop {
+                let wanted = self.plan.top + 1 - page.items.len() + skip as usize;
+                let limit = if self.plan.filter.is_none() { wanted.min(CHUNK * 5) } else { CHUNK };
+                let chunk = self.engine.series.read(self.span(datastream, false, resume, limit)).await?;
+                let full = chunk.len() == limit;
+                scanned += chunk.len();
+                for (observation, holds) in self.filtered(chunk).await? {
+                    resume = Some(observation.id());
+                    if !holds {
+                        continue;
+                    }
+                    if skip > 0 {
+                        skip -= 1;
+                        continue;
+                    }
+                    if page.items.len() == self.plan.top {
+                        page.next =
+                            page.last_id().map(|id| self.token(&id, Value::Null)).or(Some(Next::Skip(self.plan.skip)));
+                        return Ok(page);
+                    }
+                    page.items.push(Item::Observation(Arc::new(observation)));
+                }
+                if !full {
+                    break;
+                }
+                if scanned >= SCAN
+                    && skip == 0
+                    && let Some(id) = resume
+                {
+                    page.next = Some(self.token(&id, Value::Null));
+                    return Ok(page);
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// All series merged by time. A series is opened only once its newest (or oldest) Observation may be next.
+    async fn by_time(&self, datastreams: &[EntityId], descending: bool) -> Result<Page, Error> {
+        let token = self.continued();
+        let mut waiting: Vec<(Timestamp, EntityId)> = Vec::new();
+        for &datastream in datastreams {
+            let Some(extent) = self.engine.series.extent(datastream).phenomenon else { continue };
+            let bound = if descending {
+                self.to.map_or(extent.end, |t| t.min(extent.end))
+            } else {
+                self.from.map_or(extent.start, |t| t.max(extent.start))
+            };
+            waiting.push((bound, datastream));
+        }
+        // The next to open stands last.
+        waiting.sort_unstable_by(|a, b| if descending { a.cmp(b) } else { b.cmp(a) });
+        let mut heap: BinaryHeap<Cursor> = BinaryHeap::new();
+        let mut page = Page::default();
+        let (mut skip, mut scanned) = (self.plan.skip, 0usize);
+        let limit = (self.plan.top + 1).min(CHUNK);
+        loop {
+            while let Some(&(bound, datastream)) = waiting.last() {
+                let later = heap.peek().and_then(|c| c.buffer.front()).is_some_and(|(o, _)| {
+                    if descending { o.phenomenon.start > bound } else { o.phenomenon.start < bound }
+                });
+                if later {
+                    break;
+                }
+                waiting.pop();
+                let mut cursor = Cursor {
+                    datastream,
+                    descending,
+                    after: None,
+                    from: self.from,
+                    to: self.to,
+                    buffer: VecDeque::new(),
+                    done: false,
+                };
+                if let Some(id) = token {
+                    cursor.resume(&id);
+                }
+                scanned += self.fill(&mut cursor, limit).await?;
+                if !cursor.buffer.is_empty() {
+                    heap.push(cursor);
+                }
+            }
+            let Some(mut cursor) = heap.pop() else { return Ok(page) };
+            let Some((observation, holds)) = cursor.buffer.pop_front() else { continue };
+            let id = observation.id();
+            let time = observation.phenomenon;
+            if holds && skip > 0 {
+                skip -= 1;
+            } else if holds {
+                if page.items.len() == self.plan.top {
+                    page.next = page
+                        .last_observation()
+                        .map(|o| self.token(&o.id(), Value::Time(o.phenomenon)))
+                        .or(Some(Next::Skip(self.plan.skip)));
+                    return Ok(page);
+                }
+                page.items.push(Item::Observation(Arc::new(observation)));
+            }
+            if cursor.buffer.is_empty() && !cursor.done {
+                scanned += self.fill(&mut cursor, CHUNK).await?;
+            }
+            let exhausted = cursor.buffer.is_empty();
+            if !exhausted {
+                heap.push(cursor);
+            }
+            if scanned >= SCAN && skip == 0 && !(heap.is_empty() && waiting.is_empty()) {
+                page.next = Some(self.token(&id, Value::Time(time)));
+                return Ok(page);
+            }
+        }
+    }
+
+    async fn fill(&self, cursor: &mut Cursor, limit: usize) -> Result<usize, Error> {
+        let span = Span {
+            datastream: cursor.datastream,
+            from: cursor.from,
+            to: cursor.to,
+            descending: cursor.descending,
+            after: cursor.after,
+            limit,
+        };
+        let chunk = self.engine.series.read(span).await?;
+        cursor.done = chunk.len() < limit;
+        cursor.after = chunk.last().map(Observation::id).or(cursor.after);
+        let read = chunk.len();
+        cursor.buffer.extend(self.filtered(chunk).await?);
+        Ok(read)
+    }
+
+    async fn sorted(&self, datastreams: &[EntityId]) -> Result<Page, Error> {
+        let mut all: Vec<(Vec<Value<'static>>, Item)> = Vec::new();
+        let mut scanned = 0;
+        for &datastream in datastreams {
+            let mut resume = None;
+            loop {
+                let chunk = self.engine.series.read(self.span(datastream, false, resume, CHUNK)).await?;
+                let full = chunk.len() == CHUNK;
+                resume = chunk.last().map(Observation::id);
+                scanned += chunk.len();
+                if scanned > SORT {
+                    let detail = format!(
+                        "To sort by this, more than {SORT} Observations would have to be read; add a filter on phenomenonTime, or sort by phenomenonTime."
+                    );
+                    return Err(Error::bad_request(detail));
+                }
+                let kept: Vec<Item> = self
+                    .filtered(chunk)
+                    .await?
+                    .into_iter()
+                    .filter(|(_, holds)| *holds)
+                    .map(|(o, _)| Item::Observation(Arc::new(o)))
+                    .collect();
+                let loaded = self.engine.load(self.scope, &self.plan.variables, &kept).await?;
+                for item in kept {
+                    all.push((super::eval::order_keys(&self.plan.order, &self.plan.variables, &item, &loaded)?, item));
+                }
+                if !full {
+                    break;
+                }
+            }
+        }
+        Ok(super::run::sorted_page(self.plan, all))
+    }
+
+    async fn count(&self, datastreams: &[EntityId]) -> Result<u64, Error> {
+        let mut total = 0;
+        if self.plan.filter.is_none() && self.feature.is_none() {
+            for &datastream in datastreams {
+                total += self.engine.series.count(datastream).await?;
+            }
+            return Ok(total);
+        }
+        let mut scanned = 0;
+        for &datastream in datastreams {
+            let mut resume = None;
+            loop {
+                let chunk = self.engine.series.read(self.span(datastream, false, resume, CHUNK)).await?;
+                let full = chunk.len() == CHUNK;
+                resume = chunk.last().map(Observation::id);
+                scanned += chunk.len();
+                if scanned > COUNT_SCAN {
+                    return Err(Error::bad_request(format!(
+                        "To count under this filter, more than {COUNT_SCAN} Observations would have to be read; narrow it by phenomenonTime or leave $count out."
+                    )));
+                }
+                total += self.filtered(chunk).await?.iter().filter(|(_, holds)| *holds).count() as u64;
+                if !full {
+                    break;
+                }
+            }
+        }
+        Ok(total)
+    }
+}
+
+/// A filter with its variables renumbered; `None` when it looks at others too.
+fn renumbered(node: &Node, map: &HashMap<usize, usize>) -> Option<Node> {
+    Some(match node {
+        Node::Literal(value) => Node::Literal(value.clone()),
+        Node::Leaf(variable, leaf) => Node::Leaf(*map.get(variable)?, leaf.clone()),
+        Node::Not(inner) => Node::Not(Box::new(renumbered(inner, map)?)),
+        Node::Negate(inner) => Node::Negate(Box::new(renumbered(inner, map)?)),
+        Node::Binary(operator, left, right) => {
+            Node::Binary(*operator, Box::new(renumbered(left, map)?), Box::new(renumbered(right, map)?))
+        }
+        Node::Call(function, arguments) => {
+            Node::Call(*function, arguments.iter().map(|a| renumbered(a, map)).collect::<Option<_>>()?)
+        }
+    })
+}
+
+/// One series in a merge.
+struct Cursor {
+    datastream: EntityId,
+    descending: bool,
+    after: Option<ObservationId>,
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+    buffer: VecDeque<(Observation, bool)>,
+    done: bool,
+}
+
+impl Cursor {
+    /// Goes on behind `id`, which may belong to another Datastream: at the same time, lower Datastreams come first (last when descending).
+    fn resume(&mut self, id: &ObservationId) {
+        let passed = match self.datastream.cmp(&id.datastream) {
+            Ordering::Equal => {
+                self.after = Some(*id);
+                return;
+            }
+            Ordering::Less => !self.descending,
+            Ordering::Greater => self.descending,
+        };
+        if self.descending {
+            let to = if passed { id.at.plus_micros(-1) } else { id.at };
+            self.to = Some(self.to.map_or(to, |t| t.min(to)));
+        } else {
+            let from = if passed { id.at.plus_micros(1) } else { id.at };
+            self.from = self.from.max(Some(from));
+        }
+    }
+    fn order(&self, other: &Self) -> Ordering {
+        let key = |c: &Self| c.buffer.front().map(|(o, _)| place(&o.id()));
+        let order = key(self).cmp(&key(other));
+        // A BinaryHeap gives the greatest first.
+        if self.descending { order } else { order.reverse() }
+    }
+}
+
+impl PartialEq for Cursor {
+    fn eq(&self, other: &Self) -> bool {
+        self.order(other) == Ordering::Equal
+    }
+}
+impl Eq for Cursor {}
+impl PartialOrd for Cursor {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Cursor {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order(other)
+    }
+}
+
+impl Engine {
+    /// All Observations of some Datastreams or features, for filters that look into them.
+    pub(super) async fn related_observations(
+        &self,
+        scope: &Scope,
+        from: EntityType,
+        keys: &[EntityId],
+    ) -> Result<super::load::Related, Error> {
+        let mut all = super::load::Related::default();
+        let mut total = 0;
+        let mut pairs: Vec<(EntityId, EntityId)> = keys.iter().map(|k| (*k, *k)).collect();
+        if from == EntityType::FeatureOfInterest {
+            pairs.clear();
+            for key in keys {
+                pairs.extend(self.datastreams_of_feature(scope, *key).await?.into_iter().map(|d| (*key, d)));
+            }
+        }
+        for (key, datastream) in pairs {
+            let mut after = None;
+            loop {
+                let span = Span { datastream, from: None, to: None, descending: false, after, limit: CHUNK };
+                let chunk = self.series.read(span).await?;
+                let full = chunk.len() == CHUNK;
+                after = chunk.last().map(Observation::id);
+                total += chunk.len();
+                if total > super::load::MAX_RELATED {
+                    return Err(Error::bad_request(
+                        "The filter looks into too many Observations; ask for Observations and filter by their Datastream instead.",
+                    ));
+                }
+                let wanted = chunk.into_iter().filter(|o| from != EntityType::FeatureOfInterest || o.feature == key);
+                all.entry(key).or_default().extend(wanted.map(|o| Item::Observation(Arc::new(o))));
+                if !full {
+                    break;
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    pub(super) async fn datastreams_of_feature(
+        &self,
+        scope: &Scope,
+        feature: EntityId,
+    ) -> Result<Vec<EntityId>, Error> {
+        let schema = Schema::of(EntityType::Datastream);
+        let sql = format!(
+            "SELECT {} FROM sensing_observed_feature o JOIN sensing_datastream e ON e.id = o.datastream_id
+             WHERE o.feature_id = $1 ORDER BY e.id",
+            schema.columns("e")
+        );
+        let found = self.catalog.records().read(move |read| {
+            Ok::<_, Error>(read.query(&sql, params![feature.0], |row| crate::catalog::Entity::read(schema, row))?)
+        });
+        Ok(found.await?.into_iter().filter(|e| scope.admits(&e.tenant, e.public)).map(|e| e.id).collect())
+    }
+}
