@@ -7,7 +7,7 @@ use std::{
     io::Read as _,
     os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::{ChildStdin, Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -23,8 +23,8 @@ const MISSING: &str = "PostgreSQL 15 is needed by the tests and was not found. I
 
 struct Cluster {
     folder: PathBuf,
-    /// The cluster lives as long as this pipe is open.
-    _pipe: ChildStdin,
+    /// The cluster lives as long as the pipe into it is open.
+    _watcher: Child,
 }
 
 /// A database of its own for one test; empty, UTF-8, with the locale of a person rather than of a machine, so that a test
@@ -126,7 +126,7 @@ impl Cluster {
         // $1 is the server, $2 its folder. INT asks the server to close connections and end.
         let script = r#""$1" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 -c shared_buffers=64MB \
             >"$2/log" 2>&1 & server=$!; cat >/dev/null; kill -INT $server; wait $server; rm -rf "$2""#;
-        let mut watcher = as_user("sh")
+        let watcher = as_user("sh")
             .args(["-c", script, "lamppost-test-postgres"])
             .arg(programs.join("postgres"))
             .arg(&folder)
@@ -138,8 +138,7 @@ impl Cluster {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("PostgreSQL cannot be started: {error}"));
-        let pipe = watcher.stdin.take().expect("stdin is piped");
-        let cluster = Self { folder, _pipe: pipe };
+        let cluster = Self { folder, _watcher: watcher };
         cluster.wait();
         cluster
     }
