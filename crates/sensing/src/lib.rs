@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod error;
 pub mod model;
+pub mod observe;
 pub mod query;
 pub mod route;
 pub mod scope;

@@ -1,0 +1,273 @@
+//! Aggregates of one Datastream by interval, in local time, with gaps filled on request.
+
+use jiff::{Span, tz::TimeZone};
+use kernel::Timestamp;
+
+use super::{Error, Observe, Order, recent::Row};
+use crate::model::EntityId;
+
+/// The width of a bucket. Days and longer follow the calendar of the time zone, so a day of 23 or 25 hours is one bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    Minutes(u32),
+    Hours(u32),
+    Days(u32),
+    Months(u32),
+    Years(u32),
+}
+
+impl std::str::FromStr for Step {
+    type Err = String;
+    /// An ISO 8601 duration of one unit: `PT5M`, `PT1H`, `P1D`, `P7D`, `P1M`, `P1Y`.
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let bad = || format!("'{}' is not an interval; use PT5M, PT1H, P1D, P1M or P1Y", s.chars().take(20).collect::<String>());
+        let (time, rest) = match s.strip_prefix("PT") {
+            Some(rest) => (true, rest),
+            None => (false, s.strip_prefix('P').ok_or_else(bad)?),
+        };
+        let unit = rest.chars().last().ok_or_else(bad)?;
+        let n: u32 = rest[..rest.len() - unit.len_utf8()].parse().map_err(|_| bad())?;
+        let most = match (time, unit) {
+            (true, 'M') => 1_440,
+            (true, 'H') => 168,
+            (false, 'D') => 366,
+            (false, 'M') => 120,
+            (false, 'Y') => 100,
+            _ => return Err(bad()),
+        };
+        if n == 0 || n > most {
+            return Err(bad());
+        }
+        Ok(match (time, unit) {
+            (true, 'M') => Self::Minutes(n),
+            (true, _) => Self::Hours(n),
+            (false, 'D') => Self::Days(n),
+            (false, 'M') => Self::Months(n),
+            (false, _) => Self::Years(n),
+        })
+    }
+}
+
+/// What stands in a bucket without observations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Fill {
+    /// The bucket is left out.
+    #[default]
+    Skip,
+    /// The bucket is there and empty.
+    Empty,
+    /// The mean of the bucket before.
+    Previous,
+    /// A straight line between the means on both sides.
+    Linear,
+}
+
+#[derive(Clone, Debug)]
+pub struct AggregateQuery {
+    pub datastream: EntityId,
+    /// Inclusive.
+    pub from: Timestamp,
+    /// Exclusive.
+    pub to: Timestamp,
+    pub step: Step,
+    pub zone: TimeZone,
+    pub fill: Fill,
+}
+
+/// One interval. `start` is inclusive, `end` exclusive.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Bucket {
+    pub start: Timestamp,
+    pub end: Timestamp,
+    /// Numeric observations; 0 in a bucket that was filled.
+    pub count: u64,
+    pub mean: Option<f64>,
+    pub min: Option<f64>,
+    pub max: Option<f64>,
+    pub sum: Option<f64>,
+    pub first: Option<f64>,
+    pub last: Option<f64>,
+}
+
+/// Buckets in one answer.
+const MAX_BUCKETS: usize = 100_000;
+/// Rows read at a time.
+const CHUNK: usize = 100_000;
+
+impl Observe {
+    /// Numeric results summed up by interval. Rows whose resultQuality says that they are bad do not count.
+    pub async fn aggregate(&self, q: AggregateQuery) -> Result<Vec<Bucket>, Error> {
+        // Nothing is there before the first and after the last Observation: no bucket is made for it.
+        let Some(head) = self.head(q.datastream) else { return Ok(Vec::new()) };
+        let from = q.from.max(head.phenomenon.start);
+        let to = q.to.min(head.phenomenon.end.plus_micros(1));
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let edges = edges(from, to, q.step, &q.zone)?;
+        let mut buckets: Vec<Bucket> = edges.windows(2).map(|e| Bucket::empty(e[0], e[1])).collect();
+        let mut at = 0;
+        let mut page = super::SeriesQuery { from: Some(from.max(q.from)), to: Some(to.plus_micros(-1)), limit: CHUNK, order: Order::Ascending, ..super::SeriesQuery::all(q.datastream) };
+        loop {
+            let rows = self.0.page(&page).await?;
+            for row in &rows {
+                while at + 1 < buckets.len() && buckets[at].end.as_micros() <= row.key.at {
+                    at += 1;
+                }
+                if let Some(value) = usable(row) {
+                    buckets[at].add(value);
+                }
+            }
+            match rows.last() {
+                Some(last) if rows.len() == CHUNK => page.after = Some(last.key.id(q.datastream)),
+                _ => break,
+            }
+        }
+        Ok(fill(buckets, q.fill))
+    }
+}
+
+/// The number of a row, unless it has none or is marked bad (`{"code":"bad"}` in resultQuality, as connectors and devices write it).
+fn usable(row: &Row) -> Option<f64> {
+    let Some(extra) = &row.extra else { return Some(row.value) };
+    let bad = extra.quality.as_ref().is_some_and(|q| {
+        serde_json::from_str::<serde_json::Value>(q.get()).is_ok_and(|v| matches!(v["code"].as_str(), Some("bad" | "missing")))
+    });
+    (extra.result.is_none() && !bad).then_some(row.value)
+}
+
+impl Bucket {
+    fn empty(start: Timestamp, end: Timestamp) -> Self {
+        Self { start, end, count: 0, mean: None, min: None, max: None, sum: None, first: None, last: None }
+    }
+    fn add(&mut self, value: f64) {
+        self.count += 1;
+        let sum = self.sum.unwrap_or(0.0) + value;
+        self.sum = Some(sum);
+        self.mean = Some(sum / self.count as f64);
+        self.min = Some(self.min.map_or(value, |m| m.min(value)));
+        self.max = Some(self.max.map_or(value, |m| m.max(value)));
+        self.first = self.first.or(Some(value));
+        self.last = Some(value);
+    }
+}
+
+/// Edges of the buckets that cover `from..to`, aligned to the calendar of `zone`: one more than there are buckets.
+fn edges(from: Timestamp, to: Timestamp, step: Step, zone: &TimeZone) -> Result<Vec<Timestamp>, Error> {
+    let fixed = match step {
+        Step::Minutes(n) => Some(i64::from(n) * 60_000_000),
+        Step::Hours(n) => Some(i64::from(n) * 3_600_000_000),
+        Step::Days(_) | Step::Months(_) | Step::Years(_) => None,
+    };
+    let too_many = || Error::Query(format!("the interval is too fine for the time asked: at most {MAX_BUCKETS} buckets"));
+    let calendar = |error: jiff::Error| Error::Query(format!("the calendar does not reach that far: {error}"));
+    let local = from.to_jiff().to_zoned(zone.clone());
+    let midnight = local.start_of_day().map_err(calendar)?;
+    if let Some(width) = fixed {
+        // Aligned to local midnight, in elapsed time: 5-minute buckets stay 5 minutes long when clocks change.
+        let origin = Timestamp::from_jiff(midnight.timestamp()).as_micros();
+        let first = origin + (from.as_micros() - origin).div_euclid(width) * width;
+        let count = usize::try_from((to.as_micros() - first + width - 1) / width).unwrap_or(usize::MAX);
+        if count > MAX_BUCKETS {
+            return Err(too_many());
+        }
+        return Ok((0..=count as i64).map(|i| Timestamp::from_micros(first + i * width)).collect());
+    }
+    let (first, span) = match step {
+        Step::Days(n) => (midnight, Span::new().days(n)),
+        Step::Months(n) => (midnight.first_of_month().map_err(calendar)?, Span::new().months(n)),
+        Step::Years(n) | Step::Minutes(n) | Step::Hours(n) => (midnight.first_of_year().map_err(calendar)?, Span::new().years(n)),
+    };
+    let mut edges = vec![Timestamp::from_jiff(first.timestamp())];
+    let mut i = 0;
+    while edges.last().is_some_and(|e| *e < to) {
+        if edges.len() > MAX_BUCKETS {
+            return Err(too_many());
+        }
+        i += 1;
+        // Each edge is counted from the first, so that the 31st does not become the 28th for good.
+        let next = first.checked_add(span.checked_mul(i).map_err(calendar)?).map_err(calendar)?;
+        edges.push(Timestamp::from_jiff(next.timestamp()));
+    }
+    Ok(edges)
+}
+
+fn fill(mut buckets: Vec<Bucket>, fill: Fill) -> Vec<Bucket> {
+    match fill {
+        Fill::Skip => buckets.retain(|b| b.count > 0),
+        Fill::Empty => {}
+        Fill::Previous => {
+            let mut before = None;
+            for bucket in &mut buckets {
+                match bucket.mean {
+                    Some(mean) => before = Some(mean),
+                    None => bucket.mean = before,
+                }
+            }
+        }
+        Fill::Linear => {
+            let known: Vec<(usize, f64)> = buckets.iter().enumerate().filter_map(|(i, b)| Some((i, b.mean?))).collect();
+            for pair in known.windows(2) {
+                let ((a, left), (b, right)) = (pair[0], pair[1]);
+                for i in a + 1..b {
+                    buckets[i].mean = Some(left + (right - left) * (i - a) as f64 / (b - a) as f64);
+                }
+            }
+        }
+    }
+    buckets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("time")
+    }
+
+    #[test]
+    fn intervals_are_one_unit_of_iso_8601() {
+        assert_eq!("PT5M".parse(), Ok(Step::Minutes(5)));
+        assert_eq!("P1M".parse(), Ok(Step::Months(1)));
+        for bad in ["", "P", "PT", "P0D", "PT5", "P1DT1H", "5M", "PT9999H", "P1é"] {
+            assert!(bad.parse::<Step>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn days_are_local_days() {
+        let hong_kong = TimeZone::get("Asia/Hong_Kong").expect("zone");
+        let edges = edges(at("2026-11-21T17:00:00Z"), at("2026-11-22T17:00:00Z"), Step::Days(1), &hong_kong).expect("edges");
+        assert_eq!(edges, [at("2026-11-21T16:00:00Z"), at("2026-11-22T16:00:00Z"), at("2026-11-23T16:00:00Z")]);
+    }
+
+    #[test]
+    fn a_day_of_25_hours_is_one_bucket() {
+        let london = TimeZone::get("Europe/London").expect("zone");
+        let edges = edges(at("2026-10-25T00:00:00Z"), at("2026-10-26T00:00:00Z"), Step::Days(1), &london).expect("edges");
+        assert_eq!(edges[1].micros_since(edges[0]), 25 * 3_600_000_000);
+    }
+
+    #[test]
+    fn months_count_from_the_first() {
+        let edges = edges(at("2026-01-31T00:00:00Z"), at("2026-04-01T00:00:00Z"), Step::Months(1), &TimeZone::UTC).expect("edges");
+        assert_eq!(edges.last(), Some(&at("2026-04-01T00:00:00Z")));
+        assert_eq!(edges.len(), 4);
+    }
+
+    #[test]
+    fn gaps_are_filled_as_asked() {
+        let make = || {
+            let mut buckets: Vec<Bucket> = (0..5).map(|i| Bucket::empty(Timestamp::from_secs(i), Timestamp::from_secs(i + 1))).collect();
+            buckets[1].add(10.0);
+            buckets[4].add(40.0);
+            buckets
+        };
+        let means = |f| fill(make(), f).iter().map(|b| b.mean).collect::<Vec<_>>();
+        assert_eq!(means(Fill::Skip), [Some(10.0), Some(40.0)]);
+        assert_eq!(means(Fill::Empty), [None, Some(10.0), None, None, Some(40.0)]);
+        assert_eq!(means(Fill::Previous), [None, Some(10.0), Some(10.0), Some(10.0), Some(40.0)]);
+        assert_eq!(means(Fill::Linear), [None, Some(10.0), Some(20.0), Some(30.0), Some(40.0)]);
+    }
+}

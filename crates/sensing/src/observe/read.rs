@@ -1,0 +1,255 @@
+//! Reading one Datastream: memory and lake merged by key, memory winning.
+//!
+//! The generations are taken hold of before the lake is asked. A seal in between can then show a row twice, which the merge settles,
+//! but never hide one.
+
+use std::sync::Arc;
+
+use kernel::{Interval, Timestamp};
+
+use super::{
+    Error, Generations, Head, Inner, Observe, columns,
+    recent::{Key, Row, merge},
+};
+use crate::model::{EntityId, Observation, ObservationId};
+
+/// By phenomenonTime, then FeatureOfInterest and resultTime.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Order {
+    #[default]
+    Ascending,
+    Descending,
+}
+
+/// A page of one Datastream.
+#[derive(Clone, Copy, Debug)]
+pub struct SeriesQuery {
+    pub datastream: EntityId,
+    /// phenomenonTime (its start), both ends inclusive.
+    pub from: Option<Timestamp>,
+    pub to: Option<Timestamp>,
+    pub order: Order,
+    /// Continue after this Observation, in `order`.
+    pub after: Option<ObservationId>,
+    pub limit: usize,
+}
+
+impl SeriesQuery {
+    pub fn all(datastream: EntityId) -> Self {
+        Self { datastream, from: None, to: None, order: Order::Ascending, after: None, limit: usize::MAX }
+    }
+    pub fn latest(datastream: EntityId, limit: usize) -> Self {
+        Self { order: Order::Descending, limit, ..Self::all(datastream) }
+    }
+}
+
+const FIRST: i64 = i64::MIN;
+const LAST: i64 = i64::MAX;
+
+fn first_key(at: i64) -> Key {
+    Key { at, feature: FIRST, result_time: None }
+}
+fn last_key(at: i64) -> Key {
+    Key { at, feature: LAST, result_time: Some(LAST) }
+}
+
+fn next_key(key: Key) -> Key {
+    Key { result_time: Some(key.result_time.map_or(FIRST, |t| t.saturating_add(1))), ..key }
+}
+
+/// The greatest key below `key`, near enough: nothing real stands between them.
+fn previous_key(key: Key) -> Key {
+    match key.result_time {
+        Some(FIRST) => Key { result_time: None, ..key },
+        Some(time) => Key { result_time: Some(time - 1), ..key },
+        None if key.feature > FIRST => Key { feature: key.feature - 1, result_time: Some(LAST), ..key },
+        None => last_key(key.at.saturating_sub(1)),
+    }
+}
+
+impl Observe {
+    /// The head of a Datastream; `None` when it has no Observation.
+    pub fn head(&self, datastream: EntityId) -> Option<Head> {
+        self.0.heads.get(datastream, |entry| entry.head()).flatten().filter(|head| head.count > 0)
+    }
+
+    /// How many Observations a Datastream has, exactly. O(1), but for rows that came late since the last seal, which are looked up.
+    pub async fn count(&self, datastream: EntityId) -> Result<u64, Error> {
+        let (count, doubtful) = self.0.heads.get(datastream, |e| (e.count(), e.is_doubtful())).unwrap_or_default();
+        if !doubtful {
+            return Ok(count);
+        }
+        // What memory holds that the lake holds too has been counted twice.
+        let generations = self.0.unsealed.generations.load_full();
+        let sealed = self.0.heads.get(datastream, |e| e.sealed.as_ref().map_or(0, |s| s.count)).unwrap_or(0);
+        let mut memory = memory_rows(&generations, datastream, None, None, Order::Ascending, usize::MAX);
+        let mut gone = memory.hidden(&generations, datastream);
+        gone.retain(|key| memory.rows.binary_search_by(|r| r.key.cmp(key)).is_err());
+        let keys: Vec<Key> = memory.rows.drain(..).map(|r| r.key).collect();
+        let repeated = self.0.in_lake(datastream, &keys).await?;
+        let removed = self.0.in_lake(datastream, &gone).await?;
+        Ok((sealed + keys.len() as u64).saturating_sub(repeated + removed))
+    }
+
+    pub async fn get(&self, id: &ObservationId) -> Result<Option<Observation>, Error> {
+        let key = Key::of(id);
+        Ok(self.0.rows(id.datastream, Some(key), Some(key), Order::Ascending, 1).await?.pop().map(|r| r.observation(id.datastream)))
+    }
+
+    /// A page of Observations, in order. Never more than `limit`; fewer only at the end.
+    pub async fn read(&self, q: SeriesQuery) -> Result<Vec<Observation>, Error> {
+        let rows = self.0.page(&q).await?;
+        Ok(rows.iter().map(|row| row.observation(q.datastream)).collect())
+    }
+
+    /// Puts a head right whose newest or oldest row was removed.
+    pub(super) async fn refresh(&self, datastream: EntityId) -> Result<(), Error> {
+        if !self.0.heads.get(datastream, |e| e.stale).unwrap_or(false) {
+            return Ok(());
+        }
+        let ends = [Order::Ascending, Order::Descending];
+        let mut found = Vec::new();
+        for order in ends {
+            found.extend(self.read(SeriesQuery { order, ..SeriesQuery::latest(datastream, 1) }).await?);
+        }
+        let extent = found.first().zip(found.last()).map(|(a, b)| Interval { start: a.phenomenon.start, end: b.phenomenon.end });
+        self.0.heads.change(datastream.0, |entry| entry.refreshed(found.last().cloned(), extent));
+        Ok(())
+    }
+
+    pub(super) async fn refresh_stale(&self) -> Result<(), Error> {
+        for id in self.0.heads.ids() {
+            self.refresh(EntityId(id)).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    pub(super) async fn page(&self, q: &SeriesQuery) -> Result<Vec<Row>, Error> {
+        let mut from = q.from.map(|t| first_key(t.as_micros()));
+        let mut to = q.to.map(|t| last_key(t.as_micros()));
+        if let Some(after) = q.after {
+            let key = Key::of(&after);
+            match q.order {
+                Order::Ascending => from = from.max(Some(next_key(key))),
+                Order::Descending => to = Some(to.map_or(previous_key(key), |t| t.min(previous_key(key)))),
+            }
+        }
+        self.rows(q.datastream, from, to, q.order, q.limit).await
+    }
+
+    /// Rows with `from <= key <= to`, in order, at most `limit`.
+    pub(super) async fn rows(&self, id: EntityId, from: Option<Key>, to: Option<Key>, order: Order, limit: usize) -> Result<Vec<Row>, Error> {
+        if limit == 0 || from.zip(to).is_some_and(|(f, t)| f > t) {
+            return Ok(Vec::new());
+        }
+        let generations = self.unsealed.generations.load_full();
+        let memory = memory_rows(&generations, id, from.as_ref(), to.as_ref(), order, limit);
+        let sealed = self.heads.get(id, |e| e.sealed.as_ref().map(|s| s.phenomenon)).flatten();
+        if memory.whole {
+            return Ok(memory.rows);
+        }
+        // The newest rows are usually all in memory: then the lake need not be asked.
+        let lake_can_add = match (&sealed, order, memory.rows.last()) {
+            (Some(extent), Order::Descending, Some(last)) if memory.rows.len() == limit => last.key.at <= extent.end.as_micros(),
+            _ => true,
+        };
+        if !lake_can_add {
+            return Ok(memory.rows);
+        }
+        let hidden = memory.hidden(&generations, id);
+        let sealed_rows = self.lake_rows(id, from, to, order, limit.saturating_add(hidden.len()).saturating_add(memory.rows.len().min(limit)), &hidden).await?;
+        let compare = move |a: &Key, b: &Key| match order {
+            Order::Ascending => a.cmp(b),
+            Order::Descending => b.cmp(a),
+        };
+        Ok(merge(sealed_rows.into_iter(), memory.rows.into_iter(), compare).take(limit).collect())
+    }
+
+    async fn lake_rows(&self, id: EntityId, from: Option<Key>, to: Option<Key>, order: Order, limit: usize, hidden: &[Key]) -> Result<Vec<Row>, Error> {
+        let view = self.table.view();
+        let mut rows: Vec<Row> = Vec::new();
+        let (mut lower, mut upper) = (from.map_or(FIRST, |k| k.at), to.map_or(LAST, |k| k.at));
+        let (mut fetch, mut seen) = (limit, None);
+        loop {
+            let query = lake::SeriesQuery {
+                series: id.0,
+                from: Timestamp::from_micros(lower),
+                to: Timestamp::from_micros(upper.saturating_add(1)),
+                order: match order {
+                    Order::Ascending => lake::Order::Ascending,
+                    Order::Descending => lake::Order::Descending,
+                },
+                limit: fetch,
+                columns: None,
+            };
+            let found = columns::rows(&view.series(&query).await?);
+            let (read, last) = (found.len(), found.last().map(|r| r.key));
+            let is_new = |key: &Key| match (seen, order) {
+                (None, _) => true,
+                (Some(seen), Order::Ascending) => *key > seen,
+                (Some(seen), Order::Descending) => *key < seen,
+            };
+            let in_range = |key: &Key| from.is_none_or(|f| *key >= f) && to.is_none_or(|t| *key <= t);
+            let wanted = |r: &Row| is_new(&r.key) && in_range(&r.key) && hidden.binary_search(&r.key).is_err();
+            rows.extend(found.into_iter().filter(wanted));
+            // The lake knows ranges of time only. Where rows fell out for the finer parts of the key, go on from the last time; where
+            // that is still the same time, more rows share it than were fetched.
+            let Some(last) = last.filter(|_| rows.len() < limit && read == fetch) else { break };
+            seen = Some(last);
+            let edge = if order == Order::Ascending { &mut lower } else { &mut upper };
+            if *edge == last.at {
+                fetch = fetch.saturating_mul(2);
+            }
+            *edge = last.at;
+        }
+        Ok(rows)
+    }
+
+    /// How many of the keys (ascending) the lake holds.
+    async fn in_lake(&self, id: EntityId, keys: &[Key]) -> Result<u64, Error> {
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let keys: Vec<(i64, Key)> = keys.iter().map(|key| (id.0, *key)).collect();
+        Ok(self.table.view().get(&columns::keys(&keys)?).await?.num_rows() as u64)
+    }
+}
+
+/// What the generations together show of a Datastream.
+pub(super) struct Memory {
+    pub rows: Vec<Row>,
+    /// The Datastream was dropped in one of them, so the lake has nothing that still counts.
+    pub whole: bool,
+}
+
+impl Memory {
+    /// Keys that the lake may still have but that are removed, ascending.
+    fn hidden(&self, generations: &Arc<Generations>, id: EntityId) -> Vec<Key> {
+        let mut keys: Vec<Key> = generations.each().filter_map(|g| g.with(id, |s| s.removed().copied().collect::<Vec<_>>())).flatten().collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+}
+
+pub(super) fn memory_rows(generations: &Arc<Generations>, id: EntityId, from: Option<&Key>, to: Option<&Key>, order: Order, limit: usize) -> Memory {
+    let newest_first = order == Order::Descending;
+    let (mut rows, mut whole) = (Vec::new(), false);
+    // Oldest generation first; each newer one hides and replaces.
+    for generation in generations.each().rev() {
+        if generation.is_dropped(id) {
+            rows.clear();
+            whole = true;
+        }
+        generation.with(id, |series| {
+            rows.retain(|row: &Row| !series.is_removed(&row.key));
+            let newer = series.rows(from, to, newest_first, limit);
+            let compare = move |a: &Key, b: &Key| if newest_first { b.cmp(a) } else { a.cmp(b) };
+            rows = merge(std::mem::take(&mut rows).into_iter(), newer.into_iter(), compare).collect();
+        });
+    }
+    rows.truncate(limit);
+    Memory { rows, whole }
+}

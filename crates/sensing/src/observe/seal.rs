@@ -1,0 +1,243 @@
+//! The sealer: moves generations into the lake and keeps the heads' checkpoint.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use ahash::AHashMap;
+use arc_swap::ArcSwap;
+use kernel::Interval;
+use lake::{Commit, Compaction, Tail, TailRows, arrow::array::RecordBatch};
+use stream::Offset;
+use tokio::sync::oneshot;
+
+use super::{
+    Error, Generations, Inner, Unsealed,
+    apply::Turned,
+    columns::{self, Columns},
+    head::{Checkpoint, Entry, Sealed},
+    recent::{Generation, Key, merge},
+};
+use crate::model::EntityId;
+
+/// Seals between two looks at what can be compacted.
+const COMPACT_AFTER: u64 = 16;
+/// How long files that a commit replaced are kept, for readers of older versions.
+const KEEP_REPLACED: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Rows to a batch handed to the lake.
+const BATCH_ROWS: usize = 65_536;
+
+pub(super) async fn run(inner: Arc<Inner>, mut checkpoint: Checkpoint) {
+    loop {
+        tokio::select! {
+            () = inner.stopped.cancelled() => return,
+            () = tokio::time::sleep(inner.options.seal_every) => {}
+            () = inner.seal_now.notified() => {}
+        }
+        let (reply, turned) = oneshot::channel();
+        if inner.turn.send(reply).await.is_err() {
+            return;
+        }
+        let Ok(turned) = turned.await else { return };
+        if turned.generation.is_empty() {
+            inner.unsealed.finish_seal();
+            inner.sealed.send_replace(turned.next);
+            continue;
+        }
+        // The generation stays readable in memory until the lake has it, however often the lake says no.
+        let mut pause = Duration::from_millis(200);
+        while let Err(error) = seal(&inner, &turned, &mut checkpoint).await {
+            inner.counters.seal_failures.fetch_add(1, Relaxed);
+            tracing::error!(%error, rows = turned.generation.rows(), "the lake did not take a seal; trying again");
+            tokio::select! {
+                () = inner.stopped.cancelled() => return,
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(10)),
+            }
+        }
+        inner.counters.seals.fetch_add(1, Relaxed);
+        inner.sealed.send_replace(turned.next);
+        let keep = inner.holds.lock().values().copied().chain([turned.next]).min().unwrap_or(turned.next);
+        inner.topic.keep_from(Offset(keep));
+        if inner.counters.seals.load(Relaxed).is_multiple_of(COMPACT_AFTER) {
+            tokio::spawn(compact(inner.clone()));
+        }
+    }
+}
+
+/// Merges the small files that seals leave. Commits and reads go on meanwhile.
+async fn compact(inner: Arc<Inner>) {
+    // One at a time: a second one would only find the first one's work.
+    let Ok(_alone) = inner.compacting.try_lock() else { return };
+    match inner.table.compact(Compaction::default()).await {
+        Ok(done) if done.merged > 0 => tracing::info!(files = done.merged, into = done.into, rows = done.rows, "compacted observations"),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "compaction failed; it will be tried again"),
+    }
+    if let Err(error) = inner.table.vacuum(KEEP_REPLACED).await {
+        tracing::warn!(%error, "replaced files could not be removed; it will be tried again");
+    }
+}
+
+async fn seal(inner: &Arc<Inner>, turned: &Turned, checkpoint: &mut Checkpoint) -> Result<(), Error> {
+    let generation = turned.generation.clone();
+    let rows = tokio::task::spawn_blocking(move || generation_rows(&[&generation])).await.map_err(std::io::Error::other)??;
+    let dropped = turned.generation.dropped();
+    let through = turned.next - 1;
+    let report = inner
+        .table
+        .commit(Commit { through, puts: rows.puts, deletes: rows.deletes, dropped_series: dropped.clone() })
+        .await?;
+    // From here on the lake answers for these rows; what follows only catches up with that.
+    let mut changed = Vec::new();
+    let touched = turned.generation.datastreams();
+    for id in &touched {
+        let series = report.series.binary_search_by_key(id, |s| s.series).ok().map(|at| &report.series[at]);
+        let (inserted, deleted) = series.map_or((0, 0), |s| (s.inserted, s.deleted));
+        let sealed = inner.heads.change(*id, |head| {
+            head.sealed(inserted, deleted);
+            head.sealed.clone()
+        });
+        changed.extend(sealed.map(|s| (*id, s)));
+    }
+    inner.unsealed.finish_seal();
+    let outcome = if checkpoint.wants_rewrite() {
+        let all: Vec<(i64, Sealed)> = inner.heads.ids().into_iter().filter_map(|id| Some((id, inner.heads.get(EntityId(id), |e| e.sealed.clone())??))).collect();
+        checkpoint.rewrite(through, all.iter().map(|(id, s)| (*id, s)))
+    } else {
+        let gone: Vec<i64> = dropped.into_iter().chain(touched).collect();
+        checkpoint.append(through, &gone, changed.iter().map(|(id, s)| (*id, s)))
+    };
+    if let Err(error) = outcome {
+        // It is a cache of what the lake knows; the next start will read the lake instead.
+        tracing::warn!(%error, "the heads' checkpoint could not be written");
+    }
+    Ok(())
+}
+
+/// Reads the sealed heads: from the checkpoint when it is as far as the lake, else from the lake.
+pub(super) async fn load_heads(inner: &Arc<Inner>) -> Result<Checkpoint, Error> {
+    let path = &inner.options.heads;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let (mut checkpoint, loaded) = Checkpoint::open(path)?;
+    let sealed = inner.table.sealed_through();
+    if loaded.through == sealed {
+        for (id, head) in loaded.heads {
+            inner.heads.insert(id, Entry::from_sealed(head));
+        }
+        return Ok(checkpoint);
+    }
+    tracing::info!("reading the heads from the lake");
+    let view = inner.table.view();
+    let mut newest = AHashMap::new();
+    for batch in view.latest(None).await? {
+        newest.extend(columns::ids(&batch).iter().copied().zip(columns::rows(&batch)));
+    }
+    let mut heads = Vec::new();
+    for summary in view.summaries().await? {
+        let Some(row) = newest.remove(&summary.series) else { continue };
+        let latest = row.observation(EntityId(summary.series));
+        let phenomenon = Interval { start: summary.first, end: summary.last.max(latest.phenomenon.end) };
+        // The lake sums up no resultTime; the newest row's stands for all until others come.
+        let result_time = latest.result_time.map(Interval::instant);
+        heads.push((summary.series, Sealed { count: summary.rows, latest, phenomenon, result_time }));
+    }
+    if let Some(through) = sealed {
+        checkpoint.rewrite(through, heads.iter().map(|(id, s)| (*id, s)))?;
+    }
+    for (id, sealed) in heads {
+        inner.heads.insert(id, Entry::from_sealed(sealed));
+    }
+    Ok(checkpoint)
+}
+
+impl Default for Unsealed {
+    fn default() -> Self {
+        let generations = Generations { open: Arc::default(), sealing: None, open_from: 0, from: 0 };
+        Self { generations: ArcSwap::from_pointee(generations), next: AtomicU64::new(0) }
+    }
+}
+
+impl Unsealed {
+    /// Nothing is unsealed before `next`.
+    pub(super) fn begin(&self, next: u64) {
+        self.generations.store(Arc::new(Generations { open: Arc::default(), sealing: None, open_from: next, from: next }));
+        self.next.store(next, Relaxed);
+    }
+
+    /// The sealing generation is in the lake now.
+    fn finish_seal(&self) {
+        let now = self.generations.load();
+        let (open, open_from) = (now.open.clone(), now.open_from);
+        self.generations.store(Arc::new(Generations { open, sealing: None, open_from, from: open_from }));
+    }
+}
+
+impl Tail for Unsealed {
+    fn snapshot(&self) -> TailRows {
+        // The offset is read first: rows applied in between are then in the batches but not in `through`, which only makes `through` modest.
+        let next = self.next.load(Relaxed);
+        let generations = self.generations.load_full();
+        let newest_first: Vec<&Generation> = generations.each().map(|g| &**g).collect();
+        match generation_rows(&newest_first) {
+            Ok(rows) => TailRows { from: generations.from, through: next.checked_sub(1), batches: rows.puts, removed: rows.deletes, dropped_series: rows.dropped },
+            Err(error) => {
+                tracing::error!(%error, "unsealed rows could not be shown as a table");
+                TailRows::default()
+            }
+        }
+    }
+}
+
+struct Rows {
+    puts: Vec<RecordBatch>,
+    deletes: Option<RecordBatch>,
+    dropped: Vec<i64>,
+}
+
+/// The rows of generations (newest first) as one: sorted by key, unique, newer rows standing before older ones.
+fn generation_rows(newest_first: &[&Generation]) -> Result<Rows, Error> {
+    let mut ids: Vec<i64> = newest_first.iter().flat_map(|g| g.datastreams()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let (mut puts, mut columns) = (Vec::new(), Columns::default());
+    let mut deletes: Vec<(i64, Key)> = Vec::new();
+    for id in ids {
+        let datastream = EntityId(id);
+        let mut rows = Vec::new();
+        let mut gone = std::collections::BTreeSet::new();
+        for generation in newest_first.iter().rev() {
+            if generation.is_dropped(datastream) {
+                rows.clear();
+                gone.clear();
+            }
+            generation.with(datastream, |series| {
+                rows.retain(|row: &super::recent::Row| !series.is_removed(&row.key));
+                let newer = series.rows(None, None, false, usize::MAX);
+                newer.iter().for_each(|row| {
+                    gone.remove(&row.key);
+                });
+                gone.extend(series.removed().copied().filter(|key| !series.contains(key)));
+                rows = merge(std::mem::take(&mut rows).into_iter(), newer.into_iter(), Key::cmp).collect();
+            });
+        }
+        deletes.extend(gone.into_iter().map(|key| (id, key)));
+        for row in &rows {
+            columns.push(id, row);
+            if columns.len() == BATCH_ROWS {
+                puts.push(std::mem::take(&mut columns).finish()?);
+            }
+        }
+    }
+    if columns.len() > 0 {
+        puts.push(columns.finish()?);
+    }
+    let deletes = if deletes.is_empty() { None } else { Some(columns::keys(&deletes)?) };
+    let dropped = newest_first.iter().flat_map(|g| g.dropped()).collect();
+    Ok(Rows { puts, deletes, dropped })
+}
