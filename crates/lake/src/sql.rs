@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
 use datafusion::{
     common::DataFusionError,
     dataframe::DataFrame,
@@ -257,14 +257,23 @@ fn told(error: &DataFusionError, options: SqlOptions) -> Error {
         | DataFusionError::Execution(_)
         | DataFusionError::ArrowError(..) => Error::Query(error.find_root().strip_backtrace()),
         // A filter of the query that failed while a file was read.
-        DataFusionError::ParquetError(inner) if matches!(inner.as_ref(), ParquetError::ArrowError(_)) => {
-            Error::Query(inner.to_string())
+        DataFusionError::ParquetError(inner) if filter_failed(inner) => {
+            Error::Query("a condition of the query fails on some row, such as by dividing by zero".to_owned())
         }
         DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
             Some(ours) => ours.clone(),
             None => Error::store("a query failed", Text(error.to_string())),
         },
         _ => Error::store("a query failed", Text(error.to_string())),
+    }
+}
+
+/// Failures of the store come through Parquet as errors of the store; those of a computation as Arrow's.
+fn filter_failed(error: &ParquetError) -> bool {
+    match error {
+        ParquetError::ArrowError(_) => true,
+        ParquetError::External(inner) => inner.is::<ArrowError>(),
+        _ => false,
     }
 }
 
