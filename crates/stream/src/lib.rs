@@ -274,7 +274,7 @@ impl Topic {
         }
     }
 
-    /// Forgets a consumer's position. Not an error when there is none.
+    /// Forgets a consumer's position; nobody should be reading with it. Not an error when there is none.
     pub async fn remove_consumer(&self, name: &str) -> Result<(), Error> {
         options::check_name(name)?;
         match &self.kind {

@@ -104,8 +104,8 @@ fn spawn(folder: &TempDir, port: Option<u16>) -> Child {
         store = path.join("store").display(),
     );
     fs::write(&config, text).expect("our folder");
-    // $@ is the server. The shell ends with it, or it with the shell.
-    let script = r#""$@" & server=$!; (cat; kill -9 $server) & wait $server"#;
+    // $@ is the server. The pipe is copied to 3 because a shell gives what it starts in the background no input.
+    let script = r#"exec 3<&0; "$@" 3<&- & server=$!; (cat <&3; kill -9 $server) & wait $server"#;
     Command::new("sh")
         .args(["-c", script, "lamppost-test-nats"])
         .arg(program())

@@ -100,6 +100,10 @@ impl Shared {
     async fn store(&self, stored: &Stored, next: u64) -> Result<(), Error> {
         let give_up = Instant::now() + self.limits.retry_for;
         let mut revision = stored.revision.lock().await;
+        if *revision > 0 && next <= stored.next().0 {
+            // A later commit came first while this one waited.
+            return Ok(());
+        }
         loop {
             let message =
                 PublishMessage::build().payload(next.to_string().into()).expected_last_subject_sequence(*revision);
