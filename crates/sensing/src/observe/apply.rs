@@ -100,7 +100,7 @@ fn removed(inner: &Inner, open: &Generation, id: &ObservationId) {
 fn turn(inner: &Inner, reply: oneshot::Sender<Turned>) {
     let before = inner.unsealed.generations.load_full();
     debug_assert!(before.sealing.is_none(), "one seal at a time");
-    for id in before.open.datastreams() {
+    for id in before.open.datastreams().into_iter().chain(before.open.dropped()).collect::<std::collections::BTreeSet<_>>() {
         inner.heads.change(id, super::head::Entry::turn);
     }
     let generation = before.open.clone();

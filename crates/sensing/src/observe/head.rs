@@ -56,6 +56,8 @@ pub(super) struct Entry {
     pub doubtful: [u64; 2],
     /// Rows removed since the last seal that were only in the lake.
     pub gone: [u64; 2],
+    /// The Datastream was dropped in that generation: what is sealed of it from before does not count.
+    cut: [bool; 2],
     /// The Observation at the end was removed, so the latest must be looked up.
     pub stale: bool,
 }
@@ -115,21 +117,32 @@ impl Entry {
         }
     }
 
+    /// What is left of a head when its Datastream is dropped.
+    pub fn dropped() -> Self {
+        Self { cut: [false, true], ..Self::default() }
+    }
+
     /// The open generation is being sealed and a new one begins.
     pub fn turn(&mut self) {
+        self.cut = [self.cut[OPEN], false];
         for counters in [&mut self.fresh, &mut self.doubtful, &mut self.gone] {
             counters[SEALING] += counters[OPEN];
             counters[OPEN] = 0;
         }
     }
 
-    /// The lake now holds `inserted` more and `deleted` fewer rows.
-    pub fn sealed(&mut self, inserted: u64, deleted: u64) {
+    /// The lake now holds `inserted` more and `deleted` fewer rows; `rows` is how many the sealed generation had.
+    pub fn sealed(&mut self, inserted: u64, deleted: u64, rows: u64) {
         for counters in [&mut self.fresh, &mut self.doubtful, &mut self.gone] {
             counters[SEALING] = 0;
         }
         let before = self.sealed.as_ref().map_or(0, |s| s.count);
-        let count = (before + inserted).saturating_sub(deleted);
+        let count = match self.cut {
+            [_, true] => 0,
+            [true, false] => rows,
+            [false, false] => (before + inserted).saturating_sub(deleted),
+        };
+        self.cut[SEALING] = false;
         self.sealed = self.latest.clone().zip(self.phenomenon).filter(|_| count > 0).map(|(latest, phenomenon)| Sealed {
             count,
             latest,
@@ -180,7 +193,14 @@ impl Heads {
         self.shard(id).write().insert(id, entry);
     }
     pub fn forget(&self, id: i64) {
-        self.shard(id).write().remove(&id);
+        self.shard(id).write().insert(id, Entry::dropped());
+    }
+    /// Removes a head with nothing left in it.
+    pub fn tidy(&self, id: i64) {
+        let mut shard = self.shard(id).write();
+        if shard.get(&id).is_some_and(|e| e.sealed.is_none() && e.count() == 0 && !e.cut[OPEN]) {
+            shard.remove(&id);
+        }
     }
     pub fn len(&self) -> usize {
         self.shards.iter().map(|s| s.read().len()).sum()

@@ -13,6 +13,8 @@ mod head;
 mod read;
 mod recent;
 mod seal;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,

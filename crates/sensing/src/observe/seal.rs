@@ -20,7 +20,7 @@ use super::{
     apply::Turned,
     columns::{self, Columns},
     head::{Checkpoint, Entry, Sealed},
-    recent::{Generation, Key, merge},
+    recent::{Generation, Key, Series, merge},
 };
 use crate::model::EntityId;
 
@@ -93,14 +93,19 @@ async fn seal(inner: &Arc<Inner>, turned: &Turned, checkpoint: &mut Checkpoint) 
         .await?;
     // From here on the lake answers for these rows; what follows only catches up with that.
     let mut changed = Vec::new();
-    let touched = turned.generation.datastreams();
+    let mut touched = turned.generation.datastreams();
+    touched.extend(&dropped);
+    touched.sort_unstable();
+    touched.dedup();
     for id in &touched {
         let series = report.series.binary_search_by_key(id, |s| s.series).ok().map(|at| &report.series[at]);
         let (inserted, deleted) = series.map_or((0, 0), |s| (s.inserted, s.deleted));
         let sealed = inner.heads.change(*id, |head| {
-            head.sealed(inserted, deleted);
+            let rows = turned.generation.with(EntityId(*id), Series::len).unwrap_or(0);
+            head.sealed(inserted, deleted, rows as u64);
             head.sealed.clone()
         });
+        inner.heads.tidy(*id);
         changed.extend(sealed.map(|s| (*id, s)));
     }
     inner.unsealed.finish_seal();
@@ -108,8 +113,7 @@ async fn seal(inner: &Arc<Inner>, turned: &Turned, checkpoint: &mut Checkpoint) 
         let all: Vec<(i64, Sealed)> = inner.heads.ids().into_iter().filter_map(|id| Some((id, inner.heads.get(EntityId(id), |e| e.sealed.clone())??))).collect();
         checkpoint.rewrite(through, all.iter().map(|(id, s)| (*id, s)))
     } else {
-        let gone: Vec<i64> = dropped.into_iter().chain(touched).collect();
-        checkpoint.append(through, &gone, changed.iter().map(|(id, s)| (*id, s)))
+        checkpoint.append(through, &touched, changed.iter().map(|(id, s)| (*id, s)))
     };
     if let Err(error) = outcome {
         // It is a cache of what the lake knows; the next start will read the lake instead.
