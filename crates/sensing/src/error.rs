@@ -39,6 +39,21 @@ impl From<Problem> for Error {
     }
 }
 
+impl From<crate::observe::Error> for Error {
+    fn from(error: crate::observe::Error) -> Self {
+        use crate::observe::Error as Cause;
+        match error {
+            Cause::TooMany(_) => Problem::too_large(error.to_string()).into(),
+            Cause::Behind | Cause::Stopping => Problem::unavailable(error.to_string(), 5).into(),
+            Cause::Query(detail) => Self::bad_request(detail),
+            error => {
+                tracing::warn!(%error, "observations are not available");
+                Problem::unavailable("The observations are not available right now. Nothing was changed.", 5).into()
+            }
+        }
+    }
+}
+
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {

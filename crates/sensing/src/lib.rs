@@ -7,6 +7,7 @@ pub mod observe;
 pub mod query;
 pub mod route;
 pub mod scope;
+pub mod sta;
 
 pub use catalog::Catalog;
 pub use error::Error;

@@ -29,15 +29,12 @@ use crate::{
     model::{DatastreamInfo, EntityId, EntityType, Observation, ObservationType},
     route::action,
 };
-use body::{Draft, ObservationDraft, Purpose};
+use body::{Draft, Purpose};
 use cache::Cache;
 use write::{Bound, Context, Owner, Writer};
 
-pub(crate) use body::{
-    entity_id as parse_entity_id, instant as parse_instant, interval as parse_interval,
-    observation_id as parse_observation_id, result as parse_result,
-};
-pub(crate) use feature::{is_null, no_result};
+pub(crate) use body::{ObservationDraft, Target};
+pub(crate) use feature::no_result;
 
 /// Entities that one bulk upsert writes in one transaction.
 const CHUNK: usize = 500;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use ahash::RandomState;
 use kernel::Interval;
 
-use super::{narrow::Sql, observations::Series};
+use super::{narrow::Sql, series::Series};
 use crate::{
     Catalog, Error, Scope,
     catalog::{

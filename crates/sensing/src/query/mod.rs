@@ -15,6 +15,7 @@ mod options;
 mod parser;
 mod plan;
 mod run;
+mod series;
 mod token;
 mod value;
 
@@ -22,11 +23,15 @@ use kernel::Problem;
 
 pub use ast::{Expand, Expr, Literal, Operator, Options};
 pub use functions::Function;
+pub use load::Extent;
 pub use load::Item;
 pub use options::{decode, encode};
 pub use parser::filter as parse_filter;
+pub use plan::Leaf;
 pub use plan::{Expansion, Plan, Select};
-pub use run::{Answer, Engine, Row, Source};
+pub use run::{Answer, Engine, Inline, Next, Row, Source};
+pub use series::{Series, Span};
+pub use token::TokenId;
 
 /// What is wrong with a question, where, and how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

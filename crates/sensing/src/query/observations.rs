@@ -6,16 +6,16 @@ use std::{
     sync::Arc,
 };
 
-use futures::future::BoxFuture;
 use kernel::Timestamp;
 use records::params;
 
 use super::{
     ast::Operator,
-    load::{Extent, Item},
+    load::Item,
     narrow::{Sql, narrow},
     plan::{Leaf, Node, Plan, Variable},
     run::{Engine, Next, Page, Source},
+    series::Span,
     token::{Token, TokenId},
     value::Value,
 };
@@ -24,32 +24,6 @@ use crate::{
     catalog::schema::Schema,
     model::{EntityId, EntityType, Observation, ObservationId},
 };
-
-/// A stretch of one Datastream's series.
-#[derive(Clone, Copy, Debug)]
-pub struct Span {
-    pub datastream: EntityId,
-    /// phenomenonTime (its start), both ends inclusive.
-    pub from: Option<Timestamp>,
-    pub to: Option<Timestamp>,
-    pub descending: bool,
-    /// Continue after this Observation, in the order asked for.
-    pub after: Option<ObservationId>,
-    pub limit: usize,
-}
-
-/// Where Observations are: head, recent memory and lake as one. A trait, so that the query layer is tested without a stream and a lake.
-pub trait Series: Send + Sync + 'static {
-    /// What is known of a Datastream without reading it.
-    fn extent(&self, datastream: EntityId) -> Extent;
-    /// The Observation with the newest phenomenonTime.
-    fn latest(&self, datastream: EntityId) -> Option<Observation>;
-    /// Exactly.
-    fn count(&self, datastream: EntityId) -> BoxFuture<'_, Result<u64, Error>>;
-    /// By phenomenonTime, FeatureOfInterest, resultTime; never more than the limit, fewer only at the end.
-    fn read(&self, span: Span) -> BoxFuture<'_, Result<Vec<Observation>, Error>>;
-    fn get(&self, id: ObservationId) -> BoxFuture<'_, Result<Option<Observation>, Error>>;
-}
 
 /// Observations looked at for one page before it is handed out unfilled, with a link to go on.
 const SCAN: usize = 200_000;

@@ -118,3 +118,40 @@ impl Options {
         Ok(())
     }
 }
+
+impl Options {
+    /// `$orderby` as text.
+    pub fn order_text(&self) -> String {
+        let keys: Vec<String> =
+            self.order.iter().map(|(key, down)| format!("{key}{}", if *down { " desc" } else { "" })).collect();
+        keys.join(",")
+    }
+    /// `$select` as text.
+    pub fn select_text(&self) -> Option<String> {
+        let names: Vec<String> = self.select.as_ref()?.iter().map(|(name, _)| name.join("/")).collect();
+        Some(names.join(","))
+    }
+    /// `$expand` as text, with the options of each.
+    pub fn expand_text(&self) -> String {
+        let one = |expand: &super::Expand| {
+            let inner = expand.options.inner_text();
+            if inner.is_empty() { expand.name.clone() } else { format!("{}({inner})", expand.name) }
+        };
+        self.expand.iter().map(one).collect::<Vec<_>>().join(",")
+    }
+    fn inner_text(&self) -> String {
+        let mut parts = Vec::new();
+        parts.extend(self.filter.as_ref().map(|f| format!("$filter={f}")));
+        if !self.order.is_empty() {
+            parts.push(format!("$orderby={}", self.order_text()));
+        }
+        parts.extend(self.select_text().map(|s| format!("$select={s}")));
+        if !self.expand.is_empty() {
+            parts.push(format!("$expand={}", self.expand_text()));
+        }
+        parts.extend(self.skip.map(|n| format!("$skip={n}")));
+        parts.extend(self.top.map(|n| format!("$top={n}")));
+        parts.extend(self.count.map(|c| format!("$count={c}")));
+        parts.join(";")
+    }
+}

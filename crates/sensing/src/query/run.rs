@@ -10,8 +10,8 @@ use super::{
     eval,
     load::{Item, Loaded, MAX_RELATED, Related, Window, counts, related},
     narrow::{Sql, column, narrow},
-    observations::Series,
     plan::{Expansion, Leaf, Node, Plan, Variable},
+    series::Series,
     token::{Token, TokenId},
     value::Value,
 };

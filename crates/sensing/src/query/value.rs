@@ -77,6 +77,21 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// As it is shown to a client.
+    pub fn to_json(&self) -> Json {
+        match self {
+            Self::Null | Self::Geometry(_) => Json::Null,
+            Self::Bool(value) => Json::Bool(*value),
+            Self::Number(n) if n.fract() == 0.0 && n.abs() < 9e15 => Json::from(*n as i64),
+            Self::Number(n) => Json::from(*n),
+            Self::Text(text) => Json::String(text.to_string()),
+            Self::Time(interval) => Json::String(interval.to_string()),
+            Self::Date(days) => Json::from(*days),
+            Self::TimeOfDay(micros) | Self::Duration(micros) => Json::from(*micros),
+            Self::Json(json) => json.as_ref().clone(),
+        }
+    }
+
     /// The order of $orderby: null first, then by kind, then by value (18-088 section 9.3.3.1).
     pub fn sort(&self, other: &Self) -> Ordering {
         match (self, other) {

@@ -1,0 +1,51 @@
+//! The service's front page (18-088 section 9.2.1): what there is and what holds.
+
+use axum::extract::State;
+use http::{HeaderMap, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::{Response, SensorThings, json_response};
+use crate::model::EntityType;
+
+const REQ: &str = "http://www.opengis.net/spec/iot_sensing/1.1/req/";
+
+/// Requirements and classes that hold as a whole; tests named after them are in `tests/`.
+const CONFORMANCE: &[&str] = &[
+    "datamodel",
+    "resource-path/resource-path-to-entities",
+    "request-data",
+    "create-update-delete/create-entity",
+    "create-update-delete/link-to-existing-entities",
+    "create-update-delete/deep-insert",
+    "create-update-delete/deep-insert-status-code",
+    "create-update-delete/update-entity",
+    "create-update-delete/update-entity-put",
+    "create-update-delete/update-entity-jsonpatch",
+    "create-update-delete/delete-entity",
+    "create-update-delete/historical-location-auto-creation",
+    "create-update-delete/historical-location-manual-creation",
+    "data-array/data-array",
+];
+
+const MQTT: &[&str] =
+    &["create-observations-via-mqtt/observations-creation", "receive-updates-via-mqtt/receive-updates"];
+
+pub async fn landing(State(state): State<SensorThings>, headers: HeaderMap) -> Response {
+    let base = state.base(&headers);
+    let mut conformance: Vec<String> = CONFORMANCE.iter().map(|c| format!("{REQ}{c}")).collect();
+    let mut settings = Map::new();
+    let mqtt = &state.settings.mqtt;
+    if !mqtt.is_empty() {
+        conformance.extend(MQTT.iter().map(|c| format!("{REQ}{c}")));
+    }
+    settings.insert("conformance".to_owned(), json!(conformance));
+    if !mqtt.is_empty() {
+        for class in MQTT {
+            settings.insert(format!("{REQ}{class}"), json!({ "endpoints": mqtt }));
+        }
+    }
+    let sets: Vec<Value> =
+        EntityType::ALL.iter().map(|t| json!({"name": t.set(), "url": format!("{base}/{}", t.set())})).collect();
+    let body = json!({ "value": sets, "serverSettings": settings });
+    json_response(StatusCode::OK, body.to_string().into_bytes())
+}

@@ -1,0 +1,166 @@
+//! Observations coming in: one by one, and as dataArray.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use kernel::{Caller, Interval, Problem, Resource};
+use serde_json::Value;
+
+use super::{
+    MaybeCaller, Response, SensorThings, caller,
+    data_array::{Known, Reader, Rows, Stop},
+    empty,
+    json::Writer,
+    json_response, prefers,
+};
+use crate::{
+    Error,
+    catalog::{ObservationDraft, Target},
+    model::{DatastreamInfo, EntityId, Observation},
+    observe::Batch,
+    route::action,
+};
+
+impl SensorThings {
+    /// A Datastream that the caller may add to. `None` when there is none that it may see.
+    pub async fn admitted(&self, caller: &Caller, id: EntityId) -> Result<Option<Arc<DatastreamInfo>>, Error> {
+        let catalog = self.engine.catalog();
+        let Some(info) = catalog.datastream(id).await? else { return Ok(None) };
+        if caller.is_system() {
+            return Ok(Some(info));
+        }
+        let text = id.to_string();
+        let resource = Resource { kind: "Datastream", id: &text, tenant: Some(&info.tenant), public: info.public };
+        if catalog.scopes().policy().allows(caller, action::OBSERVE, &resource) {
+            return Ok(Some(info));
+        }
+        if caller.is_anonymous() {
+            return Err(Problem::unauthenticated().into());
+        }
+        // A device may write where it may not read, so the right to observe was asked first.
+        if catalog.scope(caller).admits(&info.tenant, info.public) {
+            return Err(Problem::forbidden(format!("You may not add Observations to Datastreams({id}).")).into());
+        }
+        Ok(None)
+    }
+
+    /// Records one Observation as it is posted to `Observations` or `Datastreams(1)/Observations`, over HTTP or MQTT.
+    pub async fn observe(
+        &self,
+        caller: &Caller,
+        body: &Value,
+        datastream: Option<EntityId>,
+        feature: Option<EntityId>,
+    ) -> Result<Observation, Error> {
+        let observation = self.observation(caller, body, datastream, feature).await?;
+        self.engine.series().record(Batch::one(observation.clone())).await?;
+        Ok(observation)
+    }
+
+    async fn observation(
+        &self,
+        caller: &Caller,
+        body: &Value,
+        datastream: Option<EntityId>,
+        feature: Option<EntityId>,
+    ) -> Result<Observation, Error> {
+        if caller.is_anonymous() {
+            return Err(Problem::unauthenticated().into());
+        }
+        let catalog = self.engine.catalog();
+        let draft = ObservationDraft::parse(body)?;
+        let named = match (&draft.datastream, datastream) {
+            (Some(Target::Id(id)), bound) if bound.is_none_or(|b| b == *id) => Some(*id),
+            (None, bound) => bound,
+            _ => None,
+        };
+        let about = match (&draft.feature, feature) {
+            (Some(Target::Id(id)), _) => Some(Some(*id)),
+            (None, bound) => Some(bound),
+            _ => None,
+        };
+        // The usual case needs no transaction; an entity inside the Observation does.
+        let (Some(id), Some(about)) = (named, about) else {
+            return catalog.prepare_observation(caller, body, datastream, feature).await;
+        };
+        let info = self.admitted(caller, id).await?;
+        let info = info.ok_or_else(|| Error::field("/Datastream", format!("there is no Datastreams({id})")))?;
+        info.observation_type.check(&draft.result).map_err(|e| Error::field("/result", e.to_string()))?;
+        let feature = about.unwrap_or(info.feature);
+        if feature != info.feature && !catalog.admit_feature(caller, id, feature).await? {
+            return Err(Error::field("/FeatureOfInterest", format!("there is no FeaturesOfInterest({feature})")));
+        }
+        Ok(draft.into_observation(id, feature, Interval::instant(catalog.now())))
+    }
+
+    /// Reads a `CreateObservations` request and records it. Rows that do not fit are `None` in [`Rows::fate`].
+    pub async fn create_observations(&self, caller: &Caller, body: &[u8]) -> Result<Rows, Error> {
+        if caller.is_anonymous() {
+            return Err(Problem::unauthenticated().into());
+        }
+        let catalog = self.engine.catalog();
+        let broken = |e: super::Broken| Error::from(Problem::field("body", e.to_string()));
+        let mut reader = Reader::new(body);
+        let mut rows = Rows::default();
+        while let Some(group) = reader.group().map_err(broken)? {
+            let info = self.admitted(caller, group.datastream).await?;
+            let mut refused: Vec<EntityId> = Vec::new();
+            loop {
+                let known = |feature: EntityId| {
+                    if catalog.feature_cached(group.datastream, feature) {
+                        Known::Yes
+                    } else if refused.contains(&feature) {
+                        Known::No
+                    } else {
+                        Known::Unknown
+                    }
+                };
+                match reader.rows(&group, info.as_deref(), &known, &mut rows).map_err(broken)? {
+                    Stop::End => break,
+                    Stop::Turn => tokio::task::yield_now().await,
+                    Stop::Feature(feature) => {
+                        let admitted = catalog.admit_feature(caller, group.datastream, feature).await?;
+                        // Evicted again at once: ask as often as needed, but never wait for the cache.
+                        if !admitted || !catalog.feature_cached(group.datastream, feature) {
+                            refused.push(feature);
+                        }
+                    }
+                }
+            }
+        }
+        for batch in rows.take_batches() {
+            self.engine.series().record(batch).await?;
+        }
+        Ok(rows)
+    }
+}
+
+pub async fn create_observations(
+    State(state): State<SensorThings>,
+    extension: MaybeCaller,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Error> {
+    let rows = state.create_observations(&caller(extension), &body).await?;
+    if rows.errors == 0 && prefers(&headers, "return=minimal") {
+        let mut response = empty(StatusCode::NO_CONTENT);
+        response.headers_mut().insert("preference-applied", http::HeaderValue::from_static("return=minimal"));
+        return Ok(response);
+    }
+    let base = state.base(&headers);
+    let mut out = Writer::new(&base);
+    out.raw("[");
+    for (i, fate) in rows.fate.iter().enumerate() {
+        if i > 0 {
+            out.raw(",");
+        }
+        match fate {
+            Some(id) => out.observation_link(id),
+            None => out.raw("\"error\""),
+        }
+    }
+    out.raw("]");
+    Ok(json_response(StatusCode::CREATED, out.out))
+}

@@ -1,0 +1,319 @@
+//! POST, PATCH, PUT and DELETE.
+
+use axum::extract::State;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use kernel::{Caller, Problem, Resource};
+use serde_json::{Value, json};
+
+use super::{
+    MaybeCaller, Response, SensorThings, caller, empty,
+    json::Writer,
+    json_response, name_of, nothing_there,
+    path::{Path, Tail},
+    prefers,
+    read::Place,
+    tail,
+};
+use crate::{
+    Error,
+    catalog::{Changes, Parent, Update},
+    model::{EntityId, EntityType, Observation, ObservationId},
+    observe::Batch,
+    query::{Item, Plan, Source, Span, TokenId},
+    route::action,
+};
+
+/// The body as JSON; the error says where it is broken.
+fn parse(body: &[u8]) -> Result<Value, Error> {
+    serde_json::from_slice(body).map_err(|e| Error::field("body", format!("it is not JSON: {e}")))
+}
+
+fn located(mut response: Response, link: &str) -> Response {
+    if let Ok(value) = HeaderValue::from_str(link) {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    response
+}
+
+impl SensorThings {
+    async fn place(&self, caller: &Caller, uri: &Uri) -> Result<(Path, Place), Error> {
+        if caller.is_anonymous() {
+            return Err(Problem::unauthenticated().into());
+        }
+        let text = tail(uri)?;
+        let Some(path) = Path::parse(&text) else { return Err(nothing_there(&text)) };
+        let scope = self.engine.catalog().scope(caller);
+        let Some(place) = self.resolve(&scope, &path).await? else { return Err(nothing_there(&text)) };
+        Ok((path, place))
+    }
+
+    /// 201 with the new entity's address, and the entity itself when the client asks for it.
+    async fn created(
+        &self,
+        caller: &Caller,
+        headers: &HeaderMap,
+        entity: EntityType,
+        id: TokenId,
+    ) -> Result<Response, Error> {
+        let base = self.base(headers);
+        let link = match id {
+            TokenId::Entity(id) => format!("{base}/{}({id})", entity.set()),
+            TokenId::Observation(id) => format!("{base}/Observations('{id}')"),
+        };
+        let mut response = empty(StatusCode::CREATED);
+        if prefers(headers, "return=representation") {
+            let plan = Plan::all(entity, self.engine.limits());
+            let scope = self.engine.catalog().scope(caller);
+            if let Some(row) = self.engine.one(&scope, &plan, id).await? {
+                let mut out = Writer::new(&base);
+                out.row(&plan, &row);
+                response = json_response(StatusCode::CREATED, out.out);
+            }
+        }
+        Ok(located(response, &link))
+    }
+
+    /// Creates an entity with everything inside it; all or nothing, also for the Observations inside it.
+    pub async fn create(
+        &self,
+        caller: &Caller,
+        entity: EntityType,
+        body: &Value,
+        parent: Option<Parent>,
+    ) -> Result<EntityId, Error> {
+        let catalog = self.engine.catalog();
+        let (id, changes) = catalog.create(caller, entity, body, parent).await?;
+        if changes.observations.is_empty() {
+            return Ok(id);
+        }
+        let mut batch = Batch::new();
+        changes.observations.iter().cloned().for_each(|o| batch.push(o));
+        if let Err(error) = self.engine.series().record(batch).await {
+            // The rows are committed, the Observations are not: take the rows back, newest first, so that nothing is created.
+            for change in changes.list.iter().rev() {
+                if let Err(error) = catalog.delete(&Caller::system("deep-insert"), change.entity, change.id).await {
+                    tracing::debug!(%error, entity = change.entity.set(), id = change.id.0, "already gone with its parent");
+                }
+            }
+            return Err(error);
+        }
+        Ok(id)
+    }
+
+    /// Deletes the Observations of what a command has deleted.
+    pub async fn settle(&self, changes: &Changes) -> Result<(), Error> {
+        let series = self.engine.series();
+        for datastream in &changes.dropped {
+            series.drop_datastream(*datastream).await?;
+        }
+        const CHUNK: usize = 5_000;
+        for (datastream, feature) in &changes.unobserved {
+            let mut after: Option<ObservationId> = None;
+            loop {
+                let span =
+                    Span { datastream: *datastream, from: None, to: None, descending: false, after, limit: CHUNK };
+                let chunk = series.read(span).await?;
+                after = chunk.last().map(Observation::id);
+                let ids: Vec<ObservationId> =
+                    chunk.iter().filter(|o| o.feature == *feature).map(Observation::id).collect();
+                let more = chunk.len() == CHUNK;
+                if !ids.is_empty() {
+                    series.remove(ids).await?;
+                }
+                if !more {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the policy about one Observation's Datastream, and leaves an audit row.
+    async fn permit(&self, caller: &Caller, id: &ObservationId, action: kernel::Action) -> Result<(), Error> {
+        let catalog = self.engine.catalog();
+        let Some(info) = catalog.datastream(id.datastream).await? else {
+            return Err(Error::not_found(format!("Observations('{id}')")));
+        };
+        let text = id.datastream.to_string();
+        let resource = Resource { kind: "Observation", id: &text, tenant: Some(&info.tenant), public: info.public };
+        if !caller.is_system() && !catalog.scopes().policy().allows(caller, action, &resource) {
+            return Err(Problem::forbidden(format!(
+                "You may not change Observations of Datastreams({}).",
+                id.datastream
+            ))
+            .into());
+        }
+        let (caller, tenant, id) = (caller.clone(), info.tenant.clone(), id.to_string());
+        catalog
+            .records()
+            .write(move |tx| tx.audit(&caller, action.0, "Observation", &id, Some(&tenant), json!({})))
+            .await
+            .map_err(|e: records::Error| e.into())
+    }
+
+    /// Changes an Observation. What identifies it (phenomenonTime, resultTime, FeatureOfInterest) may change too; it is then a new one.
+    async fn amend(&self, caller: &Caller, old: &Observation, body: &Value, how: Update) -> Result<Observation, Error> {
+        if how == Update::JsonPatch {
+            return Err(
+                Problem::not_implemented("JSON Patch on an Observation; use PATCH with application/json").into()
+            );
+        }
+        let id = old.id();
+        self.permit(caller, &id, action::WRITE).await?;
+        let Value::Object(given) = body else { return Err(Error::bad_request("The body must be an object.")) };
+        let mut whole = serde_json::Map::new();
+        whole.insert("Datastream".to_owned(), json!({"@iot.id": old.datastream.0}));
+        whole.insert("FeatureOfInterest".to_owned(), json!({"@iot.id": old.feature.0}));
+        let text = |raw: &serde_json::value::RawValue| serde_json::from_str(raw.get()).unwrap_or(Value::Null);
+        if how == Update::Merge {
+            whole.insert("phenomenonTime".to_owned(), json!(old.phenomenon));
+            let result = match &old.result {
+                crate::model::ResultValue::Number(number) => json!(number),
+                crate::model::ResultValue::Json(raw) => text(raw),
+            };
+            whole.insert("result".to_owned(), result);
+            whole.insert("resultTime".to_owned(), json!(old.result_time));
+            whole.insert("validTime".to_owned(), json!(old.valid));
+            whole.insert("resultQuality".to_owned(), old.quality.as_deref().map_or(Value::Null, text));
+            whole.insert("parameters".to_owned(), old.parameters.as_deref().map_or(Value::Null, text));
+        }
+        whole.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let new = self.observe(caller, &Value::Object(whole), None, None).await?;
+        if new.id() != id {
+            self.engine.series().remove(vec![id]).await?;
+        }
+        Ok(new)
+    }
+}
+
+pub async fn create(
+    State(state): State<SensorThings>,
+    extension: MaybeCaller,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Error> {
+    let caller = caller(extension);
+    let (path, place) = state.place(&caller, &uri).await?;
+    let (Place::Collection(source), Tail::Entities) = (place, &path.tail) else {
+        return Ok(not_allowed("GET, PATCH, PUT, DELETE"));
+    };
+    let body = parse(&body)?;
+    if path.entity == EntityType::Observation {
+        let (datastream, feature) = match source {
+            Source::Related { entity: EntityType::Datastream, id, .. } => (Some(id), None),
+            Source::Related { entity: EntityType::FeatureOfInterest, id, .. } => (None, Some(id)),
+            _ => (None, None),
+        };
+        let observation = state.observe(&caller, &body, datastream, feature).await?;
+        return state.created(&caller, &headers, path.entity, TokenId::Observation(observation.id())).await;
+    }
+    let parent = match source {
+        Source::Related { entity, id, navigation } => Some(Parent { entity, id, navigation: navigation.name }),
+        _ => None,
+    };
+    let id = state.create(&caller, path.entity, &body, parent).await?;
+    state.created(&caller, &headers, path.entity, TokenId::Entity(id)).await
+}
+
+fn not_allowed(allow: &'static str) -> Response {
+    let mut response = empty(StatusCode::METHOD_NOT_ALLOWED);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+pub async fn update(
+    state: State<SensorThings>,
+    extension: MaybeCaller,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Error> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let how = if kind.starts_with("application/json-patch+json") { Update::JsonPatch } else { Update::Merge };
+    change(state, extension, uri, headers, body, how).await
+}
+
+pub async fn replace(
+    state: State<SensorThings>,
+    extension: MaybeCaller,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Error> {
+    change(state, extension, uri, headers, body, Update::Replace).await
+}
+
+async fn change(
+    State(state): State<SensorThings>,
+    extension: MaybeCaller,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+    how: Update,
+) -> Result<Response, Error> {
+    let caller = caller(extension);
+    let (path, place) = state.place(&caller, &uri).await?;
+    let (Place::One(item), Tail::Entities) = (place, &path.tail) else { return Ok(not_allowed("GET, POST")) };
+    let body = parse(&body)?;
+    let id = match &item {
+        Item::Entity(entity, _) => {
+            state.engine.catalog().update(&caller, entity.entity, entity.id, &body, how).await?;
+            TokenId::Entity(entity.id)
+        }
+        Item::Observation(old) => TokenId::Observation(state.amend(&caller, old, &body, how).await?.id()),
+    };
+    let base = state.base(&headers);
+    let plan = Plan::all(path.entity, state.engine.limits());
+    let scope = state.engine.catalog().scope(&caller);
+    let Some(row) = state.engine.one(&scope, &plan, id).await? else { return Ok(empty(StatusCode::NO_CONTENT)) };
+    let mut link = Writer::new(&base);
+    link.address(&row.item);
+    let link = String::from_utf8(link.out).unwrap_or_default();
+    let mut out = Writer::new(&base);
+    out.row(&plan, &row);
+    Ok(located(json_response(StatusCode::OK, out.out), &link))
+}
+
+pub async fn delete(State(state): State<SensorThings>, extension: MaybeCaller, uri: Uri) -> Result<Response, Error> {
+    let caller = caller(extension);
+    let (path, place) = state.place(&caller, &uri).await?;
+    let Place::One(item) = place else { return Ok(not_allowed("GET, POST")) };
+    if let Tail::Property(index, inner) = &path.tail {
+        return clear(&state, &caller, &item, *index, inner).await;
+    }
+    if path.tail != Tail::Entities {
+        return Ok(not_allowed("GET"));
+    }
+    match &item {
+        Item::Entity(entity, _) => {
+            let changes = state.engine.catalog().delete(&caller, entity.entity, entity.id).await?;
+            state.settle(&changes).await?;
+        }
+        Item::Observation(observation) => {
+            state.permit(&caller, &observation.id(), action::DELETE).await?;
+            state.engine.series().remove(vec![observation.id()]).await?;
+        }
+    }
+    tracing::debug!(what = name_of(&item), "deleted");
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+/// DELETE on a property sets it to null (OData 4.0 Part 1 section 11.4.9.2).
+async fn clear(
+    state: &SensorThings,
+    caller: &Caller,
+    item: &Item,
+    index: usize,
+    inner: &[String],
+) -> Result<Response, Error> {
+    let Item::Entity(entity, _) = item else { return Ok(not_allowed("GET")) };
+    let Some(property) = entity.schema().properties.get(index).filter(|_| inner.is_empty()) else {
+        return Ok(not_allowed("GET"));
+    };
+    let mut body = serde_json::Map::new();
+    body.insert(property.name.to_owned(), Value::Null);
+    state.engine.catalog().update(caller, entity.entity, entity.id, &Value::Object(body), Update::Merge).await?;
+    Ok(empty(StatusCode::NO_CONTENT))
+}
