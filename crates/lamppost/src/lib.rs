@@ -2,6 +2,13 @@
 //!
 //! A library with a thin `main`, so that tests start the whole program in their own process.
 
+pub mod cli;
+pub mod client;
+pub mod compose;
 pub mod config;
+pub mod http;
 pub mod pack;
 pub mod policy;
+pub mod relay;
+pub mod stores;
+pub mod telemetry;

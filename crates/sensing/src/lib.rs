@@ -1,6 +1,7 @@
 //! Room `sensing`: things, observations, MQTT, rules, alarms. See ARCHITECTURE.md, "An observation's way".
 
 pub mod catalog;
+pub mod devices;
 pub mod error;
 pub mod model;
 pub mod observe;

@@ -90,17 +90,17 @@ pub struct ThingForm {
     pub datastream: Vec<DatastreamForm>,
 }
 
+/// `{ lon, lat }` or `{ geojson }`.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "{ lon = …, lat = … } or { geojson = '…' } is expected")]
-pub enum LocationForm {
-    #[serde(deny_unknown_fields)]
-    Point { lon: NumberForm, lat: NumberForm },
-    #[serde(deny_unknown_fields)]
-    Geometry { geojson: String },
+#[serde(deny_unknown_fields)]
+pub struct LocationForm {
+    pub lon: Option<NumberForm>,
+    pub lat: Option<NumberForm>,
+    pub geojson: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a number, or a text such as \"{LAT}\"")]
 pub enum NumberForm {
     Number(f64),
     Text(String),
@@ -165,20 +165,21 @@ pub fn fill_text(text: &Text, row: &rows::Row) -> Result<Text, String> {
 impl LocationForm {
     /// The GeoJSON geometry; `row` fills in texts.
     pub fn resolve(&self, row: &rows::Row) -> Result<Value, String> {
-        match self {
-            Self::Point { lon, lat } => {
+        match (&self.lon, &self.lat, &self.geojson) {
+            (Some(lon), Some(lat), None) => {
                 let (lon, lat) = (lon.resolve(row, "lon")?, lat.resolve(row, "lat")?);
                 if !(-180.0..=180.0).contains(&lon) || !(-90.0..=90.0).contains(&lat) {
                     return Err(format!("location: {lon}, {lat} is not a longitude and a latitude in degrees"));
                 }
                 Ok(serde_json::json!({"type": "Point", "coordinates": [lon, lat]}))
             }
-            Self::Geometry { geojson } => {
+            (None, None, Some(geojson)) => {
                 let text = rows::fill(&geojson_braces(geojson), row)?;
                 let value: Value = serde_json::from_str(&text).map_err(|e| format!("location.geojson: {e}"))?;
-                geojson::Geometry::from_json_value(value.clone()).map_err(|e| format!("location.geojson: {e}"))?;
+                text.parse::<geojson::Geometry>().map_err(|e| format!("location.geojson: {e}"))?;
                 Ok(value)
             }
+            _ => Err("location: either lon and lat, or geojson".to_owned()),
         }
     }
 }

@@ -80,15 +80,15 @@ impl CedarPolicy {
     pub fn new(schema: (&str, &str), files: &[(&str, &str)], sealed: BTreeSet<Tenant>) -> Result<Self, Vec<Invalid>> {
         let whole = |file: &str, message: String| Invalid { file: file.to_owned(), at: None, message };
         let parsed = Schema::from_cedarschema_str(schema.1);
-        let (parsed, _warnings) = parsed.map_err(|e| vec![whole(schema.0, e.to_string())])?;
+        let (parsed, _warnings) =
+            parsed.map_err(|e| vec![Invalid { at: place(&e), ..whole(schema.0, e.to_string()) }])?;
         let mut errors = Vec::new();
         let mut policies = PolicySet::new();
-        let mut home: HashMap<PolicyId, (&str, Range<usize>)> = HashMap::new();
+        let mut home: HashMap<PolicyId, &str> = HashMap::new();
         for (name, text) in files {
             match PolicySet::from_str(text) {
                 Err(e) => errors.extend(e.iter().map(|e| {
-                    let at = miette_offset(e);
-                    Invalid { file: (*name).to_owned(), at, message: e.to_string() }
+                    Invalid { file: (*name).to_owned(), at: place(e), message: e.to_string() }
                 })),
                 Ok(set) => {
                     if set.num_of_templates() > 0 {
@@ -96,8 +96,7 @@ impl CedarPolicy {
                     }
                     for policy in set.policies() {
                         let id = PolicyId::new(format!("{name}#{}", policy.id()));
-                        let at = policy.to_cedar().and_then(|p| text.find(p.trim()).map(|i| i..i + 1)).unwrap_or(0..0);
-                        home.insert(id.clone(), (name, at));
+                        home.insert(id.clone(), name);
                         if let Err(e) = policies.add(policy.new_id(id)) {
                             errors.push(whole(name, e.to_string()));
                         }
@@ -107,8 +106,8 @@ impl CedarPolicy {
         }
         let validated = Validator::new(parsed.clone()).validate(&policies, ValidationMode::Strict);
         for error in validated.validation_errors() {
-            let (file, at) = home.get(error.policy_id()).cloned().unwrap_or((schema.0, 0..0));
-            errors.push(Invalid { file: file.to_owned(), at: Some(at), message: error.to_string() });
+            let file = home.get(error.policy_id()).copied().unwrap_or(schema.0);
+            errors.push(Invalid { file: file.to_owned(), at: place(error), message: error.to_string() });
         }
         let Some(types) = Types::new() else {
             return Err(vec![whole(schema.0, "the names of the program's entity types are refused".to_owned())]);
@@ -210,10 +209,10 @@ impl CedarPolicy {
     }
 }
 
-fn miette_offset(error: &cedar_policy::ParseError) -> Option<Range<usize>> {
-    // The position is part of the diagnostic's labels, which the error shows through its own trait only.
-    let _ = error;
-    None
+/// Where in its text a mistake of Cedar's is.
+fn place(error: &dyn miette::Diagnostic) -> Option<Range<usize>> {
+    let label = error.labels()?.next()?;
+    Some(label.offset()..label.offset() + label.len())
 }
 
 impl std::fmt::Debug for CedarPolicy {

@@ -1,0 +1,194 @@
+//! The commands.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use kernel::SystemClock;
+
+use crate::{
+    compose,
+    config::{self, Config, Sources},
+    pack::Pack,
+    telemetry,
+};
+
+/// The digital backbone of a city in one program.
+#[derive(Debug, Parser)]
+#[command(name = "lamppost", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the city: pages, APIs, devices.
+    Serve(Settings),
+    /// Check the configuration and print every value in effect with its origin.
+    Check {
+        #[command(flatten)]
+        settings: Settings,
+        /// Print docs/configuration.md instead.
+        #[arg(long)]
+        document: bool,
+    },
+    /// Check a pack, or bring the stores to it.
+    Pack {
+        #[command(subcommand)]
+        command: PackCommand,
+    },
+    /// Operators, keys and rights.
+    Admin {
+        #[command(subcommand)]
+        command: AdminCommand,
+    },
+}
+
+/// Where settings come from; later flags win over earlier ones, and flags over environment and file.
+#[derive(Debug, Default, Args)]
+pub struct Settings {
+    /// The configuration file [default: lamppost.toml when there is one].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The data folder (data).
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<String>,
+    /// The city (pack).
+    #[arg(long, value_name = "FOLDER")]
+    pub pack: Option<String>,
+    /// Where to serve HTTP (http.listen).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Where MQTT devices connect (mqtt.listen).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub mqtt: Option<String>,
+    /// Any setting, such as --set log.format=json. See docs/configuration.md.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl Settings {
+    /// The layers as the process sees them.
+    pub fn sources(&self) -> anyhow::Result<Sources> {
+        let named = [("data", "--data", &self.data), ("pack", "--pack", &self.pack), ("http.listen", "--listen", &self.listen), ("mqtt.listen", "--mqtt", &self.mqtt)];
+        let mut flags: Vec<(String, String, String)> = named
+            .into_iter()
+            .filter_map(|(key, flag, value)| Some((key.to_owned(), value.clone()?, flag.to_owned())))
+            .collect();
+        for pair in &self.set {
+            let (key, value) = pair.split_once('=').with_context(|| format!("--set {pair}: KEY=VALUE is expected"))?;
+            flags.push((key.to_owned(), value.to_owned(), format!("--set {key}")));
+        }
+        let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+        Ok(Sources { file: self.config.clone(), environment, flags })
+    }
+
+    pub fn read(&self) -> anyhow::Result<(Config, config::Values)> {
+        Config::read(&self.sources()?).map_err(|mistakes| {
+            let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("the configuration has mistakes:\n{}", lines.join("\n"))
+        })
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PackCommand {
+    /// Read every file of a pack and name each mistake.
+    Check { folder: PathBuf },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AdminCommand {
+    /// Which callers may do an action to a kind of resource.
+    WhoCan {
+        /// Such as sensing:write.
+        action: String,
+        /// Such as Thing, Datastream, Alarm, Device.
+        kind: String,
+        /// The owner of the resource.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Of a resource that its owner has published.
+        #[arg(long)]
+        public: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+}
+
+/// Runs the command; the process ends with what it returns.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Serve(settings) => serve(&settings),
+        Command::Check { document: true, .. } => {
+            print!("{}", config::document());
+            Ok(())
+        }
+        Command::Check { settings, .. } => {
+            let (_, values) = settings.read()?;
+            print!("{}", values.show());
+            Ok(())
+        }
+        Command::Pack { command: PackCommand::Check { folder } } => {
+            let pack = check(&folder)?;
+            let streams: usize = pack.things.iter().map(|t| t.datastreams.len()).sum();
+            println!("{}: {} things, {streams} datastreams, {} tenants: no mistakes", folder.display(), pack.things.len(), pack.tenants.len());
+            Ok(())
+        }
+        Command::Admin { command: AdminCommand::WhoCan { action, kind, tenant, public, settings } } => {
+            let (config, _) = settings.read()?;
+            who_can(&check(&config.pack)?, action, kind, tenant.as_deref(), public)
+        }
+    }
+}
+
+fn check(folder: &std::path::Path) -> anyhow::Result<Pack> {
+    Pack::load(folder).map_err(|mistakes| {
+        let lines: Vec<String> = mistakes.iter().map(|m| format!("{}/{m}", folder.display())).collect();
+        anyhow::anyhow!("{} mistakes:\n{}", lines.len(), lines.join("\n"))
+    })
+}
+
+fn who_can(pack: &Pack, action: String, kind: String, tenant: Option<&str>, public: bool) -> anyhow::Result<()> {
+    let known = pack.policy.actions();
+    anyhow::ensure!(known.contains(action.as_str()), "there is no action {action}; there are {}", known.into_iter().collect::<Vec<_>>().join(", "));
+    let tenant = tenant
+        .map(|slug| pack.tenants.iter().find(|t| t.as_str() == slug).with_context(|| format!("there is no tenant {slug}")))
+        .transpose()?;
+    // A command's two words live as long as the process, which ends with the command.
+    let (action, kind) = (kernel::Action(action.leak()), &*kind.leak());
+    let resource = kernel::Resource { kind, id: "", tenant, public };
+    let roles: Vec<String> = pack.city.role.iter().map(|r| r.key.get_ref().clone()).collect();
+    for line in pack.policy.who_can(action, &resource, &pack.tenants, &roles) {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+fn serve(settings: &Settings) -> anyhow::Result<()> {
+    let (config, _) = settings.read()?;
+    telemetry::log(&config.log_level, config.log_json)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let running = compose::start(config, Arc::new(SystemClock)).await?;
+        println!("Lamppost: http://{}/", running.http);
+        ordered_to_stop().await?;
+        running.stop().await;
+        anyhow::Ok(())
+    })?;
+    // What still runs has had its time; waiting for blocking threads would make an ordered stop hang.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    Ok(())
+}
+
+/// SIGTERM, or Ctrl-C.
+async fn ordered_to_stop() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

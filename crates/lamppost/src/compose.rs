@@ -1,0 +1,306 @@
+//! The whole program, put together: stores below, rooms above them, one router, and an order for stopping.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use axum::{Router, extract::DefaultBodyLimit, routing::get};
+use kernel::{Caller, Clock, Text};
+use sensing::Route;
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer, limit::RequestBodyLimitLayer};
+use ui::{Assets, Catalogue, NavItem, Site};
+
+use crate::{
+    config::Config,
+    http::{
+        edge::{self, Edge},
+        health::{self, Health},
+        metrics::{Figure, Metrics},
+        openapi, serve,
+    },
+    pack::{Pack, apply::Applied},
+    relay,
+    stores::{EVENTS, Layout, Stores},
+    telemetry::trace::Tracer,
+};
+
+/// A program that serves.
+pub struct Running {
+    pub http: SocketAddr,
+    /// `None` when the door is closed.
+    pub mqtt: Option<SocketAddr>,
+    pub stores: Stores,
+    pub pack: Arc<Pack>,
+    pub metrics: Metrics,
+    pub routes: Vec<Route>,
+    stop: CancellationToken,
+    server: JoinHandle<()>,
+    relay: JoinHandle<()>,
+    traces: Option<JoinHandle<()>>,
+    limit: Duration,
+    _lock: std::fs::File,
+}
+
+/// Opens the stores, brings them to the pack, and listens. Everything that can be wrong is wrong here, before anything is served.
+pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Running> {
+    let began = Instant::now();
+    crate::client::install_crypto();
+    let layout = Layout::new(&config.data);
+    layout.create()?;
+    let lock = lock(&layout)?;
+    let pack = load_pack(config.pack.clone()).await?;
+    let stores = Stores::open(&config, clock.clone()).await?;
+    let opened = began.elapsed();
+
+    let applied = Applied::open(stores.records.clone())?;
+    if applied.hash(&pack.city.name).await?.as_deref() != Some(&pack.hash) {
+        applied.note(&pack).await?;
+        tracing::info!(pack = pack.city.name, hash = &pack.hash[..12], things = pack.things.len(), "the pack was applied");
+    }
+
+    let stop = CancellationToken::new();
+    let metrics = Metrics::new();
+    measure(&metrics, &stores);
+    let events = stores.stream.topic(EVENTS)?;
+    let relay = tokio::spawn(relay::run(stores.records.clone(), events, stop.clone()));
+    let (tracer, traces) = match &config.trace {
+        Some(options) => Tracer::start(options, clock.clone()).map(|(t, task)| (Some(t), Some(task)))?,
+        None => (None, None),
+    };
+
+    let listener = TcpListener::bind(config.http.listen)
+        .await
+        .with_context(|| format!("http.listen: {} cannot be listened on", config.http.listen))?;
+    let http = listener.local_addr()?;
+    let site = site(&config, &layout, &pack, clock)?;
+    let routes = routes();
+    let router = router(&config, &stores, &site, &metrics, tracer, &routes);
+    let server = tokio::spawn(serve::serve(listener, router, stop.clone()));
+    tracing::info!(
+        address = %http,
+        stores_ms = opened.as_millis() as u64,
+        ready_ms = began.elapsed().as_millis() as u64,
+        "ready"
+    );
+    Ok(Running {
+        http,
+        mqtt: None,
+        stores,
+        pack,
+        metrics,
+        routes,
+        stop,
+        server,
+        relay,
+        traces,
+        limit: config.shutdown_limit,
+        _lock: lock,
+    })
+}
+
+impl Running {
+    /// Takes no more, finishes what is at work, writes what is queued, closes. Ends within the configured limit in any case; what was
+    /// acknowledged is durable either way.
+    pub async fn stop(self) {
+        tracing::info!("stopping");
+        self.stop.cancel();
+        let orderly = async {
+            drop(self.server.await);
+            drop(self.relay.await);
+            if let Some(traces) = self.traces {
+                drop(tokio::time::timeout(Duration::from_secs(3), traces).await);
+            }
+            self.stores.close().await;
+        };
+        if tokio::time::timeout(self.limit, orderly).await.is_err() {
+            tracing::warn!(limit_s = self.limit.as_secs(), "stopped before everything was closed in order");
+        } else {
+            tracing::info!("stopped");
+        }
+    }
+}
+
+/// One program per data folder.
+fn lock(layout: &Layout) -> anyhow::Result<std::fs::File> {
+    let path = layout.lock();
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("another lamppost is using the folder {}", layout.root().display())
+        }
+        Err(std::fs::TryLockError::Error(e)) => Err(e).with_context(|| format!("{} cannot be locked", path.display())),
+    }
+}
+
+/// A pack with mistakes is refused whole, with all of them.
+pub async fn load_pack(root: std::path::PathBuf) -> anyhow::Result<Arc<Pack>> {
+    let shown = root.display().to_string();
+    let loaded = tokio::task::spawn_blocking(move || Pack::load(&root)).await?;
+    loaded.map(Arc::new).map_err(|mistakes| {
+        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("the pack {shown} has mistakes:\n{}", lines.join("\n"))
+    })
+}
+
+/// Every address of the program, for tests and for its description.
+pub fn routes() -> Vec<Route> {
+    OWN.to_vec()
+}
+
+const OWN: &[Route] = &[
+    own("/health/live", "Whether the process answers"),
+    own("/health/ready", "Whether every store answers"),
+    own("/api/openapi.json", "This description"),
+];
+
+const fn own(path: &'static str, summary: &'static str) -> Route {
+    Route {
+        method: "GET",
+        path,
+        action: sensing::route::action::OPS_READ,
+        audience: sensing::Audience::Public,
+        audit: false,
+        summary,
+    }
+}
+
+fn router(
+    config: &Config,
+    stores: &Stores,
+    site: &Arc<Site>,
+    metrics: &Metrics,
+    tracer: Option<Tracer>,
+    routes: &[Route],
+) -> Router {
+    let records = stores.records.clone();
+    let stream = stores.stream.clone();
+    let health = Health::default()
+        .with("records", move || {
+            let records = records.clone();
+            async move {
+                let one = records.read(|r| r.query_one("SELECT 1", &[], |row| row.get::<i64>(0))).await;
+                one.map(drop).map_err(|e: records::Error| e.to_string())
+            }
+        })
+        .with("stream", move || {
+            let topic = stream.topic(EVENTS);
+            async move { topic.map(drop).map_err(|e| e.to_string()) }
+        });
+    let figures = metrics.clone();
+    let pages = Router::new()
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready).with_state(Arc::new(health)))
+        .route("/metrics", get(move || std::future::ready(figures.text())))
+        .merge(openapi::router(openapi::document(routes, "Lamppost")))
+        .fallback(ui::to_language)
+        .layer(CatchPanicLayer::custom(edge::panicked));
+    let edge = Edge {
+        metrics: metrics.clone(),
+        tracer,
+        permits: Arc::new(Semaphore::new(config.http.concurrency)),
+        timeout: config.http.timeout,
+        body_limit: config.http.body_limit,
+        trust_proxy: config.http.trust_proxy,
+    };
+    ui::install(pages, site)
+        .layer(axum::Extension(Caller::anonymous()))
+        .layer(DefaultBodyLimit::disable())
+        .layer(RequestBodyLimitLayer::new(config.http.body_limit))
+        .layer(CompressionLayer::new())
+        .layer(axum::middleware::from_fn_with_state(Arc::new(edge), edge::edge))
+}
+
+fn site(config: &Config, layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<Site>> {
+    let catalogue = Catalogue::new(&[ui::TEXTS])?;
+    let dist = Path::new("web/dist");
+    let assets = Assets::new(dist.is_dir().then_some(dist))?;
+    let zone = jiff::tz::TimeZone::get(pack.city.time_zone.get_ref())?;
+    let city = &pack.city.city;
+    let zone_name = Text {
+        en: format!("{} time", city.en),
+        zh_hant: city.zh_hant.as_ref().map(|c| format!("{c}時間")),
+        zh_hans: city.zh_hans.as_ref().map(|c| format!("{c}时间")),
+    };
+    let footer = vec![NavItem { section: "", key: "footer.api", path: "/api/openapi.json".to_owned() }];
+    let _ = config;
+    Ok(Arc::new(Site {
+        city: city.clone(),
+        zone,
+        zone_name,
+        nav: Vec::new(),
+        alerts_path: None,
+        sign_in_path: None,
+        account_path: None,
+        footer,
+        catalogue,
+        assets,
+        clock,
+        csrf: ui::csrf::Key::new(secret(layout)?),
+    }))
+}
+
+/// 32 random bytes kept in the data folder, readable by its owner alone: what CSRF tokens are made with.
+fn secret(layout: &Layout) -> anyhow::Result<[u8; 32]> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let path = layout.secret();
+    match std::fs::read(&path) {
+        Ok(bytes) => bytes.try_into().map_err(|_| anyhow::anyhow!("{} is damaged: remove it, forms that are open must then be sent again", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let fresh: [u8; 32] = rand::random();
+            let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.write_all(&fresh)?;
+            file.sync_all()?;
+            Ok(fresh)
+        }
+        Err(e) => Err(e).with_context(|| format!("{} cannot be read", path.display())),
+    }
+}
+
+fn measure(metrics: &Metrics, stores: &Stores) {
+    let records = stores.records.clone();
+    metrics.add(move |out| {
+        let s = records.stats();
+        out.extend([
+            Figure::gauge("records_queued", "Commands waiting for a writer", s.queued),
+            Figure::counter("records_commands", "Commands answered", s.commands),
+            Figure::counter("records_undone", "Commands that failed by themselves and were undone", s.undone),
+            Figure::counter("records_panics", "Commands that panicked", s.panics),
+            Figure::counter("records_flushes", "Transactions made durable", s.flushes),
+            Figure::counter("records_failed_flushes", "Transactions that the database refused", s.failed_flushes),
+            Figure::counter("records_retries", "Runs of a command beyond the first", s.retries),
+            Figure::counter("records_reads", "Queries answered", s.reads),
+        ]);
+    });
+    let stream = stores.stream.clone();
+    metrics.add(move |out| {
+        for s in stream.stats() {
+            out.extend(
+                [
+                    Figure::gauge("stream_end", "Offset of the next record", s.end.0),
+                    Figure::gauge("stream_stored_bytes", "Bytes on disk", s.stored_bytes),
+                    Figure::gauge("stream_queued", "Records waiting for the writer", s.queued as u64),
+                    Figure::counter("stream_appended", "Records made durable", s.appended),
+                    Figure::counter("stream_appended_bytes", "Bytes made durable", s.appended_bytes),
+                    Figure::counter("stream_refused", "Records refused", s.refused),
+                    Figure::counter("stream_flushes", "Group commits", s.flushes),
+                    Figure::counter("stream_flush_micros", "Microseconds spent in them", s.flush_micros),
+                ]
+                .map(|f| f.label("topic", s.topic.clone())),
+            );
+            if let Ok(topic) = stream.topic(&s.topic) {
+                out.extend(topic.consumers().into_iter().map(|c| {
+                    Figure::gauge("stream_lag", "Durable records not yet committed by a consumer", c.lag)
+                        .label("topic", s.topic.clone())
+                        .label("consumer", c.name)
+                }));
+            }
+        }
+    });
+}

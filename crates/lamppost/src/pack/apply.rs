@@ -1,0 +1,177 @@
+//! Bringing the catalogue to what a pack says. Declared by natural key, so that a second time writes nothing.
+
+use std::collections::BTreeMap;
+
+use kernel::{Caller, Tenant, Text, Timestamp};
+use records::{Migration, Records, params};
+use sensing::model::EntityType;
+use serde_json::{Map, Value, json};
+
+use super::{Pack, things};
+
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "which pack was applied",
+    sql: "CREATE TABLE lamppost_pack (name TEXT NOT NULL PRIMARY KEY, hash TEXT NOT NULL, applied_at BIGINT NOT NULL)",
+}];
+
+/// Who applies: what audit rows show.
+pub fn caller() -> Caller {
+    Caller::system("pack")
+}
+
+/// One entity as the pack declares it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Declaration {
+    pub entity: EntityType,
+    pub key: String,
+    pub body: Value,
+}
+
+/// Where the catalogue's own ids of shared entities are found when datastreams are declared.
+#[derive(Debug, Default)]
+pub struct Shared<I> {
+    pub observed_properties: BTreeMap<String, I>,
+    pub sensors: BTreeMap<String, I>,
+}
+
+fn named(body: &mut Value, name: &Text, description: &Text) {
+    body["name"] = name.en.clone().into();
+    body["description"] = description.en.clone().into();
+}
+
+/// The languages beside English, as properties: SensorThings has one `name`.
+fn languages(properties: &mut Map<String, Value>, name: &Text, description: &Text) {
+    for (key, text) in [
+        ("name_zh_hant", &name.zh_hant),
+        ("name_zh_hans", &name.zh_hans),
+        ("description_zh_hant", &description.zh_hant),
+        ("description_zh_hans", &description.zh_hans),
+    ] {
+        if let Some(text) = text {
+            properties.insert(key.to_owned(), text.clone().into());
+        }
+    }
+}
+
+/// Observed properties and sensors, for the tenant `operations`.
+pub fn shared(pack: &Pack) -> Vec<Declaration> {
+    let properties = |key: &str, name: &Text, description: &Text| {
+        let mut properties = Map::from_iter([("key".to_owned(), Value::from(key))]);
+        languages(&mut properties, name, description);
+        properties
+    };
+    let observed = pack.observed_properties.iter().map(|o| {
+        let mut body = json!({"definition": o.definition, "@lamppost.public": true, "properties": properties(&o.key, &o.name, &o.description)});
+        named(&mut body, &o.name, &o.description);
+        Declaration { entity: EntityType::ObservedProperty, key: o.key.clone(), body }
+    });
+    let sensors = pack.sensors.iter().map(|s| {
+        let mut body = json!({
+            "encodingType": s.encoding_type,
+            "metadata": s.metadata,
+            "@lamppost.public": true,
+            "properties": properties(&s.key, &s.name, &s.description),
+        });
+        named(&mut body, &s.name, &s.description);
+        Declaration { entity: EntityType::Sensor, key: s.key.clone(), body }
+    });
+    observed.chain(sensors).collect()
+}
+
+/// Locations, then Things, then Datastreams of one tenant: each refers only to what comes before it.
+pub fn of_tenant<I: serde::Serialize>(pack: &Pack, tenant: &Tenant, shared: &Shared<I>) -> Vec<Declaration> {
+    let own = || pack.things.iter().filter(|t| t.tenant == *tenant);
+    let locations = own().filter_map(|thing| {
+        let location = thing.location.as_ref()?;
+        let body = json!({
+            "name": thing.name.en,
+            "description": thing.description.en,
+            "encodingType": "application/geo+json",
+            "location": location,
+            "@lamppost.public": thing.public,
+        });
+        Some(Declaration { entity: EntityType::Location, key: thing.key.clone(), body })
+    });
+    let things = own().map(thing);
+    let datastreams = own().flat_map(|t| t.datastreams.iter().map(move |d| datastream(t, d, shared)));
+    locations.chain(things).chain(datastreams).collect()
+}
+
+fn thing(thing: &things::Thing) -> Declaration {
+    let mut properties = thing.properties.clone();
+    properties.insert("key".to_owned(), thing.key.clone().into());
+    properties.insert("system".to_owned(), thing.system.clone().into());
+    if let Some(district) = &thing.district {
+        properties.insert("district".to_owned(), district.clone().into());
+    }
+    if thing.simulated {
+        properties.insert("simulated".to_owned(), true.into());
+    }
+    languages(&mut properties, &thing.name, &thing.description);
+    let mut body = json!({"properties": properties, "@lamppost.public": thing.public});
+    named(&mut body, &thing.name, &thing.description);
+    if thing.location.is_some() {
+        body["Locations"] = json!([{"@iot.key": thing.key}]);
+    }
+    Declaration { entity: EntityType::Thing, key: thing.key.clone(), body }
+}
+
+fn datastream<I: serde::Serialize>(thing: &things::Thing, stream: &things::Datastream, shared: &Shared<I>) -> Declaration {
+    let mut properties = stream.properties.clone();
+    properties.insert("key".to_owned(), stream.key.clone().into());
+    if let Some(interval) = stream.interval {
+        properties.insert("interval".to_owned(), interval.into());
+    }
+    if stream.simulated {
+        properties.insert("simulated".to_owned(), true.into());
+    }
+    languages(&mut properties, &stream.name, &stream.description);
+    let unit = stream.unit.as_ref();
+    let mut body = json!({
+        "observationType": stream.observation_type.code(),
+        "unitOfMeasurement": {
+            "name": unit.map(|u| &u.name),
+            "symbol": unit.map(|u| &u.symbol),
+            "definition": unit.map(|u| &u.definition),
+        },
+        "properties": properties,
+        "@lamppost.public": stream.public,
+        "Thing": {"@iot.key": thing.key},
+        "ObservedProperty": {"@iot.id": shared.observed_properties.get(&stream.observed_property)},
+        "Sensor": {"@iot.id": shared.sensors.get(&stream.sensor)},
+    });
+    named(&mut body, &stream.name, &stream.description);
+    Declaration { entity: EntityType::Datastream, key: stream.key.clone(), body }
+}
+
+/// Which pack the stores are at.
+pub struct Applied {
+    records: Records,
+}
+
+impl Applied {
+    pub fn open(records: Records) -> Result<Self, records::Error> {
+        records.migrate("lamppost_pack", MIGRATIONS)?;
+        Ok(Self { records })
+    }
+    /// The hash of the pack that was last applied under this name.
+    pub async fn hash(&self, name: &str) -> Result<Option<String>, records::Error> {
+        let name = name.to_owned();
+        let sql = "SELECT hash FROM lamppost_pack WHERE name = $1";
+        self.records.read(move |read| read.query_opt(sql, params![name], |row| row.get(0))).await
+    }
+    /// Notes that everything of this pack is in the stores.
+    pub async fn note(&self, pack: &Pack) -> Result<(), records::Error> {
+        let (name, hash) = (pack.city.name.clone(), pack.hash.clone());
+        self.records
+            .write(move |tx| {
+                let now: Timestamp = tx.now();
+                let sql = "INSERT INTO lamppost_pack (name, hash, applied_at) VALUES ($1, $2, $3)
+                           ON CONFLICT (name) DO UPDATE SET hash = excluded.hash, applied_at = excluded.applied_at";
+                tx.execute(sql, params![name, hash, now])?;
+                tx.audit(&caller(), "pack:apply", "Pack", &name, None, json!({"hash": hash}))
+            })
+            .await
+    }
+}

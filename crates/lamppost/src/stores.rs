@@ -1,0 +1,106 @@
+//! The three stores, opened from the configuration and closed in order.
+
+use std::{path::{Path, PathBuf}, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use kernel::Clock;
+use records::Records;
+use stream::{Stream, TopicOptions};
+
+use crate::config::{Config, RecordsEngine};
+
+/// Topic of Observations.
+pub const OBSERVATIONS: &str = "observations";
+/// Topic of everything else that happens: what `records` emits.
+pub const EVENTS: &str = "events";
+
+/// What of the data folder belongs to whom.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+    /// Creates the folder for its owner alone.
+    pub fn create(&self) -> anyhow::Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let fresh = !self.root.exists();
+        std::fs::create_dir_all(&self.root).with_context(|| format!("the folder {} cannot be created", self.root.display()))?;
+        if fresh {
+            std::fs::set_permissions(&self.root, std::fs::Permissions::from_mode(0o700))?;
+        }
+        Ok(())
+    }
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    pub fn records(&self) -> PathBuf {
+        self.root.join("records.sqlite")
+    }
+    pub fn stream(&self) -> PathBuf {
+        self.root.join("stream")
+    }
+    pub fn lake(&self) -> PathBuf {
+        self.root.join("lake")
+    }
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+    pub fn secret(&self) -> PathBuf {
+        self.root.join("secret")
+    }
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+}
+
+/// The stores. Cheap to clone.
+#[derive(Clone)]
+pub struct Stores {
+    pub records: Records,
+    pub stream: Stream,
+}
+
+impl Stores {
+    pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        let layout = Layout::new(&config.data);
+        let mut options = match &config.records {
+            RecordsEngine::Sqlite => records::Options::sqlite(layout.records()),
+            RecordsEngine::Postgres { url } => records::Options::postgres(url.expose()),
+        };
+        options.readers = config.records_readers;
+        let records_clock = clock.clone();
+        // SQLite, migrations and PostgreSQL's first connection block.
+        let opened = tokio::task::spawn_blocking(move || Records::open(&options, records_clock).context("records"));
+        let stream = async { Stream::open(stream_options(config, &layout), clock).await.context("stream") };
+        let (opened, stream) = tokio::join!(opened, stream);
+        Ok(Self { records: opened??, stream: stream? })
+    }
+
+    /// Writes what is queued, then closes.
+    pub async fn close(&self) {
+        self.records.close().await;
+        self.stream.close().await;
+    }
+}
+
+fn stream_options(config: &Config, layout: &Layout) -> stream::Options {
+    let topic = |name| {
+        TopicOptions::new(name).retain_bytes(config.stream.retain).retain_age(config.stream.retain_age.max(Duration::from_secs(1)))
+    };
+    // Observations leave the stream only when they are sealed in the lake.
+    let topics = [topic(OBSERVATIONS).guarded(), topic(EVENTS)];
+    match &config.stream.nats {
+        Some(url) => stream::Options::nats(url.expose(), topics),
+        None => {
+            let mut options = stream::Options::local(layout.stream(), topics);
+            if let stream::EngineOptions::Local(local) = &mut options.engine {
+                local.segment_bytes = config.stream.segment;
+            }
+            options
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The register of devices: who they are, which key they carry, whose Datastreams they may add to, how they are doing.
+
+pub mod api;
+mod live;
+mod model;
+mod store;
+#[cfg(test)]
+mod tests;
+pub mod token;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use kernel::{Caller, Id, Policy, Principal, Resource, Tenant, Timestamp};
+use records::Records;
+
+pub use model::{Change, Device, DeviceKey, Health, NewDevice};
+
+use crate::{
+    Error,
+    model::DatastreamInfo,
+    route::action,
+};
+use live::{Entry, Live};
+use model::check_word;
+use token::Kind;
+
+/// Things of one device.
+const THINGS: usize = 1_000;
+/// Keys of one device that are good at once.
+const KEYS: usize = 10;
+/// Devices on a page of the list.
+const PAGE: usize = 200;
+/// Rows written down in one transaction.
+const CHUNK: usize = 1_000;
+
+/// The handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Devices {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    records: Records,
+    policy: Arc<dyn Policy>,
+    live: Live,
+    /// Grows with every change after which a cached caller may be wrong.
+    generation: AtomicU64,
+}
+
+/// A key that was just made.
+pub struct NewKey {
+    /// To be shown once.
+    pub secret: String,
+    pub prefix: String,
+}
+
+impl Devices {
+    /// Brings the tables up to date. Blocks; may be called anywhere.
+    pub fn open(records: Records, policy: Arc<dyn Policy>) -> Result<Self, Error> {
+        records.migrate("sensing_devices", store::MIGRATIONS)?;
+        Ok(Self { inner: Arc::new(Inner { records, policy, live: Live::default(), generation: AtomicU64::new(0) }) })
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.records.now()
+    }
+
+    fn may(&self, caller: &Caller, manage: bool, tenant: &Tenant) -> bool {
+        let action = if manage { action::DEVICE_MANAGE } else { action::DEVICE_READ };
+        self.inner.policy.allows(caller, action, &Resource { kind: "Device", id: "", tenant: Some(tenant), public: false })
+    }
+
+    /// 404 for those who may not even read it, 403 for those who may only read.
+    fn demand(&self, caller: &Caller, manage: bool, device: &Device) -> Result<(), Error> {
+        if self.may(caller, manage, &device.tenant) {
+            return Ok(());
+        }
+        if manage && self.may(caller, false, &device.tenant) {
+            return Err(kernel::Problem::forbidden("You may look at this device but not change it.").into());
+        }
+        Err(Error::not_found("The device"))
+    }
+
+    async fn find(&self, id: Id<Device>) -> Result<Device, Error> {
+        let found = self.inner.records.read(move |read| store::get(read, id)).await?;
+        found.ok_or_else(|| Error::not_found("The device"))
+    }
+
+    /// Adds a device. It has no key yet.
+    pub async fn register(&self, caller: &Caller, new: NewDevice) -> Result<Device, Error> {
+        if !self.may(caller, true, &new.tenant) {
+            return Err(kernel::Problem::forbidden("You may not register devices of this department.").into());
+        }
+        check_word("/key", &new.key, 80)?;
+        check_word("/kind", &new.kind, 80)?;
+        for (field, text) in [("/name", &new.name), ("/firmware", &new.firmware)] {
+            text.as_deref().map_or(Ok(()), |text| check_word(field, text, 200))?;
+        }
+        check_things(&new.things)?;
+        let (caller, id) = (caller.clone(), Id::generate());
+        self.inner.records.write(move |tx| store::insert(tx, &caller, id, &new)).await
+    }
+
+    pub async fn get(&self, caller: &Caller, id: Id<Device>) -> Result<Device, Error> {
+        let device = self.find(id).await?;
+        self.demand(caller, false, &device)?;
+        Ok(device)
+    }
+
+    /// Up to 200 devices of a tenant in the order of their keys; `after` is the last key of the page before.
+    pub async fn list(&self, caller: &Caller, tenant: &Tenant, after: Option<&str>) -> Result<Vec<Device>, Error> {
+        if !self.may(caller, false, tenant) {
+            return Err(Error::not_found("The list"));
+        }
+        let (tenant, after) = (tenant.clone(), after.unwrap_or("").to_owned());
+        Ok(self.inner.records.read(move |read| store::list(read, &tenant, &after, PAGE)).await?)
+    }
+
+    pub async fn update(&self, caller: &Caller, id: Id<Device>, change: Change) -> Result<Device, Error> {
+        let device = self.find(id).await?;
+        self.demand(caller, true, &device)?;
+        for (field, text, most) in [("/name", &change.name, 200), ("/kind", &change.kind, 80), ("/firmware", &change.firmware, 200)] {
+            text.as_deref().map_or(Ok(()), |text| check_word(field, text, most))?;
+        }
+        check_things(change.things.as_deref().unwrap_or_default())?;
+        let caller = caller.clone();
+        let device = self.inner.records.write(move |tx| store::update(tx, &caller, &device, &change)).await?;
+        self.changed(&device);
+        Ok(device)
+    }
+
+    pub async fn delete(&self, caller: &Caller, id: Id<Device>) -> Result<(), Error> {
+        let device = self.find(id).await?;
+        self.demand(caller, true, &device)?;
+        let caller = caller.clone();
+        self.inner.records.write(move |tx| store::delete(tx, &caller, &device)).await?;
+        self.inner.live.remove(&id.to_string());
+        self.inner.generation.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// A further key. The others stay good.
+    pub async fn issue_key(&self, caller: &Caller, id: Id<Device>, expires_at: Option<Timestamp>) -> Result<NewKey, Error> {
+        self.make_key(caller, id, expires_at, None).await
+    }
+
+    /// A new key; the others end after `grace`, so that the device can be given the new one without a gap.
+    pub async fn rotate_key(&self, caller: &Caller, id: Id<Device>, grace: Duration) -> Result<NewKey, Error> {
+        let micros = i64::try_from(grace.as_micros()).unwrap_or(i64::MAX);
+        self.make_key(caller, id, None, Some(self.now().plus_micros(micros))).await
+    }
+
+    async fn make_key(&self, caller: &Caller, id: Id<Device>, expires_at: Option<Timestamp>, others: Option<Timestamp>) -> Result<NewKey, Error> {
+        let device = self.find(id).await?;
+        self.demand(caller, true, &device)?;
+        let now = self.now();
+        let good = device.keys.iter().filter(|k| k.expires_at.is_none_or(|at| at > now)).count();
+        if good >= KEYS {
+            return Err(Error::conflict(format!("The device has {good} keys already. Revoke one first.")));
+        }
+        let key = token::issue(Kind::Device);
+        let (caller, prefix, hash) = (caller.clone(), key.prefix.clone(), key.hash.clone());
+        self.inner
+            .records
+            .write(move |tx| {
+                store::insert_key(tx, &caller, &device, &prefix, &hash, expires_at)?;
+                if let Some(at) = others {
+                    store::expire_others(tx, &device, &prefix, at)?;
+                }
+                Ok::<_, Error>(())
+            })
+            .await?;
+        self.inner.generation.fetch_add(1, Relaxed);
+        Ok(NewKey { secret: key.text, prefix: key.prefix })
+    }
+
+    pub async fn revoke_key(&self, caller: &Caller, id: Id<Device>, prefix: &str) -> Result<(), Error> {
+        let device = self.find(id).await?;
+        self.demand(caller, true, &device)?;
+        let (caller, prefix) = (caller.clone(), prefix.to_owned());
+        self.inner.records.write(move |tx| store::delete_key(tx, &caller, &device, &prefix)).await?;
+        self.inner.generation.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// The caller behind a device's key; `None` for every key that is not good, whatever the reason.
+    pub async fn authenticate(&self, key: &str) -> Result<Option<Caller>, Error> {
+        let Some((Kind::Device, prefix)) = token::parse(key) else { return Ok(None) };
+        let (prefix, now) = (prefix.to_owned(), self.now());
+        let found = self.inner.records.read(move |read| store::by_prefix(read, &prefix, now)).await?;
+        let Some((device, hash)) = found else { return Ok(None) };
+        if !token::matches(key, &hash) {
+            return Ok(None);
+        }
+        self.inner.live.put(&device.id.to_string(), entry(&device));
+        Ok(Some(Caller {
+            principal: Principal::Device { id: device.id.to_string().into() },
+            tenant: Some(device.tenant),
+            roles: std::collections::BTreeSet::new(),
+        }))
+    }
+
+    /// Whether a caller may add Observations to a Datastream: what the policy says, and for a device, that the Thing is its own. Answers from
+    /// memory.
+    pub fn may_publish(&self, caller: &Caller, datastream: &DatastreamInfo) -> bool {
+        if let Principal::Device { id } = &caller.principal {
+            let own = self.inner.live.get(id).is_some_and(|device| {
+                device.tenant == datastream.tenant && (device.gateway || device.things.contains(&datastream.thing))
+            });
+            if !own {
+                return false;
+            }
+        }
+        let resource = Resource { kind: "Datastream", id: "", tenant: Some(&datastream.tenant), public: datastream.public };
+        self.inner.policy.allows(caller, action::OBSERVE, &resource)
+    }
+
+    /// A device sent `count` Observations; `phenomenon` is the time of the newest. Callers that are no device are ignored.
+    pub fn observed(&self, caller: &Caller, phenomenon: Option<Timestamp>, count: u64) {
+        if let Principal::Device { id } = &caller.principal {
+            self.inner.live.observed(id, self.now(), phenomenon, count);
+        }
+    }
+    /// A device sent what was refused.
+    pub fn refused(&self, caller: &Caller) {
+        if let Principal::Device { id } = &caller.principal {
+            self.inner.live.refused(id, self.now());
+        }
+    }
+    /// A device's MQTT connection began or ended.
+    pub fn connected(&self, caller: &Caller, connected: bool) {
+        if let Principal::Device { id } = &caller.principal {
+            self.inner.live.connected(id, self.now(), connected);
+        }
+    }
+    /// How a device is doing; the zero of everything for one that has not spoken to this process.
+    pub fn health(&self, device: &Device) -> Health {
+        let live = self.inner.live.health(&device.id.to_string(), self.now()).unwrap_or_default();
+        Health { seen_at: live.seen_at.max(device.seen_at), ..live }
+    }
+    /// Devices heard of by this process within a day.
+    pub fn live(&self) -> usize {
+        self.inner.live.len()
+    }
+
+    /// Changes whenever a key, a device or its rights changed: who caches callers forgets them then.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation.load(Relaxed)
+    }
+
+    /// Writes down when devices were last heard of. To be called about once a minute and before the end.
+    pub async fn persist(&self) -> Result<usize, Error> {
+        let unwritten = self.inner.live.unwritten(self.now());
+        for chunk in unwritten.chunks(CHUNK) {
+            let rows = chunk.to_vec();
+            self.inner.records.write(move |tx| store::saw(tx, &rows)).await?;
+            self.inner.live.wrote(chunk);
+        }
+        Ok(unwritten.len())
+    }
+
+    fn changed(&self, device: &Device) {
+        let id = device.id.to_string();
+        if !device.enabled {
+            self.inner.live.remove(&id);
+        } else if self.inner.live.get(&id).is_some() {
+            self.inner.live.put(&id, entry(device));
+        }
+        self.inner.generation.fetch_add(1, Relaxed);
+    }
+}
+
+fn entry(device: &Device) -> Entry {
+    Entry::new(device.tenant.clone(), device.gateway, device.things.iter().copied().collect())
+}
+
+fn check_things(things: &[crate::model::EntityId]) -> Result<(), Error> {
+    if things.len() > THINGS {
+        return Err(Error::field("/things", format!("{} Things; at most {THINGS}, or make it a gateway", things.len())));
+    }
+    Ok(())
+}
