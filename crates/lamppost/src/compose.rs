@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context, bail};
 use axum::{Router, extract::DefaultBodyLimit, routing::get};
-use kernel::{Caller, Clock, Text};
-use sensing::Route;
+use kernel::{Caller, Clock, Policy, Text};
+use sensing::{Catalog, Route, devices::{self, Devices}};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer, limit::RequestBodyLimitLayer};
@@ -24,7 +24,7 @@ use crate::{
         metrics::{Figure, Metrics},
         openapi, serve,
     },
-    pack::{Pack, apply::Applied},
+    pack::{Pack, apply::{self, Applied}},
     relay,
     stores::{EVENTS, Layout, Stores},
     telemetry::trace::Tracer,
@@ -37,11 +37,14 @@ pub struct Running {
     pub mqtt: Option<SocketAddr>,
     pub stores: Stores,
     pub pack: Arc<Pack>,
+    pub catalog: Catalog,
+    pub devices: Devices,
     pub metrics: Metrics,
     pub routes: Vec<Route>,
     stop: CancellationToken,
     server: JoinHandle<()>,
     relay: JoinHandle<()>,
+    register: JoinHandle<()>,
     traces: Option<JoinHandle<()>>,
     limit: Duration,
     _lock: std::fs::File,
@@ -58,8 +61,12 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     let stores = Stores::open(&config, clock.clone()).await?;
     let opened = began.elapsed();
 
+    let policy: Arc<dyn Policy> = pack.policy.clone();
+    let catalog = Catalog::open(stores.records.clone(), policy.clone(), clock.clone()).context("the catalogue")?;
+    let devices = Devices::open(stores.records.clone(), policy).context("the register of devices")?;
     let applied = Applied::open(stores.records.clone())?;
     if applied.hash(&pack.city.name).await?.as_deref() != Some(&pack.hash) {
+        apply::apply(&pack, &catalog).await.context("the pack")?;
         applied.note(&pack).await?;
         tracing::info!(pack = pack.city.name, hash = &pack.hash[..12], things = pack.things.len(), "the pack was applied");
     }
@@ -69,6 +76,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     measure(&metrics, &stores);
     let events = stores.stream.topic(EVENTS)?;
     let relay = tokio::spawn(relay::run(stores.records.clone(), events, stop.clone()));
+    let register = tokio::spawn(write_down(devices.clone(), stop.clone()));
     let (tracer, traces) = match &config.trace {
         Some(options) => Tracer::start(options, clock.clone()).map(|(t, task)| (Some(t), Some(task)))?,
         None => (None, None),
@@ -80,7 +88,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     let http = listener.local_addr()?;
     let site = site(&config, &layout, &pack, clock)?;
     let routes = routes();
-    let router = router(&config, &stores, &site, &metrics, tracer, &routes);
+    let rooms = devices::api::router(devices.clone());
+    let router = router(&config, &stores, rooms, &site, &metrics, tracer, &routes);
     let server = tokio::spawn(serve::serve(listener, router, stop.clone()));
     tracing::info!(
         address = %http,
@@ -93,11 +102,14 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
         mqtt: None,
         stores,
         pack,
+        catalog,
+        devices,
         metrics,
         routes,
         stop,
         server,
         relay,
+        register,
         traces,
         limit: config.shutdown_limit,
         _lock: lock,
@@ -113,6 +125,7 @@ impl Running {
         let orderly = async {
             drop(self.server.await);
             drop(self.relay.await);
+            drop(self.register.await);
             if let Some(traces) = self.traces {
                 drop(tokio::time::timeout(Duration::from_secs(3), traces).await);
             }
@@ -122,6 +135,22 @@ impl Running {
             tracing::warn!(limit_s = self.limit.as_secs(), "stopped before everything was closed in order");
         } else {
             tracing::info!("stopped");
+        }
+    }
+}
+
+/// Writes down once a minute, and at the end, when devices were last heard of.
+async fn write_down(devices: Devices, stop: CancellationToken) {
+    loop {
+        let ended = tokio::select! {
+            () = stop.cancelled() => true,
+            () = tokio::time::sleep(Duration::from_secs(60)) => false,
+        };
+        if let Err(error) = devices.persist().await {
+            tracing::warn!(%error, "when devices were last heard of could not be written down");
+        }
+        if ended {
+            return;
         }
     }
 }
@@ -151,7 +180,7 @@ pub async fn load_pack(root: std::path::PathBuf) -> anyhow::Result<Arc<Pack>> {
 
 /// Every address of the program, for tests and for its description.
 pub fn routes() -> Vec<Route> {
-    OWN.to_vec()
+    [OWN, devices::api::ROUTES].concat()
 }
 
 const OWN: &[Route] = &[
@@ -174,6 +203,7 @@ const fn own(path: &'static str, summary: &'static str) -> Route {
 fn router(
     config: &Config,
     stores: &Stores,
+    rooms: Router,
     site: &Arc<Site>,
     metrics: &Metrics,
     tracer: Option<Tracer>,
@@ -198,6 +228,7 @@ fn router(
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready).with_state(Arc::new(health)))
         .route("/metrics", get(move || std::future::ready(figures.text())))
+        .merge(rooms)
         .merge(openapi::router(openapi::document(routes, "Lamppost")))
         .fallback(ui::to_language)
         .layer(CatchPanicLayer::custom(edge::panicked));

@@ -4,10 +4,11 @@ use std::{path::{Path, PathBuf}, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use kernel::Clock;
+use lake::Lake;
 use records::Records;
 use stream::{Stream, TopicOptions};
 
-use crate::config::{Config, RecordsEngine};
+use crate::config::{Config, LakeEngine, RecordsEngine};
 
 /// Topic of Observations.
 pub const OBSERVATIONS: &str = "observations";
@@ -57,11 +58,12 @@ impl Layout {
     }
 }
 
-/// The stores. Cheap to clone.
+/// The three stores. Cheap to clone.
 #[derive(Clone)]
 pub struct Stores {
     pub records: Records,
     pub stream: Stream,
+    pub lake: Lake,
 }
 
 impl Stores {
@@ -72,15 +74,20 @@ impl Stores {
             RecordsEngine::Postgres { url } => records::Options::postgres(url.expose()),
         };
         options.readers = config.records_readers;
-        let records_clock = clock.clone();
+        let (lake_options, records_clock) = (lake_options(config, &layout), clock.clone());
         // SQLite, migrations and PostgreSQL's first connection block.
-        let opened = tokio::task::spawn_blocking(move || Records::open(&options, records_clock).context("records"));
+        let opened = tokio::task::spawn_blocking(move || {
+            let records = Records::open(&options, records_clock).context("records")?;
+            let lake = Lake::open(lake_options).context("lake")?;
+            anyhow::Ok((records, lake))
+        });
         let stream = async { Stream::open(stream_options(config, &layout), clock).await.context("stream") };
         let (opened, stream) = tokio::join!(opened, stream);
-        Ok(Self { records: opened??, stream: stream? })
+        let (records, lake) = opened??;
+        Ok(Self { records, stream: stream?, lake })
     }
 
-    /// Writes what is queued, then closes.
+    /// Writes what is queued, then closes. The lake has nothing queued.
     pub async fn close(&self) {
         self.records.close().await;
         self.stream.close().await;
@@ -103,4 +110,19 @@ fn stream_options(config: &Config, layout: &Layout) -> stream::Options {
             options
         }
     }
+}
+
+fn lake_options(config: &Config, layout: &Layout) -> lake::Options {
+    let root = match &config.lake {
+        LakeEngine::Local => lake::Root::Local(layout.lake()),
+        LakeEngine::S3 { bucket, prefix, endpoint, region, access_key, secret_key } => lake::Root::S3(lake::S3 {
+            bucket: bucket.clone(),
+            prefix: prefix.clone().unwrap_or_default(),
+            endpoint: endpoint.clone(),
+            region: region.clone(),
+            access_key: access_key.clone(),
+            secret_key: secret_key.expose().to_owned(),
+        }),
+    };
+    lake::Options::new(root)
 }

@@ -11,7 +11,7 @@ pub use layers::{Mistake, Origin, Sources, Values};
 use value::Value;
 
 /// A text that must not reach a log: it shows as `(secret)`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
@@ -91,9 +91,9 @@ pub enum LakeEngine {
         bucket: String,
         prefix: Option<String>,
         endpoint: Option<String>,
-        region: Option<String>,
-        access_key: Option<String>,
-        secret_key: Option<Secret>,
+        region: String,
+        access_key: String,
+        secret_key: Secret,
     },
 }
 
@@ -222,10 +222,7 @@ impl Reader<'_> {
             records: match self.text("records.engine").as_deref() {
                 Some("postgres") => {
                     let url = self.secret("records.url");
-                    if url.is_none() {
-                        self.fail("records.engine", "records.url must be set too");
-                    }
-                    RecordsEngine::Postgres { url: url.unwrap_or(Secret(String::new())) }
+                    RecordsEngine::Postgres { url: self.needed(url, "records.url", "records.engine") }
                 }
                 _ => RecordsEngine::Sqlite,
             },
@@ -273,10 +270,7 @@ impl Reader<'_> {
     fn stream(&mut self) -> Stream {
         let nats = (self.text("stream.engine").as_deref() == Some("nats")).then(|| {
             let url = self.secret("stream.url");
-            if url.is_none() {
-                self.fail("stream.engine", "stream.url must be set too");
-            }
-            url.unwrap_or(Secret(String::new()))
+            self.needed(url, "stream.url", "stream.engine")
         });
         Stream {
             nats,
@@ -290,14 +284,15 @@ impl Reader<'_> {
         if self.text("lake.engine").as_deref() != Some("s3") {
             return LakeEngine::Local;
         }
-        let bucket = self.text("lake.bucket");
+        let (bucket, region, access_key) = (self.text("lake.bucket"), self.text("lake.region"), self.text("lake.access_key"));
+        let secret_key = self.secret("lake.secret_key");
         LakeEngine::S3 {
             bucket: self.needed(bucket, "lake.bucket", "lake.engine"),
             prefix: self.text("lake.prefix"),
             endpoint: self.text("lake.endpoint"),
-            region: self.text("lake.region"),
-            access_key: self.text("lake.access_key"),
-            secret_key: self.secret("lake.secret_key"),
+            region: self.needed(region, "lake.region", "lake.engine"),
+            access_key: self.needed(access_key, "lake.access_key", "lake.engine"),
+            secret_key: self.needed(secret_key, "lake.secret_key", "lake.engine"),
         }
     }
 }

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use kernel::{Caller, Tenant, Text, Timestamp};
 use records::{Migration, Records, params};
-use sensing::model::EntityType;
+use sensing::{
+    Catalog,
+    catalog::Declared,
+    model::{EntityId, EntityType},
+};
 use serde_json::{Map, Value, json};
 
 use super::{Pack, things};
@@ -20,19 +24,17 @@ pub fn caller() -> Caller {
     Caller::system("pack")
 }
 
-/// One entity as the pack declares it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Declaration {
-    pub entity: EntityType,
-    pub key: String,
-    pub body: Value,
-}
-
 /// Where the catalogue's own ids of shared entities are found when datastreams are declared.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared<I> {
     pub observed_properties: BTreeMap<String, I>,
     pub sensors: BTreeMap<String, I>,
+}
+
+impl<I> Default for Shared<I> {
+    fn default() -> Self {
+        Self { observed_properties: BTreeMap::new(), sensors: BTreeMap::new() }
+    }
 }
 
 fn named(body: &mut Value, name: &Text, description: &Text) {
@@ -55,7 +57,7 @@ fn languages(properties: &mut Map<String, Value>, name: &Text, description: &Tex
 }
 
 /// Observed properties and sensors, for the tenant `operations`.
-pub fn shared(pack: &Pack) -> Vec<Declaration> {
+pub fn shared(pack: &Pack) -> Vec<Declared> {
     let properties = |key: &str, name: &Text, description: &Text| {
         let mut properties = Map::from_iter([("key".to_owned(), Value::from(key))]);
         languages(&mut properties, name, description);
@@ -64,7 +66,7 @@ pub fn shared(pack: &Pack) -> Vec<Declaration> {
     let observed = pack.observed_properties.iter().map(|o| {
         let mut body = json!({"definition": o.definition, "@lamppost.public": true, "properties": properties(&o.key, &o.name, &o.description)});
         named(&mut body, &o.name, &o.description);
-        Declaration { entity: EntityType::ObservedProperty, key: o.key.clone(), body }
+        Declared { entity: EntityType::ObservedProperty, key: o.key.clone(), body }
     });
     let sensors = pack.sensors.iter().map(|s| {
         let mut body = json!({
@@ -74,13 +76,13 @@ pub fn shared(pack: &Pack) -> Vec<Declaration> {
             "properties": properties(&s.key, &s.name, &s.description),
         });
         named(&mut body, &s.name, &s.description);
-        Declaration { entity: EntityType::Sensor, key: s.key.clone(), body }
+        Declared { entity: EntityType::Sensor, key: s.key.clone(), body }
     });
     observed.chain(sensors).collect()
 }
 
 /// Locations, then Things, then Datastreams of one tenant: each refers only to what comes before it.
-pub fn of_tenant<I: serde::Serialize>(pack: &Pack, tenant: &Tenant, shared: &Shared<I>) -> Vec<Declaration> {
+pub fn of_tenant<I: serde::Serialize>(pack: &Pack, tenant: &Tenant, shared: &Shared<I>) -> Vec<Declared> {
     let own = || pack.things.iter().filter(|t| t.tenant == *tenant);
     let locations = own().filter_map(|thing| {
         let location = thing.location.as_ref()?;
@@ -91,14 +93,14 @@ pub fn of_tenant<I: serde::Serialize>(pack: &Pack, tenant: &Tenant, shared: &Sha
             "location": location,
             "@lamppost.public": thing.public,
         });
-        Some(Declaration { entity: EntityType::Location, key: thing.key.clone(), body })
+        Some(Declared { entity: EntityType::Location, key: thing.key.clone(), body })
     });
     let things = own().map(thing);
     let datastreams = own().flat_map(|t| t.datastreams.iter().map(move |d| datastream(t, d, shared)));
     locations.chain(things).chain(datastreams).collect()
 }
 
-fn thing(thing: &things::Thing) -> Declaration {
+fn thing(thing: &things::Thing) -> Declared {
     let mut properties = thing.properties.clone();
     properties.insert("key".to_owned(), thing.key.clone().into());
     properties.insert("system".to_owned(), thing.system.clone().into());
@@ -114,10 +116,10 @@ fn thing(thing: &things::Thing) -> Declaration {
     if thing.location.is_some() {
         body["Locations"] = json!([{"@iot.key": thing.key}]);
     }
-    Declaration { entity: EntityType::Thing, key: thing.key.clone(), body }
+    Declared { entity: EntityType::Thing, key: thing.key.clone(), body }
 }
 
-fn datastream<I: serde::Serialize>(thing: &things::Thing, stream: &things::Datastream, shared: &Shared<I>) -> Declaration {
+fn datastream<I: serde::Serialize>(thing: &things::Thing, stream: &things::Datastream, shared: &Shared<I>) -> Declared {
     let mut properties = stream.properties.clone();
     properties.insert("key".to_owned(), stream.key.clone().into());
     if let Some(interval) = stream.interval {
@@ -142,7 +144,27 @@ fn datastream<I: serde::Serialize>(thing: &things::Thing, stream: &things::Datas
         "Sensor": {"@iot.id": shared.sensors.get(&stream.sensor)},
     });
     named(&mut body, &stream.name, &stream.description);
-    Declaration { entity: EntityType::Datastream, key: stream.key.clone(), body }
+    Declared { entity: EntityType::Datastream, key: stream.key.clone(), body }
+}
+
+/// Brings the catalogue to the pack. What is there already is left alone; what an earlier version declared and this one does not, stays.
+pub async fn apply(pack: &Pack, catalog: &Catalog) -> Result<(), sensing::Error> {
+    let caller = caller();
+    let declared = shared(pack);
+    let names: Vec<(EntityType, String)> = declared.iter().map(|d| (d.entity, d.key.clone())).collect();
+    let ids = catalog.upsert_all(&caller, &pack.operations, declared).await?;
+    let mut known: Shared<EntityId> = Shared::default();
+    for ((entity, key), id) in names.into_iter().zip(ids) {
+        let of = if entity == EntityType::Sensor { &mut known.sensors } else { &mut known.observed_properties };
+        of.insert(key, id);
+    }
+    for tenant in &pack.tenants {
+        let declared = of_tenant(pack, tenant, &known);
+        let count = declared.len();
+        catalog.upsert_all(&caller, tenant, declared).await?;
+        tracing::debug!(%tenant, count, "declared");
+    }
+    Ok(())
 }
 
 /// Which pack the stores are at.

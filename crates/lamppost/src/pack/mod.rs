@@ -13,6 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Range,
     path::Path,
+    sync::Arc,
 };
 
 use kernel::{Tenant, Text};
@@ -45,7 +46,7 @@ pub struct Pack {
     /// `connectors/*.toml` and `rules/*.toml`, for the parts of `sensing` that know their form.
     pub connectors: Vec<Declared>,
     pub rules: Vec<Declared>,
-    pub policy: CedarPolicy,
+    pub policy: Arc<CedarPolicy>,
     /// SHA-256 over all files, hex: the same hash is the same pack.
     pub hash: String,
 }
@@ -130,7 +131,7 @@ impl<'a> Check<'a> {
             things,
             connectors,
             rules,
-            policy: policy?,
+            policy: Arc::new(policy?),
             hash: hash?,
         })
     }
