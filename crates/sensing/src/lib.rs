@@ -7,6 +7,7 @@ pub mod model;
 pub mod observe;
 pub mod query;
 pub mod route;
+pub mod rules;
 pub mod scope;
 pub mod sta;
 

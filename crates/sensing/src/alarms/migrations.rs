@@ -1,0 +1,45 @@
+//! The tables of rules, alarms and notifications: one room's, in one history, because one transaction writes them together.
+
+use records::Migration;
+
+pub const ROOM: &str = "sensing-alarms";
+
+pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "rules, alarms, deliveries", sql: TABLES }];
+
+/// `open_key` is `rule/thing` while the condition stands and NULL afterwards; both engines let NULLs repeat in a unique index, so
+/// it is the portable form of "one open alarm for each rule and Thing".
+const TABLES: &str = "
+CREATE TABLE sensing_rule (
+  key TEXT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, body TEXT NOT NULL, revision BIGINT NOT NULL, changed_at BIGINT NOT NULL);
+
+CREATE TABLE sensing_rule_state (
+  rule TEXT NOT NULL, datastream BIGINT NOT NULL, thing BIGINT NOT NULL, next_offset BIGINT NOT NULL,
+  latest BIGINT, seen BIGINT, value DOUBLE PRECISION, raised BIGINT NOT NULL, raises BIGINT NOT NULL,
+  turning_since BIGINT, turning_arrived BIGINT, PRIMARY KEY (rule, datastream));
+
+CREATE TABLE sensing_rule_position (one BIGINT NOT NULL PRIMARY KEY, next_offset BIGINT NOT NULL);
+
+CREATE TABLE sensing_alarm (
+  id TEXT NOT NULL PRIMARY KEY, rule TEXT NOT NULL, tenant TEXT NOT NULL, public BIGINT NOT NULL, severity BIGINT NOT NULL,
+  state TEXT NOT NULL, open_key TEXT, name TEXT NOT NULL, instruction TEXT, thing BIGINT NOT NULL, thing_name TEXT NOT NULL,
+  datastream BIGINT NOT NULL, system TEXT, district TEXT, value DOUBLE PRECISION, unit TEXT,
+  raised_at BIGINT NOT NULL, recorded_at BIGINT NOT NULL, acknowledged_by TEXT, acknowledged_at BIGINT, cleared_at BIGINT,
+  closed_by TEXT, closed_at BIGINT, version BIGINT NOT NULL);
+CREATE UNIQUE INDEX sensing_alarm_open ON sensing_alarm (open_key);
+CREATE INDEX sensing_alarm_state ON sensing_alarm (state, id);
+CREATE INDEX sensing_alarm_thing ON sensing_alarm (thing, id);
+
+CREATE TABLE sensing_alarm_entry (
+  alarm TEXT NOT NULL, version BIGINT NOT NULL, at BIGINT NOT NULL, actor TEXT NOT NULL, kind TEXT NOT NULL,
+  remark TEXT, value DOUBLE PRECISION, PRIMARY KEY (alarm, version));
+
+CREATE TABLE sensing_recipient (
+  key TEXT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, body TEXT NOT NULL, changed_at BIGINT NOT NULL);
+
+CREATE TABLE sensing_delivery (
+  id TEXT NOT NULL PRIMARY KEY, alarm TEXT NOT NULL, version BIGINT NOT NULL, recipient TEXT NOT NULL, tenant TEXT NOT NULL,
+  event TEXT NOT NULL, state TEXT NOT NULL, attempts BIGINT NOT NULL, last_error TEXT, created_at BIGINT NOT NULL,
+  delivered_at BIGINT);
+CREATE INDEX sensing_delivery_alarm ON sensing_delivery (alarm, id);
+CREATE INDEX sensing_delivery_state ON sensing_delivery (state, id);
+";

@@ -1,0 +1,141 @@
+//! When a rule raises and clears: one small state machine for each rule and Datastream. Pure, deterministic and replayable: time comes
+//! in with the events.
+//!
+//! Two times matter. *phenomenonTime* (when it was measured) orders Observations: one that is not newer than the newest
+//! changes nothing, so duplicates and stragglers can neither double an alarm nor make it flap. *Arrival* (when the stream made it
+//! durable) measures silence and holds, so that a feed which is always an hour late is not an hour absent.
+//!
+//! A value stands until a newer one arrives. A hold is therefore over when an Observation measured that much later agrees, or when
+//! that much time has passed since the arrival of the first without another saying otherwise.
+
+use kernel::Timestamp;
+
+use super::model::{Condition, Level, Rule};
+
+/// Observations that claim to come from further in the future are not evaluated: a device whose clock is years ahead would otherwise
+/// make all its later Observations look old.
+pub const MAX_AHEAD_SECS: i64 = 600;
+
+/// What the machine remembers of one rule and one Datastream.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct State {
+    /// The end of the phenomenonTime of the newest Observation evaluated.
+    pub latest: Option<Timestamp>,
+    /// When that one arrived.
+    pub seen: Option<Timestamp>,
+    /// Its number.
+    pub value: Option<f64>,
+    pub raised: bool,
+    /// The value is beyond the limit that would turn the state, but not yet for long enough.
+    pub turning: Option<Turning>,
+    /// How many times it was raised, ever: the number that tells this alarm from the next one.
+    pub raises: u32,
+}
+
+/// Since when the value is beyond the limit: as measured, and as arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Turning {
+    pub since: Timestamp,
+    pub arrived: Timestamp,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Event {
+    /// An Observation that the rule believes. `at` is the end of its phenomenonTime; `value` is `None` for results that are not numbers.
+    Observation { at: Timestamp, arrived: Timestamp, value: Option<f64> },
+    /// It is `now`, and everything that arrived before has been evaluated. Silence counts from `grace` at the earliest: the moment since which
+    /// this program has been listening without interruption.
+    Tick { now: Timestamp, grace: Timestamp },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    Raise,
+    Clear,
+}
+
+/// A raise or a clear. `at` depends only on what was measured or heard, never on when it was computed.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Transition {
+    pub turn: Turn,
+    pub at: Timestamp,
+    pub value: Option<f64>,
+}
+
+/// The next state, and what happened.
+pub fn step(state: &State, rule: &Rule, event: &Event) -> (State, Option<Transition>) {
+    match (*event, rule.when) {
+        (Event::Observation { at, arrived, value }, when) => {
+            let newer = state.latest.is_none_or(|latest| at > latest);
+            if !newer || at > arrived.plus_secs(MAX_AHEAD_SECS) {
+                return (*state, None);
+            }
+            let fresh = State { latest: Some(at), seen: Some(arrived), value, ..*state };
+            match when {
+                Condition::Absence { .. } if state.raised => turn(fresh, arrived),
+                Condition::Absence { .. } => (fresh, None),
+                Condition::Above(level) | Condition::Below(level) => match value {
+                    Some(value) => measure(fresh, rule, level, Turning { since: at, arrived }, value),
+                    None => (*state, None),
+                },
+            }
+        }
+        (Event::Tick { now, grace }, Condition::Absence { .. }) => match deadline(state, rule, now, grace) {
+            Some(due) if due <= now => turn(*state, due),
+            _ => (*state, None),
+        },
+        (Event::Tick { now, .. }, Condition::Above(level) | Condition::Below(level)) => match state.turning {
+            Some(t) if now >= t.arrived.plus_secs(hold(state, level)) => {
+                turn(*state, t.since.plus_secs(hold(state, level)))
+            }
+            _ => (*state, None),
+        },
+    }
+}
+
+/// When a tick would next change something; `None` when only an Observation can.
+pub fn deadline(state: &State, rule: &Rule, now: Timestamp, grace: Timestamp) -> Option<Timestamp> {
+    match rule.when {
+        Condition::Absence { .. } if state.raised => None,
+        Condition::Absence { after } => {
+            // A clock that was set back leaves arrivals in the future; they say nothing about the silence since.
+            let heard = state.seen.filter(|seen| *seen <= now);
+            Some(heard.unwrap_or(grace).max(grace).plus_secs(i64::from(after)))
+        }
+        Condition::Above(level) | Condition::Below(level) => {
+            state.turning.map(|t| t.arrived.plus_secs(hold(state, level)))
+        }
+    }
+}
+
+fn hold(state: &State, level: Level) -> i64 {
+    i64::from(if state.raised { level.clear_hold } else { level.hold })
+}
+
+fn measure(mut state: State, rule: &Rule, level: Level, now: Turning, value: f64) -> (State, Option<Transition>) {
+    let beyond = match (rule.when, state.raised) {
+        (Condition::Above(_), false) => value >= level.raise,
+        (Condition::Above(_), true) => value <= level.clear,
+        (_, false) => value <= level.raise,
+        (_, true) => value >= level.clear,
+    };
+    let stale = now.arrived.micros_since(now.since) > i64::from(rule.max_age) * 1_000_000;
+    if !beyond || (stale && !state.raised) {
+        state.turning = None;
+        return (state, None);
+    }
+    let since = state.turning.get_or_insert(now).since;
+    let hold = hold(&state, level);
+    if now.since >= since.plus_secs(hold) { turn(state, since.plus_secs(hold)) } else { (state, None) }
+}
+
+fn turn(state: State, at: Timestamp) -> (State, Option<Transition>) {
+    let turn = if state.raised { Turn::Clear } else { Turn::Raise };
+    let raises = if state.raised { state.raises } else { state.raises.saturating_add(1) };
+    let next = State { raised: !state.raised, turning: None, raises, ..state };
+    (next, Some(Transition { turn, at, value: state.value }))
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;
