@@ -319,12 +319,14 @@ fn shorten(text: &str) -> String {
     text.chars().take(60).collect()
 }
 
-/// The file of a pack: `[[rule]]` tables. Unknown fields are refused, so that a misspelt `hold` is found before the flood.
+/// The file of a pack: `[[rule]]` and `[[recipient]]` tables. Unknown fields are refused, so that a misspelt `hold` is found before the flood.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleFile {
     #[serde(default)]
     pub rule: Vec<RuleDeclaration>,
+    #[serde(default)]
+    pub recipient: Vec<crate::notify::Recipient>,
 }
 
 /// Checks a whole set: every rule by itself, and no key twice.

@@ -1,0 +1,275 @@
+//! Alarms: what rules have raised, and what people do about it.
+//!
+//! An alarm belongs to its rule's tenant. Who may read, acknowledge or close it is asked of the policy as `alarm:read`,
+//! `alarm:acknowledge` and `alarm:close` on a resource of the kind `Alarm`; an alarm that may not be read does not exist (404). A published
+//! Datastream's alarm is public in the same sense, and the policy decides whether that means everybody.
+
+pub mod api;
+pub mod migrations;
+pub mod model;
+pub mod store;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwapOption;
+use http::StatusCode;
+use kernel::{Action, Caller, Id, Limits, PageSize, Problem, Resource, Tenant};
+use records::{Records, Tx};
+
+use crate::{Error, Scopes, route::action};
+use model::{Alarm, Command, Entry, EntryKind, Refusal, decide};
+pub use store::{Count, Filter, Visible};
+
+/// The most alarms on a page.
+pub const LIMITS: Limits = Limits { page_default: 50, page_max: 500, body_bytes: 16 << 10, depth: 8 };
+
+#[derive(Clone)]
+pub struct Alarms(Arc<Inner>);
+
+struct Inner {
+    records: Records,
+    scopes: Arc<Scopes>,
+    /// Counted at this generation; older ones are wrong.
+    counts: ArcSwapOption<(u64, Vec<Count>)>,
+    generation: AtomicU64,
+}
+
+/// A page of alarms, newest first.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Listing {
+    pub alarms: Vec<Alarm>,
+    /// What to send as `after` for the next page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Id<Alarm>>,
+}
+
+/// What a person does to an alarm. The system's own `Clear` is not among them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deed {
+    Acknowledge,
+    Unacknowledge,
+    Close,
+    Remark,
+}
+
+impl Deed {
+    const fn action(self) -> Action {
+        match self {
+            Self::Close => action::ALARM_CLOSE,
+            Self::Acknowledge | Self::Unacknowledge | Self::Remark => action::ALARM_ACKNOWLEDGE,
+        }
+    }
+    const fn audit(self) -> &'static str {
+        match self {
+            Self::Acknowledge => "alarm:acknowledge",
+            Self::Unacknowledge => "alarm:unacknowledge",
+            Self::Close => "alarm:close",
+            Self::Remark => "alarm:remark",
+        }
+    }
+}
+
+impl Alarms {
+    /// Opens the room's tables for rules, alarms and notifications.
+    ///
+    /// # Errors
+    /// Those of the migration.
+    pub fn open(records: Records, scopes: Arc<Scopes>) -> Result<Self, Error> {
+        records.migrate(migrations::ROOM, migrations::MIGRATIONS).map_err(stored)?;
+        let counts = ArcSwapOption::empty();
+        Ok(Self(Arc::new(Inner { records, scopes, counts, generation: AtomicU64::new(0) })))
+    }
+
+    pub(crate) fn records(&self) -> &Records {
+        &self.0.records
+    }
+
+    pub(crate) fn policy(&self) -> &Arc<dyn kernel::Policy> {
+        self.0.scopes.policy()
+    }
+    pub(crate) fn scopes(&self) -> &Arc<Scopes> {
+        &self.0.scopes
+    }
+
+    /// What `caller` may read, asked of the policy for each tenant.
+    pub fn visible(&self, caller: &Caller) -> Visible {
+        if caller.is_system() {
+            return Visible { everything: true, ..Visible::default() };
+        }
+        let may = |tenant: &Tenant, public| {
+            let resource = Resource { kind: "Alarm", id: "", tenant: Some(tenant), public };
+            self.0.scopes.policy().allows(caller, action::ALARM_READ, &resource)
+        };
+        let tenants = self.0.scopes.tenants();
+        let all = tenants.iter().filter(|t| may(t, false)).cloned().collect();
+        let published = tenants.iter().filter(|t| may(t, true)).cloned().collect();
+        Visible { everything: false, all, published }
+    }
+
+    /// A page of the alarms that `caller` may read, newest first. `limit` is bounded by [`LIMITS`].
+    ///
+    /// # Errors
+    /// Those of `records`.
+    pub async fn list(&self, caller: &Caller, filter: Filter, after: Option<Id<Alarm>>, limit: Option<u32>) -> Result<Listing, Error> {
+        let visible = self.visible(caller);
+        let limit = PageSize::clamp(limit.map(|l| l.max(1)), &LIMITS).get();
+        let found = self.0.records.read(move |read| store::list(read, &visible, &filter, after, limit + 1));
+        let mut alarms = found.await.map_err(stored)?;
+        let more = alarms.len() > limit;
+        alarms.truncate(limit);
+        let next = alarms.last().filter(|_| more).map(|a| a.id);
+        Ok(Listing { alarms, next })
+    }
+
+    /// # Errors
+    /// 404 when there is no such alarm or `caller` may not read it.
+    pub async fn get(&self, caller: &Caller, id: Id<Alarm>) -> Result<Alarm, Error> {
+        let alarm = self.0.records.read(move |read| store::get(read, id)).await.map_err(stored)?;
+        alarm.filter(|a| self.may(caller, action::ALARM_READ, a)).ok_or_else(|| missing(id))
+    }
+
+    /// Everything that has happened to an alarm, oldest first.
+    ///
+    /// # Errors
+    /// As [`Alarms::get`].
+    pub async fn history(&self, caller: &Caller, id: Id<Alarm>) -> Result<Vec<Entry>, Error> {
+        self.get(caller, id).await?;
+        self.0.records.read(move |read| store::entries(read, id)).await.map_err(stored)
+    }
+
+    /// Does `deed`, audited and announced on the topic `events`, and returns the alarm as it is then. `version` is the one that the caller
+    /// has seen.
+    ///
+    /// # Errors
+    /// 404 as [`Alarms::get`]; 403 without the right; 412 when somebody else was faster; 409 when the state does not admit it; 400 for a
+    /// comment that is missing or not clean.
+    pub async fn act(&self, caller: &Caller, id: Id<Alarm>, deed: Deed, version: Option<u32>, comment: &str) -> Result<Alarm, Error> {
+        let seen = self.get(caller, id).await?;
+        if !self.may(caller, deed.action(), &seen) {
+            return Err(Problem::forbidden("Ask the alarm's department for the right to do this.").into());
+        }
+        let comment = model::Comment::parse(comment).map_err(|detail| Error::field("/comment", detail))?;
+        let command = match deed {
+            Deed::Acknowledge => Command::Acknowledge { comment },
+            Deed::Unacknowledge => Command::Unacknowledge { comment },
+            Deed::Close => Command::Close { comment },
+            Deed::Remark => {
+                Command::Remark { comment: comment.ok_or_else(|| Error::field("/comment", "a text is expected"))? }
+            }
+        };
+        let caller = caller.clone();
+        let done = self.0.records.write(move |tx| apply(tx, &caller, id, deed.audit(), version, &command)).await;
+        self.changed();
+        done.map_err(|failure| match failure {
+            Failure::Records(error) => stored(error),
+            Failure::Gone => missing(id),
+            Failure::Version(now) => Problem::new(
+                StatusCode::PRECONDITION_FAILED,
+                "alarm-changed",
+                "The alarm has changed meanwhile",
+                format!("Its version is {now} now. Look at it again, then decide."),
+            )
+            .into(),
+            Failure::Refused(Refusal::ReasonNeeded) => Error::field("/comment", Refusal::ReasonNeeded.to_string()),
+            Failure::Refused(refusal) => Error::conflict(sentence(refusal)),
+        })
+    }
+
+    fn may(&self, caller: &Caller, action: Action, alarm: &Alarm) -> bool {
+        let id = alarm.id.to_string();
+        let resource = Resource { kind: "Alarm", id: &id, tenant: Some(&alarm.tenant), public: alarm.public };
+        caller.is_system() || self.0.scopes.policy().allows(caller, action, &resource)
+    }
+
+    /// How many alarms `caller` may see in each state and severity. Counted once after each change, not once per page.
+    ///
+    /// # Errors
+    /// Those of `records`.
+    pub async fn counts(&self, caller: &Caller) -> Result<Vec<Count>, Error> {
+        let generation = self.0.generation.load(Ordering::Acquire);
+        let cached = self.0.counts.load_full().filter(|c| c.0 == generation);
+        let counted = match cached {
+            Some(counted) => counted,
+            None => {
+                let rows = self.0.records.read(store::counts).await.map_err(stored)?;
+                let counted = Arc::new((generation, rows));
+                self.0.counts.store(Some(Arc::clone(&counted)));
+                counted
+            }
+        };
+        let visible = self.visible(caller);
+        Ok(counted.1.iter().filter(|c| visible.admits(&c.tenant, c.public)).cloned().collect())
+    }
+
+    /// Something changed an alarm: counts are counted again. Called after every commit here, and for every `alarm.*` event, because another program
+    /// on the same database may have done it.
+    pub fn changed(&self) {
+        self.0.generation.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Why a change came to nothing.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Records(records::Error),
+    Gone,
+    Version(u32),
+    Refused(Refusal),
+}
+
+impl From<records::Error> for Failure {
+    fn from(error: records::Error) -> Self {
+        Self::Records(error)
+    }
+}
+
+/// Decides and writes in one transaction: the row, the history, the audit row, the event.
+pub(crate) fn apply(tx: &mut Tx<'_>, caller: &Caller, id: Id<Alarm>, audit: &str, version: Option<u32>, command: &Command) -> Result<Alarm, Failure> {
+    let now = store::get(tx, id)?.ok_or(Failure::Gone)?;
+    if let Some(expected) = version
+        && expected != now.version
+    {
+        return Err(Failure::Version(now.version));
+    }
+    let (next, entry) = decide(&now, command, &caller.label(), tx.now()).map_err(Failure::Refused)?;
+    if !store::update(tx, &next)? {
+        return Err(Failure::Version(now.version));
+    }
+    store::put_entry(tx, id, &entry)?;
+    store::announce(tx, caller, audit, &next, entry.kind)?;
+    Ok(next)
+}
+
+/// Writes a new alarm with its first line, audit row and event; `false` when it exists already or another one stands.
+pub(crate) fn raise(tx: &mut Tx<'_>, caller: &Caller, alarm: &Alarm) -> Result<bool, records::Error> {
+    if !store::insert(tx, alarm)? {
+        return Ok(false);
+    }
+    let (version, value) = (alarm.version, alarm.value);
+    let entry = Entry { version, at: tx.now(), by: caller.label(), kind: EntryKind::Raised, comment: None, value };
+    store::put_entry(tx, alarm.id, &entry)?;
+    store::announce(tx, caller, "alarm:raise", alarm, EntryKind::Raised)?;
+    Ok(true)
+}
+
+fn missing(id: Id<Alarm>) -> Error {
+    Error::not_found(format!("The alarm {id}"))
+}
+
+fn sentence(refusal: Refusal) -> String {
+    let text = refusal.to_string();
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), chars.as_str()))
+}
+
+/// A failure of the records, as a client sees it.
+pub(crate) fn stored(error: records::Error) -> Error {
+    if error.is_transient() {
+        tracing::warn!(%error, "the records are not available");
+        return Problem::unavailable("The records cannot be reached. Nothing was changed.", 5).into();
+    }
+    Error::internal(error)
+}

@@ -1,0 +1,150 @@
+//! The rows of recipients and deliveries.
+
+use kernel::{Id, Kind as _, Tenant};
+use records::{NewJob, Param, Read, Row, ToParam, Tx, params};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::model::{Delivery, DeliveryState, Occasion, Recipient};
+use crate::{
+    alarms::{Visible, model::Alarm},
+    rules::model::RuleDeclaration,
+};
+
+/// The queue of `records` that carries deliveries.
+pub const QUEUE: &str = "sensing-notify";
+/// Attempts before a delivery is given up: about four hours.
+const ATTEMPTS: u32 = 12;
+
+pub fn put_recipient(tx: &mut Tx<'_>, recipient: &Recipient) -> Result<bool, records::Error> {
+    let body = serde_json::to_string(recipient).map_err(|e| records::Error::Invalid(e.to_string()))?;
+    let changed = tx.execute(
+        "INSERT INTO sensing_recipient (key, tenant, body, changed_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (key) DO UPDATE SET tenant = excluded.tenant, body = excluded.body, changed_at = excluded.changed_at
+         WHERE sensing_recipient.body <> excluded.body",
+        params![recipient.key, recipient.tenant, body, tx.now()],
+    )?;
+    Ok(changed > 0)
+}
+
+pub fn recipient(read: &mut Read<'_>, key: &str) -> Result<Option<Recipient>, records::Error> {
+    let body = read.query_opt("SELECT body FROM sensing_recipient WHERE key = $1", params![key], |row| row.get::<String>(0))?;
+    Ok(body.and_then(|b| serde_json::from_str(&b).ok()))
+}
+
+pub fn recipient_keys(read: &mut Read<'_>) -> Result<Vec<String>, records::Error> {
+    read.query("SELECT key FROM sensing_recipient ORDER BY key", params![], |row| row.get(0))
+}
+
+pub fn delete_recipient(tx: &mut Tx<'_>, key: &str) -> Result<bool, records::Error> {
+    Ok(tx.execute("DELETE FROM sensing_recipient WHERE key = $1", params![key])? > 0)
+}
+
+/// Whom a rule tells, as it is stored now.
+pub fn told_by(read: &mut Read<'_>, rule: &str) -> Result<Vec<String>, records::Error> {
+    let body = read.query_opt("SELECT body FROM sensing_rule WHERE key = $1", params![rule], |row| row.get::<String>(0))?;
+    Ok(body.and_then(|b| serde_json::from_str::<RuleDeclaration>(&b).ok()).map(|d| d.notify).unwrap_or_default())
+}
+
+/// Writes a delivery and its job for each recipient who wants it, in the transaction of the alarm itself.
+pub fn enqueue(tx: &mut Tx<'_>, alarm: &Alarm, occasion: Occasion, keys: &[String]) -> Result<(), records::Error> {
+    for key in keys {
+        let Some(recipient) = recipient(tx, key)?.filter(|r| r.wants(alarm, occasion)) else { continue };
+        let now = tx.now();
+        let id = delivery_id(alarm, occasion, key);
+        let added = tx.execute(
+            "INSERT INTO sensing_delivery (id, alarm, version, recipient, tenant, event, state, attempts, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, 'pending', 0, $7) ON CONFLICT DO NOTHING",
+            params![id, alarm.id, alarm.version, recipient.key, recipient.tenant, occasion.name(), now],
+        )?;
+        if added > 0 {
+            push(tx, id)?;
+        }
+    }
+    Ok(())
+}
+
+fn push(tx: &mut Tx<'_>, id: Id<Delivery>) -> Result<(), records::Error> {
+    let mut job = NewJob::new(QUEUE, json!({ "delivery": id }));
+    job.unique_key = Some(id.to_string());
+    job.max_attempts = ATTEMPTS;
+    tx.enqueue(job)?;
+    Ok(())
+}
+
+/// One alarm, occasion and recipient is one delivery, however often it is written.
+fn delivery_id(alarm: &Alarm, occasion: Occasion, recipient: &str) -> Id<Delivery> {
+    let digest: [u8; 32] = Sha256::digest(format!("{}/{}/{recipient}", alarm.id, occasion.name())).into();
+    let (entropy, _) = digest.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
+    let at = if occasion == Occasion::Raised { alarm.raised_at } else { alarm.cleared_at.unwrap_or(alarm.raised_at) };
+    Id::new(at, u128::from_be_bytes(*entropy))
+}
+
+/// A dead delivery is tried again from the beginning; `false` when it is not dead.
+pub fn revive(tx: &mut Tx<'_>, id: Id<Delivery>) -> Result<bool, records::Error> {
+    let revive = "UPDATE sensing_delivery SET state = 'pending', attempts = 0 WHERE id = $1 AND state = 'dead'";
+    let revived = tx.execute(revive, params![id])? > 0;
+    if revived {
+        push(tx, id)?;
+    }
+    Ok(revived)
+}
+
+pub fn attempted(tx: &mut Tx<'_>, id: Id<Delivery>, state: DeliveryState, attempts: u32, error: Option<&str>) -> Result<(), records::Error> {
+    let delivered_at = (state == DeliveryState::Delivered).then(|| tx.now());
+    let error: Option<String> = error.map(|e| e.replace('\0', "").chars().take(1_000).collect());
+    tx.execute(
+        "UPDATE sensing_delivery SET state = $2, attempts = $3, last_error = $4, delivered_at = $5 WHERE id = $1",
+        params![id, state.name(), attempts, error, delivered_at],
+    )?;
+    Ok(())
+}
+
+const COLUMNS: &str = "id, alarm, recipient, tenant, event, state, attempts, last_error, created_at, delivered_at";
+
+fn delivery(row: &Row<'_>) -> Result<Delivery, records::Error> {
+    let unknown = || records::Error::Statement(format!("a {} is not known", Delivery::NAME));
+    Ok(Delivery {
+        id: row.get(0)?,
+        alarm: row.get(1)?,
+        recipient: row.get(2)?,
+        tenant: row.get(3)?,
+        occasion: Occasion::from_name(&row.get::<String>(4)?).ok_or_else(unknown)?,
+        state: DeliveryState::from_name(&row.get::<String>(5)?).ok_or_else(unknown)?,
+        attempts: row.get(6)?,
+        last_error: row.get(7)?,
+        created_at: row.get(8)?,
+        delivered_at: row.get(9)?,
+    })
+}
+
+pub fn get(read: &mut Read<'_>, id: Id<Delivery>) -> Result<Option<Delivery>, records::Error> {
+    read.query_opt(&format!("SELECT {COLUMNS} FROM sensing_delivery WHERE id = $1"), params![id], delivery)
+}
+
+/// Newest first, of the tenants whose alarms are wholly visible: that somebody was told is no public matter.
+pub fn list(read: &mut Read<'_>, visible: &Visible, state: Option<DeliveryState>, alarm: Option<Id<Alarm>>, after: Option<Id<Delivery>>, limit: usize) -> Result<Vec<Delivery>, records::Error> {
+    let mut values: Vec<Param<'_>> = Vec::new();
+    let mut wheres = vec!["1 = 1".to_owned()];
+    if !visible.everything {
+        let marks: Vec<String> = (1..=visible.all.len()).map(|n| format!("${n}")).collect();
+        values.extend(visible.all.iter().map(Tenant::to_param));
+        wheres.push(if marks.is_empty() { "1 = 0".to_owned() } else { format!("tenant IN ({})", marks.join(", ")) });
+    }
+    let mut compare = |text: &str, value: Param<'static>| {
+        values.push(value);
+        wheres.push(format!("{text} ${}", values.len()));
+    };
+    if let Some(state) = state {
+        compare("state =", Param::Text(state.name().into()));
+    }
+    if let Some(alarm) = alarm {
+        compare("alarm =", Param::Text(alarm.to_string().into()));
+    }
+    if let Some(after) = after {
+        compare("id <", Param::Text(after.to_string().into()));
+    }
+    values.push(Param::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
+    let (wheres, last) = (wheres.join(" AND "), values.len());
+    read.query(&format!("SELECT {COLUMNS} FROM sensing_delivery WHERE {wheres} ORDER BY id DESC LIMIT ${last}"), &values, delivery)
+}

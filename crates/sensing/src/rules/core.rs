@@ -1,0 +1,422 @@
+//! All state machines together: which Datastream moves which, when one is due, and what has to be written. No I/O.
+//!
+//! Time is the arrival time of records and of ticks. Before a record is applied, everything that was due by its arrival happens first;
+//! so the alarms depend on the stream alone, and reading it again gives the same ones.
+
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+
+use ahash::{AHashMap, AHashSet};
+use kernel::{Id, Timestamp};
+use sha2::{Digest, Sha256};
+
+use super::{
+    machine::{self, Event, MAX_AHEAD_SECS, State, Transition, Turn},
+    model::{Condition, Facts, Rule, Trust},
+    quality,
+};
+use crate::{
+    alarms::model::Alarm,
+    model::EntityId,
+    observe::{Batch, Run},
+};
+
+/// One rule at one Datastream.
+#[derive(Clone, Debug)]
+struct Slot {
+    rule: u32,
+    facts: Arc<Facts>,
+    state: State,
+    /// The offset after the last record that moved it: what was applied is never applied again, whatever is replayed.
+    next_offset: u64,
+    dirty: bool,
+    /// The earliest entry in the heap. It may be too early, never too late.
+    due: Option<Timestamp>,
+}
+
+/// The alarm of a rule at a Thing: raised while any Datastream of the two is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    raised: u32,
+    alarm: Option<Id<Alarm>>,
+}
+
+/// One row of `sensing_rule_state`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SlotRow {
+    pub rule: String,
+    pub datastream: EntityId,
+    pub thing: EntityId,
+    pub next_offset: u64,
+    pub state: State,
+}
+
+/// What has to be written to the alarms.
+#[derive(Clone, Debug)]
+pub enum Happening {
+    Raised { id: Id<Alarm>, rule: Arc<Rule>, facts: Arc<Facts>, at: Timestamp, value: Option<f64> },
+    Cleared { id: Id<Alarm>, rule: String, at: Timestamp, value: Option<f64> },
+}
+
+/// What one transaction writes.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    pub happenings: Vec<Happening>,
+    pub slots: Vec<SlotRow>,
+    /// State rows that have no rule or no Datastream any more.
+    pub gone: Vec<(String, EntityId)>,
+}
+
+#[derive(Default)]
+pub struct Core {
+    rules: Vec<Arc<Rule>>,
+    slots: Vec<Slot>,
+    by_datastream: AHashMap<i64, Vec<u32>>,
+    standing: AHashMap<(u32, i64), Standing>,
+    heap: BinaryHeap<Reverse<(Timestamp, u32)>>,
+    grace: Timestamp,
+    now: Timestamp,
+    changes: Changes,
+    /// Slots that were raised or cleared since the last [`Core::take`].
+    turned: Vec<u32>,
+}
+
+impl Core {
+    /// Silence counts from `grace` at the earliest.
+    pub fn new(grace: Timestamp) -> Self {
+        Self { grace, now: Timestamp::MIN, ..Self::default() }
+    }
+
+    /// The program has not been listening, or the clock has jumped: silence counts from `now`.
+    pub fn forgive(&mut self, now: Timestamp) {
+        self.grace = now;
+        self.now = now;
+        self.reschedule();
+    }
+
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Sets what is watched. `stored` and `open` are what the database remembers, and are only looked at for slots that are not in memory;
+    /// slots that are no longer wanted clear their alarms.
+    pub fn install(&mut self, rules: Vec<Arc<Rule>>, facts: &[Arc<Facts>], stored: &[SlotRow], open: &[(String, EntityId, Id<Alarm>)], now: Timestamp) {
+        let mut known: AHashMap<(String, i64), (State, u64, EntityId)> =
+            stored.iter().map(|r| ((r.rule.clone(), r.datastream.0), (r.state, r.next_offset, r.thing))).collect();
+        for slot in &self.slots {
+            let key = (self.rules[slot.rule as usize].key.clone(), slot.facts.datastream.0);
+            known.insert(key, (slot.state, slot.next_offset, slot.facts.thing));
+        }
+        let mut alarms: AHashMap<(String, i64), Id<Alarm>> = open.iter().map(|(r, t, id)| ((r.clone(), t.0), *id)).collect();
+        for ((rule, thing), standing) in &self.standing {
+            if let Some(id) = standing.alarm {
+                alarms.insert((self.rules[*rule as usize].key.clone(), *thing), id);
+            }
+        }
+        let before: Vec<Slot> = std::mem::take(&mut self.slots);
+        let dirty: AHashSet<(String, i64)> = before
+            .iter()
+            .filter(|s| s.dirty)
+            .map(|s| (self.rules[s.rule as usize].key.clone(), s.facts.datastream.0))
+            .collect();
+        (self.rules, self.by_datastream, self.standing) = (rules, AHashMap::new(), AHashMap::new());
+        self.turned.clear();
+        for facts in facts {
+            for (at, rule) in self.rules.iter().enumerate().filter(|(_, r)| r.selects(facts)) {
+                let key = (rule.key.clone(), facts.datastream.0);
+                let (state, next_offset, _) = known.remove(&key).unwrap_or((State::default(), 0, facts.thing));
+                let index = self.slots.len() as u32;
+                let (rule, dirty) = (at as u32, dirty.contains(&key));
+                self.slots.push(Slot { rule, facts: Arc::clone(facts), state, next_offset, dirty, due: None });
+                self.by_datastream.entry(facts.datastream.0).or_default().push(index);
+                if state.raised {
+                    self.standing.entry((rule, facts.thing.0)).or_default().raised += 1;
+                }
+            }
+        }
+        for ((rule, thing), standing) in &mut self.standing {
+            standing.alarm = alarms.remove(&(self.rules[*rule as usize].key.clone(), *thing));
+        }
+        // Whatever is left has nobody who could ever clear it.
+        for ((rule, datastream), _) in known {
+            self.changes.gone.push((rule, EntityId(datastream)));
+        }
+        for ((rule, _), id) in alarms {
+            self.changes.happenings.push(Happening::Cleared { id, rule, at: now, value: None });
+        }
+        self.reschedule();
+    }
+
+    fn reschedule(&mut self) {
+        self.heap.clear();
+        for slot in &mut self.slots {
+            slot.due = None;
+        }
+        for index in 0..self.slots.len() {
+            self.schedule(index as u32);
+        }
+    }
+
+    fn schedule(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        let rule = &self.rules[slot.rule as usize];
+        let Some(due) = machine::deadline(&slot.state, rule, self.now.max(self.grace), self.grace) else { return };
+        // A deadline that moved later keeps its early entry, and is looked at again then: one entry a slot, not one an Observation.
+        if slot.due.is_none_or(|earlier| due < earlier) {
+            slot.due = Some(due);
+            self.heap.push(Reverse((due, index)));
+        }
+    }
+
+    /// When [`Core::tick`] has something to do next.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.heap.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// It is `now`, and every record that had arrived by then is applied.
+    pub fn tick(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+        while let Some(Reverse((due, index))) = self.heap.peek().copied().filter(|Reverse((due, _))| *due <= self.now) {
+            self.heap.pop();
+            let slot = &mut self.slots[index as usize];
+            if slot.due != Some(due) {
+                continue;
+            }
+            slot.due = None;
+            self.step(index, &Event::Tick { now: self.now, grace: self.grace });
+            self.schedule(index);
+        }
+    }
+
+    /// Applies the Observations of one record.
+    pub fn apply(&mut self, offset: u64, arrived: Timestamp, batch: &Batch) {
+        self.tick(arrived);
+        let runs = batch.runs();
+        let earliest = |run: &Run| run.times.iter().copied().min();
+        let mut order: Vec<u32> = (0..runs.len() as u32).collect();
+        // A file may list the newest first, or devices in turns; rules look at each Datastream in the order of measurement.
+        if runs.windows(2).any(|w| earliest(&w[0]) > earliest(&w[1])) {
+            order.sort_by_key(|at| earliest(&runs[*at as usize]));
+        }
+        let mut touched: Vec<u32> = Vec::new();
+        for at in order {
+            let run = &runs[at as usize];
+            let Some(slots) = self.by_datastream.get(&run.datastream.0) else { continue };
+            let mut columns = Columns::of(run);
+            let slots = slots.len();
+            for nth in 0..slots {
+                let index = self.by_datastream[&run.datastream.0][nth];
+                if self.slots[index as usize].next_offset > offset {
+                    continue;
+                }
+                self.run(index, run, &mut columns, arrived);
+                touched.push(index);
+            }
+        }
+        for index in touched {
+            self.slots[index as usize].next_offset = offset + 1;
+            self.schedule(index);
+        }
+    }
+
+    /// One run for one slot: at once when nothing in it can matter, row by row when something can.
+    fn run(&mut self, index: u32, run: &Run, columns: &mut Columns, arrived: Timestamp) {
+        let slot = &mut self.slots[index as usize];
+        let rule = &self.rules[slot.rule as usize];
+        if columns.calm(&slot.state, rule, arrived) {
+            let newest = columns.newest;
+            let at = Timestamp::from_micros(run.times[newest]);
+            if slot.state.latest.is_none_or(|latest| at > latest) {
+                slot.state = State { latest: Some(at), seen: Some(arrived), value: Some(run.values[newest]), ..slot.state };
+                slot.dirty = true;
+            }
+            return;
+        }
+        let trust = rule.quality;
+        for &row in columns.sorted(run) {
+            if let Some(event) = event(run, row as usize, arrived, trust) {
+                self.step(index, &event);
+            }
+        }
+    }
+
+    fn step(&mut self, index: u32, event: &Event) {
+        let slot = &mut self.slots[index as usize];
+        let rule = &self.rules[slot.rule as usize];
+        let (next, transition) = machine::step(&slot.state, rule, event);
+        slot.dirty |= next != slot.state;
+        slot.state = next;
+        if let Some(transition) = transition {
+            self.turned(index, transition);
+        }
+    }
+
+    fn turned(&mut self, index: u32, Transition { turn, at, value }: Transition) {
+        self.turned.push(index);
+        let slot = &self.slots[index as usize];
+        let rule = &self.rules[slot.rule as usize];
+        let standing = self.standing.entry((slot.rule, slot.facts.thing.0)).or_default();
+        match turn {
+            Turn::Raise => {
+                standing.raised += 1;
+                if standing.raised == 1 {
+                    let id = alarm_id(rule, slot.facts.datastream, slot.state.raises, at);
+                    standing.alarm = Some(id);
+                    let (rule, facts) = (Arc::clone(rule), Arc::clone(&slot.facts));
+                    self.changes.happenings.push(Happening::Raised { id, rule, facts, at, value });
+                }
+            }
+            Turn::Clear => {
+                standing.raised = standing.raised.saturating_sub(1);
+                if standing.raised == 0
+                    && let Some(id) = standing.alarm.take()
+                {
+                    self.changes.happenings.push(Happening::Cleared { id, rule: rule.key.clone(), at, value });
+                }
+            }
+        }
+    }
+
+    /// A Datastream was deleted with everything in it.
+    pub fn dropped(&mut self, datastream: EntityId, now: Timestamp) {
+        for index in self.by_datastream.remove(&datastream.0).unwrap_or_default() {
+            let slot = &mut self.slots[index as usize];
+            let raised = std::mem::take(&mut slot.state).raised;
+            // The entry in the heap, if any, finds nothing due; the slot itself goes with the next `install`.
+            (slot.due, slot.dirty) = (None, false);
+            self.changes.gone.push((self.rules[slot.rule as usize].key.clone(), datastream));
+            if raised {
+                self.turned(index, Transition { turn: Turn::Clear, at: now, value: None });
+            }
+        }
+    }
+
+    pub fn has_happened(&self) -> bool {
+        !self.changes.happenings.is_empty()
+    }
+
+    /// Takes what has happened, with the states of all slots that turned: alarms and the states that made them are written together. With
+    /// `all`, every state that has moved since it was last taken.
+    pub fn take(&mut self, all: bool) -> Changes {
+        let mut changes = std::mem::take(&mut self.changes);
+        let turned = std::mem::take(&mut self.turned);
+        let indices = if all { (0..self.slots.len() as u32).collect() } else { turned };
+        for index in indices {
+            let slot = &mut self.slots[index as usize];
+            if !std::mem::take(&mut slot.dirty) {
+                continue;
+            }
+            changes.slots.push(SlotRow {
+                rule: self.rules[slot.rule as usize].key.clone(),
+                datastream: slot.facts.datastream,
+                thing: slot.facts.thing,
+                next_offset: slot.next_offset,
+                state: slot.state,
+            });
+        }
+        changes
+    }
+
+    /// What [`Core::take`] gave could not be written; the next call gives it again.
+    pub fn give_back(&mut self, changes: Changes) {
+        let written: AHashSet<(&str, i64)> = changes.slots.iter().map(|r| (r.rule.as_str(), r.datastream.0)).collect();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let rule = &self.rules[slot.rule as usize];
+            if written.contains(&(rule.key.as_str(), slot.facts.datastream.0)) {
+                slot.dirty = true;
+                self.turned.push(index as u32);
+            }
+        }
+        let later = std::mem::take(&mut self.changes);
+        self.changes = Changes { slots: Vec::new(), ..changes };
+        self.changes.happenings.extend(later.happenings);
+        self.changes.gone.extend(later.gone);
+    }
+}
+
+/// The same alarm always has the same id, so that writing it twice writes it once.
+fn alarm_id(rule: &Rule, datastream: EntityId, raises: u32, at: Timestamp) -> Id<Alarm> {
+    let mut hash = Sha256::new();
+    hash.update(rule.key.as_bytes());
+    hash.update([0]);
+    hash.update(datastream.0.to_be_bytes());
+    hash.update(raises.to_be_bytes());
+    let digest: [u8; 32] = hash.finalize().into();
+    let (entropy, _) = digest.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
+    Id::new(at, u128::from_be_bytes(*entropy))
+}
+
+/// An Observation as the machine sees it; `None` when the rule does not believe it.
+fn event(run: &Run, row: usize, arrived: Timestamp, trust: Trust) -> Option<Event> {
+    let start = Timestamp::from_micros(run.times[row]);
+    let Some(extra) = run.extra(row) else {
+        return Some(Event::Observation { at: start, arrived, value: Some(run.values[row]) });
+    };
+    if trust == Trust::Good && extra.quality.as_ref().is_some_and(|q| quality::is_faulty(q.get())) {
+        return None;
+    }
+    let value = match extra.result.as_ref().map(|r| r.get().trim()) {
+        None => Some(run.values[row]),
+        Some("null") => return None,
+        // A Truth is a number to a rule: raise = 1, clear = 0.
+        Some("true") => Some(1.0),
+        Some("false") => Some(0.0),
+        Some(_) => None,
+    };
+    Some(Event::Observation { at: extra.end.unwrap_or(start), arrived, value })
+}
+
+/// What all slots of one run share, computed once.
+struct Columns {
+    /// No row has anything but an instant and a number.
+    plain: bool,
+    least: f64,
+    greatest: f64,
+    latest: i64,
+    /// The first row with the latest time.
+    newest: usize,
+    sorted: Vec<u32>,
+}
+
+impl Columns {
+    fn of(run: &Run) -> Self {
+        let mut all =
+            Self { plain: run.extras.is_empty(), least: f64::INFINITY, greatest: f64::NEG_INFINITY, latest: i64::MIN, newest: 0, sorted: Vec::new() };
+        for (row, (&time, &value)) in run.times.iter().zip(&run.values).enumerate() {
+            all.least = all.least.min(value);
+            all.greatest = all.greatest.max(value);
+            if time > all.latest {
+                (all.latest, all.newest) = (time, row);
+            }
+        }
+        all
+    }
+
+    /// Whether no row can do more than become the newest.
+    fn calm(&self, state: &State, rule: &Rule, arrived: Timestamp) -> bool {
+        let ahead = self.latest > arrived.plus_secs(MAX_AHEAD_SECS).as_micros();
+        self.plain
+            && !ahead
+            && state.turning.is_none()
+            && match (rule.when, state.raised) {
+                (Condition::Absence { .. }, raised) => !raised,
+                (Condition::Above(level), false) => self.greatest < level.raise,
+                (Condition::Above(level), true) => self.least > level.clear,
+                (Condition::Below(level), false) => self.least > level.raise,
+                (Condition::Below(level), true) => self.greatest < level.clear,
+            }
+    }
+
+    /// Rows in the order of the ends of their times.
+    fn sorted(&mut self, run: &Run) -> &[u32] {
+        if self.sorted.is_empty() {
+            let end = |row: u32| run.extra(row as usize).and_then(|e| e.end).map_or(run.times[row as usize], |e| e.as_micros());
+            self.sorted = (0..run.len() as u32).collect();
+            self.sorted.sort_by_key(|row| end(*row));
+        }
+        &self.sorted
+    }
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;
