@@ -273,3 +273,6 @@ pub(crate) fn stored(error: records::Error) -> Error {
     }
     Error::internal(error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod guard;
+pub mod live;
 pub mod mail;
 pub mod model;
 pub mod store;

@@ -1,0 +1,263 @@
+use kernel::{Tenant, Text};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    observe::Extra,
+    rules::model::{Level, RuleDeclaration, Selection, Severity},
+};
+
+pub fn rule(key: &str, when: Condition) -> Arc<Rule> {
+    let declaration = RuleDeclaration {
+        key: key.to_owned(),
+        name: Text::new("High water", "水位過高", "水位过高"),
+        instruction: None,
+        tenant: Tenant::parse("dsd").expect("slug"),
+        severity: Severity::Severe,
+        select: Selection { system: Some("flood".to_owned()), ..Selection::default() },
+        when,
+        quality: Trust::Good,
+        max_age: 86_400,
+        notify: Vec::new(),
+        enabled: true,
+    };
+    Arc::new(Rule::new(declaration).expect("valid"))
+}
+
+fn facts(datastream: i64, thing: i64) -> Arc<Facts> {
+    Arc::new(Facts {
+        datastream: EntityId(datastream),
+        thing: EntityId(thing),
+        tenant: Tenant::parse("dsd").expect("slug"),
+        public: true,
+        datastream_key: None,
+        thing_key: None,
+        observed_property: None,
+        system: Some("flood".to_owned()),
+        district: None,
+        thing_name: Text::plain("Gauge"),
+        unit: None,
+    })
+}
+
+fn above(hold: u32) -> Condition {
+    Condition::Above(Level { raise: 10.0, clear: 8.0, hold, clear_hold: hold })
+}
+
+fn secs(s: i64) -> Timestamp {
+    Timestamp::from_secs(s)
+}
+
+/// Two rules over three Datastreams at two Things: 1 and 2 at the first, 3 at the second.
+fn core(hold: u32) -> Core {
+    let mut core = Core::new(secs(0));
+    let rules = vec![rule("high", above(hold)), rule("silent", Condition::Absence { after: 60 })];
+    core.install(rules, &[facts(1, 10), facts(2, 10), facts(3, 11)], &[], &[], secs(0));
+    core
+}
+
+fn batch(rows: &[(i64, i64, f64)]) -> Batch {
+    let mut batch = Batch::new();
+    for &(datastream, at, value) in rows {
+        let mut run = Run::new(EntityId(datastream), EntityId(1));
+        run.push_number(secs(at), value);
+        batch.push_run(run);
+    }
+    batch
+}
+
+fn shown(happenings: &[Happening]) -> Vec<(bool, Id<Alarm>, i64)> {
+    let one = |h: &Happening| match h {
+        Happening::Raised { id, at, .. } => (true, *id, at.as_micros() / 1_000_000),
+        Happening::Cleared { id, at, .. } => (false, *id, at.as_micros() / 1_000_000),
+    };
+    happenings.iter().map(one).collect()
+}
+
+#[test]
+fn two_datastreams_of_one_thing_are_one_alarm() {
+    let mut core = core(0);
+    core.apply(0, secs(5), &batch(&[(1, 5, 11.0), (2, 5, 12.0), (3, 5, 1.0)]));
+    core.apply(1, secs(6), &batch(&[(1, 6, 7.0)]));
+    let raised = shown(&core.take(false).happenings);
+    assert_eq!(raised.len(), 1, "still standing at the second Datastream: {raised:?}");
+    core.apply(2, secs(7), &batch(&[(2, 7, 7.0)]));
+    assert_eq!(shown(&core.take(false).happenings), [(false, raised[0].1, 7)]);
+}
+
+#[test]
+fn a_batch_in_the_wrong_order_is_read_in_the_order_of_measurement() {
+    let mut core = core(0);
+    core.apply(0, secs(9), &batch(&[(1, 7, 7.0), (1, 6, 11.0), (1, 5, 7.0)]));
+    let happened = shown(&core.take(false).happenings);
+    assert_eq!(happened.iter().map(|h| (h.0, h.2)).collect::<Vec<_>>(), [(true, 6), (false, 7)]);
+}
+
+#[test]
+fn silence_is_found_without_a_scan_and_only_once() {
+    let mut core = core(0);
+    for second in 0..100 {
+        core.apply(second as u64, secs(second), &batch(&[(1, second, 1.0), (2, second, 1.0), (3, second, 1.0)]));
+    }
+    assert!(core.heap.len() <= 6, "one entry a slot, not one an Observation: {}", core.heap.len());
+    core.tick(secs(158));
+    assert!(!core.has_happened());
+    core.tick(secs(159));
+    core.tick(secs(1_000));
+    assert_eq!(shown(&core.take(false).happenings).iter().map(|h| (h.0, h.2)).collect::<Vec<_>>(), [(true, 159), (true, 159)]);
+}
+
+#[test]
+fn what_is_not_believed_is_not_there() {
+    let mut core = core(0);
+    let mut run = Run::new(EntityId(1), EntityId(1));
+    let raw = |text: &str| serde_json::value::RawValue::from_string(text.to_owned()).expect("json").into();
+    run.push(secs(5), 99.0, Extra { quality: Some(raw(r#"{"flag":"placeholder"}"#)), ..Extra::default() });
+    run.push(secs(6), f64::NAN, Extra { result: Some(raw("null")), ..Extra::default() });
+    let mut all = Batch::new();
+    all.push_run(run);
+    core.apply(0, secs(7), &all);
+    assert!(!core.has_happened());
+    assert_eq!(core.slots[0].state, State::default());
+}
+
+#[test]
+fn rules_and_things_that_go_clear_their_alarms() {
+    let mut core = core(0);
+    core.apply(0, secs(5), &batch(&[(1, 5, 11.0), (3, 5, 11.0)]));
+    let raised = core.take(false);
+    assert_eq!((raised.happenings.len(), raised.slots.len()), (2, 2));
+    core.dropped(EntityId(3), secs(6));
+    let dropped = core.take(false);
+    assert_eq!((dropped.happenings.len(), dropped.gone.len()), (1, 2));
+    core.install(vec![rule("silent", Condition::Absence { after: 60 })], &[facts(1, 10)], &[], &[], secs(7));
+    let removed = core.take(false);
+    assert!(matches!(&removed.happenings[..], [Happening::Cleared { rule, .. }] if rule == "high"), "{removed:?}");
+}
+
+#[derive(Clone, Debug)]
+enum Script {
+    Record(Vec<(i64, i64, f64)>),
+    Tick,
+}
+
+fn script() -> impl Strategy<Value = Vec<(i64, Script)>> {
+    let value = prop_oneof![Just(7.0), Just(9.0), Just(11.0)];
+    let row = (1i64..=4, -5i64..90, value);
+    let one = prop_oneof![
+        4 => proptest::collection::vec(row, 1..6).prop_map(Script::Record),
+        1 => Just(Script::Tick),
+    ];
+    proptest::collection::vec((0i64..40, one), 1..60)
+}
+
+/// What the database would hold: alarms by id with their ends, and state rows.
+#[derive(Default, Debug, PartialEq, Clone)]
+struct Stored {
+    alarms: std::collections::BTreeMap<Id<Alarm>, (String, i64, Timestamp, Option<Timestamp>)>,
+    rows: std::collections::BTreeMap<(String, i64), SlotRow>,
+    position: usize,
+}
+
+impl Stored {
+    fn write(&mut self, changes: Changes) {
+        for happening in changes.happenings {
+            match happening {
+                Happening::Raised { id, rule, facts, at, .. } => {
+                    let open = self.alarms.values().any(|a| a.0 == rule.key && a.1 == facts.thing.0 && a.3.is_none());
+                    assert!(!open, "a second open alarm");
+                    let before = self.alarms.insert(id, (rule.key.clone(), facts.thing.0, at, None));
+                    assert_eq!(before, None, "raised twice");
+                }
+                Happening::Cleared { id, at, .. } => {
+                    let alarm = self.alarms.get_mut(&id).expect("raised before");
+                    assert_eq!(alarm.3, None, "cleared twice");
+                    alarm.3 = Some(at);
+                }
+            }
+        }
+        self.rows.extend(changes.slots.into_iter().map(|r| ((r.rule.clone(), r.datastream.0), r)));
+    }
+    fn load(&self, hold: u32) -> Core {
+        let mut core = Core::new(secs(0));
+        let rows: Vec<_> = self.rows.values().cloned().collect();
+        let open: Vec<_> =
+            self.alarms.iter().filter(|(_, a)| a.3.is_none()).map(|(id, a)| (a.0.clone(), EntityId(a.1), *id)).collect();
+        let rules = vec![rule("high", above(hold)), rule("silent", Condition::Absence { after: 60 })];
+        core.install(rules, &[facts(1, 10), facts(2, 10), facts(3, 11)], &rows, &open, secs(0));
+        core
+    }
+}
+
+/// Runs the script; at each step in `crashes` everything in memory is lost and reading begins at the last checkpoint. Ticks are kept by
+/// the script, as the arrivals of records keep them on the stream.
+fn play(script: &[(i64, Script)], hold: u32, crashes: &[usize], checkpoints: &[usize]) -> Stored {
+    let mut stored = Stored::default();
+    let mut core = stored.load(hold);
+    let mut crashes: std::collections::BTreeSet<usize> = crashes.iter().copied().collect();
+    let arrivals: Vec<i64> =
+        script.iter().scan(100, |now, (passed, _)| { *now += passed; Some(*now) }).collect();
+    let mut at = 0;
+    while at < script.len() {
+        match &script[at].1 {
+            Script::Record(rows) => {
+                let rows: Vec<_> = rows.iter().map(|(ds, late, v)| (*ds, arrivals[at] - late, *v)).collect();
+                core.apply(at as u64, secs(arrivals[at]), &batch(&rows));
+            }
+            Script::Tick => core.tick(secs(arrivals[at])),
+        }
+        if core.has_happened() {
+            stored.write(core.take(false));
+        }
+        if checkpoints.contains(&at) {
+            stored.write(core.take(true));
+            stored.position = at + 1;
+        }
+        at += 1;
+        if crashes.remove(&at) {
+            core = stored.load(hold);
+            at = stored.position;
+        }
+    }
+    stored.write(core.take(true));
+    stored
+}
+
+proptest! {
+    #[test]
+    fn crashes_change_nothing(
+        script in script(), hold in prop_oneof![Just(0u32), 1u32..50],
+        crashes in proptest::collection::vec(0usize..60, 0..6), checkpoints in proptest::collection::vec(0usize..60, 0..6),
+    ) {
+        let straight = play(&script, hold, &[], &[]);
+        let crashed = play(&script, hold, &crashes, &checkpoints);
+        prop_assert_eq!(straight.alarms, crashed.alarms);
+        let states = |s: &Stored| s.rows.iter().map(|(k, r)| (k.clone(), r.state)).collect::<Vec<_>>();
+        prop_assert_eq!(states(&straight), states(&crashed));
+    }
+
+    #[test]
+    fn columns_agree_with_rows(
+        runs in proptest::collection::vec(proptest::collection::vec((-20i64..900, prop_oneof![Just(7.0), Just(9.0), Just(11.0)]), 1..30), 1..10),
+        hold in prop_oneof![Just(0u32), 1u32..50],
+    ) {
+        let (mut fast, mut slow) = (core(hold), core(hold));
+        for (offset, rows) in runs.iter().enumerate() {
+            let arrived = secs(1_000 + offset as i64 * 10);
+            let mut run = Run::new(EntityId(1), EntityId(1));
+            rows.iter().for_each(|(at, v)| run.push_number(secs(*at), *v));
+            let mut plain = Batch::new();
+            plain.push_run(run.clone());
+            // An extra that means nothing takes the same rows the slow way.
+            run.extras = vec![None; run.len()];
+            let mut rough = Batch::new();
+            rough.push_run(run);
+            fast.apply(offset as u64, arrived, &plain);
+            slow.apply(offset as u64, arrived, &rough);
+            for (a, b) in fast.slots.iter().zip(&slow.slots) {
+                prop_assert_eq!(a.state, b.state);
+            }
+        }
+        prop_assert_eq!(shown(&fast.take(true).happenings), shown(&slow.take(true).happenings));
+    }
+}

@@ -20,14 +20,14 @@ pub fn load(read: &mut Read<'_>, rules: &[Arc<Rule>]) -> Result<(Vec<Arc<Facts>>
     let mut found = Vec::new();
     let mut after = 0i64;
     loop {
-        let mut rows = 0;
+        let (from, mut rows) = (after, 0);
         read.for_each(
             "SELECT d.id, d.tenant, d.public, d.key, d.unit, d.thing_id, t.key, t.name, t.properties, p.key
              FROM sensing_datastream d
              JOIN sensing_thing t ON t.id = d.thing_id
              JOIN sensing_observed_property p ON p.id = d.observed_property_id
              WHERE d.id > $1 ORDER BY d.id LIMIT $2",
-            params![after, PAGE],
+            params![from, PAGE],
             |row| {
                 rows += 1;
                 after = row.get(0)?;

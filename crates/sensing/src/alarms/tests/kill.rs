@@ -1,0 +1,118 @@
+//! kill -9: a program of its own that feeds and evaluates, killed at random moments, again and again.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use kernel::SystemClock;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use super::*;
+
+const FOLDER: &str = "LAMPPOST_TEST_KILL_FOLDER";
+const THINGS: i64 = 5;
+
+/// What record number `n` says, whichever life of the program sends it.
+fn record(n: u64, base: i64) -> Vec<(i64, i64, f64)> {
+    let mut random = StdRng::seed_from_u64(n);
+    (1..=THINGS).map(|id| (id, base + i64::try_from(n).expect("small"), [7.0, 9.0, 11.0][random.random_range(0..3)])).collect()
+}
+
+async fn open(folder: &Path) -> (Alarms, Rules, Topic, Stream) {
+    let options = records::Options::sqlite(folder.join("city.db"));
+    let opened = tokio::task::spawn_blocking(move || {
+        let records = Records::open(&options, Arc::new(SystemClock)).expect("records");
+        records.migrate("sensing-catalogue-test", CATALOGUE).expect("catalogue");
+        Alarms::open(records, Arc::new(Scopes::new(Arc::new(Roles)))).expect("tables")
+    });
+    let alarms = opened.await.expect("opens");
+    let stream = open_stream(folder, Arc::new(SystemClock)).await;
+    let topic = stream.topic("observations").expect("topic");
+    (alarms.clone(), Rules::new(alarms, Allowed::default()), topic, stream)
+}
+
+/// An hour ago: old enough not to lie ahead, young enough to raise.
+fn base(folder: &Path) -> i64 {
+    std::fs::read_to_string(folder.join("base")).expect("base").parse().expect("seconds")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the program that `killed_at_random_moments` starts and kills"]
+async fn victim() {
+    let folder = PathBuf::from(std::env::var(FOLDER).expect("started by the test"));
+    let (alarms, _rules, topic, _stream) = open(&folder).await;
+    let options = Options { checkpoint: Duration::from_millis(20), tick: Duration::from_millis(5), ..Options::default() };
+    let _engine = engine::start(TopicFeed(topic.clone()), alarms, Arc::new(SystemClock), options).await.expect("engine");
+    let base = base(&folder);
+    loop {
+        send(&topic, &record(topic.end().0, base)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_random_moments() {
+    let folder = tempfile::tempdir().expect("folder");
+    let base_at = SystemClock.now().as_micros() / 1_000_000 - 3_600;
+    std::fs::write(folder.path().join("base"), base_at.to_string()).expect("base");
+    {
+        let (alarms, rules, _topic, stream) = open(folder.path()).await;
+        for id in 1..=THINGS {
+            gauge(alarms.records(), id, id, "dsd", true).await;
+        }
+        rules.apply(&Caller::system("test"), vec![high(0)], vec![]).await.expect("applied");
+        stream.close().await;
+        alarms.records().close().await;
+    }
+    let mut random = StdRng::from_os_rng();
+    let program = std::env::current_exe().expect("this test");
+    let mut before = 0;
+    for _ in 0..12 {
+        let mut child = Command::new(&program)
+            .args(["--exact", "alarms::tests::kill::victim", "--ignored", "--nocapture"])
+            .env(FOLDER, folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..400))).await;
+        assert!(child.try_wait().expect("asked").is_none(), "the victim died by itself");
+        // SIGKILL on Unix.
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+    }
+    let (alarms, _rules, topic, _stream) = open(folder.path()).await;
+    let engine = engine::start(TopicFeed(topic.clone()), alarms.clone(), Arc::new(SystemClock), Options::default()).await.expect("engine");
+    engine.evaluated(topic.end().0).await;
+    before += topic.end().0;
+    assert!(before > 50, "only {before} records were made durable: the test has tested little");
+    // What one undisturbed reading of the same records gives, by the plain definition.
+    let mut expected: Vec<(i64, i64, Option<i64>)> = Vec::new();
+    let mut open_at: [Option<usize>; THINGS as usize + 1] = [None; THINGS as usize + 1];
+    for n in 0..topic.end().0 {
+        for (id, at, value) in record(n, base_at) {
+            match open_at[id as usize] {
+                None if value >= 10.0 => {
+                    open_at[id as usize] = Some(expected.len());
+                    expected.push((id, at, None));
+                }
+                Some(index) if value <= 8.0 => {
+                    expected[index].2 = Some(at);
+                    open_at[id as usize] = None;
+                }
+                _ => {}
+            }
+        }
+    }
+    expected.sort_unstable();
+    let read = alarms.records().read(|r| {
+        r.query("SELECT thing, raised_at, cleared_at FROM sensing_alarm", params![], |row| {
+            let second = |micros: i64| micros / 1_000_000;
+            Ok((row.get::<i64>(0)?, second(row.get(1)?), row.get::<Option<i64>>(2)?.map(second)))
+        })
+    });
+    let mut found = read.await.expect("alarms");
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    engine.stop().await;
+}
