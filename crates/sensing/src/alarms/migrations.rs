@@ -2,7 +2,7 @@
 
 use records::Migration;
 
-pub const ROOM: &str = "sensing-alarms";
+pub const ROOM: &str = "sensing_alarms";
 
 pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "rules, alarms, deliveries", sql: TABLES }];
 

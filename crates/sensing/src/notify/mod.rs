@@ -28,7 +28,7 @@ use webhook::{Secret, Sender};
 
 /// The texts of letters; the program merges them into its catalogue.
 pub const TEXTS: ui::Texts = ui::Texts {
-    room: "sensing-notify",
+    room: "sensing_notify",
     en: include_str!("lang/en.toml"),
     zh_hant: include_str!("lang/zh-hant.toml"),
     zh_hans: include_str!("lang/zh-hans.toml"),

@@ -90,6 +90,11 @@ impl Core {
     pub fn forgive(&mut self, now: Timestamp) {
         self.grace = now;
         self.now = now;
+        for slot in &mut self.slots {
+            let state = machine::forgive(&slot.state, now);
+            slot.dirty |= state != slot.state;
+            slot.state = state;
+        }
         self.reschedule();
     }
 
@@ -124,6 +129,8 @@ impl Core {
             for (at, rule) in self.rules.iter().enumerate().filter(|(_, r)| r.selects(facts)) {
                 let key = (rule.key.clone(), facts.datastream.0);
                 let (state, next_offset, _) = known.remove(&key).unwrap_or((State::default(), 0, facts.thing));
+                // The clock may have been set back while nobody was listening.
+                let state = machine::forgive(&state, now);
                 let index = self.slots.len() as u32;
                 let (rule, dirty) = (at as u32, dirty.contains(&key));
                 self.slots.push(Slot { rule, facts: Arc::clone(facts), state, next_offset, dirty, due: None });
@@ -159,7 +166,7 @@ impl Core {
     fn schedule(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         let rule = &self.rules[slot.rule as usize];
-        let Some(due) = machine::deadline(&slot.state, rule, self.now.max(self.grace), self.grace) else { return };
+        let Some(due) = machine::deadline(&slot.state, rule, self.grace) else { return };
         // A deadline that moved later keeps its early entry, and is looked at again then: one entry a slot, not one an Observation.
         if slot.due.is_none_or(|earlier| due < earlier) {
             slot.due = Some(due);

@@ -80,7 +80,7 @@ pub fn step(state: &State, rule: &Rule, event: &Event) -> (State, Option<Transit
                 },
             }
         }
-        (Event::Tick { now, grace }, Condition::Absence { .. }) => match deadline(state, rule, now, grace) {
+        (Event::Tick { now, grace }, Condition::Absence { .. }) => match deadline(state, rule, grace) {
             Some(due) if due <= now => turn(*state, due),
             _ => (*state, None),
         },
@@ -94,18 +94,23 @@ pub fn step(state: &State, rule: &Rule, event: &Event) -> (State, Option<Transit
 }
 
 /// When a tick would next change something; `None` when only an Observation can.
-pub fn deadline(state: &State, rule: &Rule, now: Timestamp, grace: Timestamp) -> Option<Timestamp> {
+pub fn deadline(state: &State, rule: &Rule, grace: Timestamp) -> Option<Timestamp> {
     match rule.when {
         Condition::Absence { .. } if state.raised => None,
         Condition::Absence { after } => {
-            // A clock that was set back leaves arrivals in the future; they say nothing about the silence since.
-            let heard = state.seen.filter(|seen| *seen <= now);
-            Some(heard.unwrap_or(grace).max(grace).plus_secs(i64::from(after)))
+            let heard = state.seen.map_or(grace, |seen| seen.max(grace));
+            Some(heard.plus_secs(i64::from(after)))
         }
         Condition::Above(level) | Condition::Below(level) => {
             state.turning.map(|t| t.arrived.plus_secs(hold(state, level)))
         }
     }
+}
+
+/// The state after the clock was set to `now`: an arrival that now lies in the future would hide every silence until then.
+pub fn forgive(state: &State, now: Timestamp) -> State {
+    let turning = state.turning.map(|t| Turning { arrived: t.arrived.min(now), ..t });
+    State { seen: state.seen.map(|seen| seen.min(now)), turning, ..*state }
 }
 
 fn hold(state: &State, level: Level) -> i64 {

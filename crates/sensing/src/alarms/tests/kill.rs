@@ -23,7 +23,7 @@ async fn open(folder: &Path) -> (Alarms, Rules, Topic, Stream) {
     let options = records::Options::sqlite(folder.join("city.db"));
     let opened = tokio::task::spawn_blocking(move || {
         let records = Records::open(&options, Arc::new(SystemClock)).expect("records");
-        records.migrate("sensing-catalogue-test", CATALOGUE).expect("catalogue");
+        records.migrate("sensing_catalogue_test", CATALOGUE).expect("catalogue");
         Alarms::open(records, Arc::new(Scopes::new(Arc::new(Roles)))).expect("tables")
     });
     let alarms = opened.await.expect("opens");
@@ -56,11 +56,13 @@ async fn killed_at_random_moments() {
     let base_at = SystemClock.now().as_micros() / 1_000_000 - 3_600;
     std::fs::write(folder.path().join("base"), base_at.to_string()).expect("base");
     {
-        let (alarms, rules, _topic, stream) = open(folder.path()).await;
+        let (alarms, rules, topic, stream) = open(folder.path()).await;
         for id in 1..=THINGS {
             gauge(alarms.records(), id, id, "dsd", true).await;
         }
         rules.apply(&Caller::system("test"), vec![high(0)], vec![]).await.expect("applied");
+        let first = engine::start(TopicFeed(topic), alarms.clone(), Arc::new(SystemClock), Options::default()).await.expect("engine");
+        first.stop().await;
         stream.close().await;
         alarms.records().close().await;
     }

@@ -1,10 +1,10 @@
 //! The whole way on real stores: stream → engine → records, on SQLite and PostgreSQL.
 
 mod api;
-mod engine;
 mod kill;
 mod live;
 mod notify;
+mod watching;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
@@ -142,7 +142,7 @@ impl City {
         };
         let open = tokio::task::spawn_blocking(move || {
             let records = Records::open(&options, records_clock).expect("records");
-            records.migrate("sensing-catalogue-test", CATALOGUE).expect("catalogue");
+            records.migrate("sensing_catalogue_test", CATALOGUE).expect("catalogue");
             records
         });
         let records = open.await.expect("opens");

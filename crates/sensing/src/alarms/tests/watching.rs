@@ -168,6 +168,8 @@ async fn crashes(store: Store, seed: u64) {
             gauge(&city.records, id, 1 + id % 3, "dsd", true).await;
         }
         city.apply(vec![high(0)], vec![]).await;
+        // The first life decides where reading begins; all others continue.
+        city.engine().await.stop().await;
         let mut engine: Option<tokio::runtime::Runtime> = None;
         for rows in &script {
             if engine.is_none() || (crash && random.random_bool(0.2)) {
