@@ -1,9 +1,11 @@
 //! Room `sensing`: things, observations, MQTT, rules, alarms. See ARCHITECTURE.md, "An observation's way".
 
+pub mod alarms;
 pub mod catalog;
 pub mod devices;
 pub mod error;
 pub mod model;
+pub mod notify;
 pub mod observe;
 pub mod query;
 pub mod route;

@@ -140,16 +140,40 @@ async fn one(State(alarms): State<Alarms>, who: Who, Path(id): Path<String>) -> 
     Ok(response)
 }
 
-async fn acknowledge(State(alarms): State<Alarms>, who: Who, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Result<Response, Error> {
+async fn acknowledge(
+    State(alarms): State<Alarms>,
+    who: Who,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Error> {
     act(&alarms, who, &id, Deed::Acknowledge, &headers, &body).await
 }
-async fn unacknowledge(State(alarms): State<Alarms>, who: Who, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Result<Response, Error> {
+async fn unacknowledge(
+    State(alarms): State<Alarms>,
+    who: Who,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Error> {
     act(&alarms, who, &id, Deed::Unacknowledge, &headers, &body).await
 }
-async fn close(State(alarms): State<Alarms>, who: Who, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Result<Response, Error> {
+async fn close(
+    State(alarms): State<Alarms>,
+    who: Who,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Error> {
     act(&alarms, who, &id, Deed::Close, &headers, &body).await
 }
-async fn comment(State(alarms): State<Alarms>, who: Who, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Result<Response, Error> {
+async fn comment(
+    State(alarms): State<Alarms>,
+    who: Who,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Error> {
     act(&alarms, who, &id, Deed::Remark, &headers, &body).await
 }
 
@@ -161,7 +185,14 @@ struct Said {
     version: Option<u32>,
 }
 
-async fn act(alarms: &Alarms, who: Who, id: &str, deed: Deed, headers: &HeaderMap, body: &[u8]) -> Result<Response, Error> {
+async fn act(
+    alarms: &Alarms,
+    who: Who,
+    id: &str,
+    deed: Deed,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, Error> {
     let caller = signed_in(who)?;
     let id = parse_id(id)?;
     let said: Said = if body.is_empty() { Said::default() } else { json_body(body)? };
@@ -188,7 +219,8 @@ pub(crate) fn signed_in(who: Who) -> Result<Caller, Error> {
 }
 
 pub(crate) fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|e| Error::bad_request(format!("The body is not the JSON that is expected: {e}.")))
+    serde_json::from_slice(body)
+        .map_err(|e| Error::bad_request(format!("The body is not the JSON that is expected: {e}.")))
 }
 
 /// `If-Match: "3"` (RFC 9110 section 13.1.1).

@@ -73,12 +73,15 @@ impl Deed {
 }
 
 impl Alarms {
-    /// Opens the room's tables for rules, alarms and notifications.
+    /// Opens the room's tables for rules, alarms and notifications. Blocks.
     ///
     /// # Errors
     /// Those of the migration.
     pub fn open(records: Records, scopes: Arc<Scopes>) -> Result<Self, Error> {
         records.migrate(migrations::ROOM, migrations::MIGRATIONS).map_err(stored)?;
+        for tenant in records.read_blocking(store::tenants).map_err(stored)? {
+            scopes.know(&tenant);
+        }
         let counts = ArcSwapOption::empty();
         Ok(Self(Arc::new(Inner { records, scopes, counts, generation: AtomicU64::new(0) })))
     }
@@ -113,7 +116,13 @@ impl Alarms {
     ///
     /// # Errors
     /// Those of `records`.
-    pub async fn list(&self, caller: &Caller, filter: Filter, after: Option<Id<Alarm>>, limit: Option<u32>) -> Result<Listing, Error> {
+    pub async fn list(
+        &self,
+        caller: &Caller,
+        filter: Filter,
+        after: Option<Id<Alarm>>,
+        limit: Option<u32>,
+    ) -> Result<Listing, Error> {
         let visible = self.visible(caller);
         let limit = PageSize::clamp(limit.map(|l| l.max(1)), &LIMITS).get();
         let found = self.0.records.read(move |read| store::list(read, &visible, &filter, after, limit + 1));
@@ -146,7 +155,14 @@ impl Alarms {
     /// # Errors
     /// 404 as [`Alarms::get`]; 403 without the right; 412 when somebody else was faster; 409 when the state does not admit it; 400 for a
     /// comment that is missing or not clean.
-    pub async fn act(&self, caller: &Caller, id: Id<Alarm>, deed: Deed, version: Option<u32>, comment: &str) -> Result<Alarm, Error> {
+    pub async fn act(
+        &self,
+        caller: &Caller,
+        id: Id<Alarm>,
+        deed: Deed,
+        version: Option<u32>,
+        comment: &str,
+    ) -> Result<Alarm, Error> {
         let seen = self.get(caller, id).await?;
         if !self.may(caller, deed.action(), &seen) {
             return Err(Problem::forbidden("Ask the alarm's department for the right to do this.").into());
@@ -227,7 +243,14 @@ impl From<records::Error> for Failure {
 }
 
 /// Decides and writes in one transaction: the row, the history, the audit row, the event.
-pub(crate) fn apply(tx: &mut Tx<'_>, caller: &Caller, id: Id<Alarm>, audit: &str, version: Option<u32>, command: &Command) -> Result<Alarm, Failure> {
+pub(crate) fn apply(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    id: Id<Alarm>,
+    audit: &str,
+    version: Option<u32>,
+    command: &Command,
+) -> Result<Alarm, Failure> {
     let now = store::get(tx, id)?.ok_or(Failure::Gone)?;
     if let Some(expected) = version
         && expected != now.version

@@ -97,13 +97,24 @@ impl Kind for Alarm {
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Command {
-    Acknowledge { comment: Option<Comment> },
+    Acknowledge {
+        comment: Option<Comment>,
+    },
     /// Undoes the acknowledgement.
-    Unacknowledge { comment: Option<Comment> },
+    Unacknowledge {
+        comment: Option<Comment>,
+    },
     /// The rule says that the condition is over.
-    Clear { at: Timestamp, value: Option<f64> },
-    Close { comment: Option<Comment> },
-    Remark { comment: Comment },
+    Clear {
+        at: Timestamp,
+        value: Option<f64>,
+    },
+    Close {
+        comment: Option<Comment>,
+    },
+    Remark {
+        comment: Comment,
+    },
 }
 
 /// What a person wrote: 1 to 2,000 characters, no control characters but line feeds.
@@ -297,10 +308,54 @@ pub(crate) mod tests {
         let shut = Err(Refusal::Closed);
         // The state, whether it was acknowledged, and what each command makes of it, in the order of `commands`.
         let matrix = [
-            (Open, false, [Ok((Acknowledged, true)), Err(NotAcknowledged), Ok((Cleared, false)), Err(ReasonNeeded), Ok((Closed, false)), Ok((Open, false))]),
-            (Acknowledged, true, [Err(AlreadyAcknowledged), Ok((Open, false)), Ok((Cleared, true)), Err(ReasonNeeded), Ok((Closed, true)), Ok((Acknowledged, true))]),
-            (Cleared, false, [Ok((Cleared, true)), Err(NotAcknowledged), Err(AlreadyCleared), Ok((Closed, false)), Ok((Closed, false)), Ok((Cleared, false))]),
-            (Cleared, true, [Err(AlreadyAcknowledged), Ok((Cleared, false)), Err(AlreadyCleared), Ok((Closed, true)), Ok((Closed, true)), Ok((Cleared, true))]),
+            (
+                Open,
+                false,
+                [
+                    Ok((Acknowledged, true)),
+                    Err(NotAcknowledged),
+                    Ok((Cleared, false)),
+                    Err(ReasonNeeded),
+                    Ok((Closed, false)),
+                    Ok((Open, false)),
+                ],
+            ),
+            (
+                Acknowledged,
+                true,
+                [
+                    Err(AlreadyAcknowledged),
+                    Ok((Open, false)),
+                    Ok((Cleared, true)),
+                    Err(ReasonNeeded),
+                    Ok((Closed, true)),
+                    Ok((Acknowledged, true)),
+                ],
+            ),
+            (
+                Cleared,
+                false,
+                [
+                    Ok((Cleared, true)),
+                    Err(NotAcknowledged),
+                    Err(AlreadyCleared),
+                    Ok((Closed, false)),
+                    Ok((Closed, false)),
+                    Ok((Cleared, false)),
+                ],
+            ),
+            (
+                Cleared,
+                true,
+                [
+                    Err(AlreadyAcknowledged),
+                    Ok((Cleared, false)),
+                    Err(AlreadyCleared),
+                    Ok((Closed, true)),
+                    Ok((Closed, true)),
+                    Ok((Cleared, true)),
+                ],
+            ),
             (Closed, false, [shut, shut, shut, shut, shut, Ok((Closed, false))]),
             (Closed, true, [shut, shut, shut, shut, shut, Ok((Closed, true))]),
         ];

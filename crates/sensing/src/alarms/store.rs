@@ -167,7 +167,13 @@ impl Visible {
 }
 
 /// Newest first; `after` is the last id of the page before.
-pub fn list(read: &mut Read<'_>, visible: &Visible, filter: &Filter, after: Option<Id<Alarm>>, limit: usize) -> Result<Vec<Alarm>, records::Error> {
+pub fn list(
+    read: &mut Read<'_>,
+    visible: &Visible,
+    filter: &Filter,
+    after: Option<Id<Alarm>>,
+    limit: usize,
+) -> Result<Vec<Alarm>, records::Error> {
     let mut query = Query::default();
     if !visible.everything {
         let all = query.any_of("tenant", visible.all.iter().map(ToParam::to_param));
@@ -178,7 +184,8 @@ pub fn list(read: &mut Read<'_>, visible: &Visible, filter: &Filter, after: Opti
         let states = query.any_of("state", filter.states.iter().map(|s| Param::Text(s.name().into())));
         query.wheres.push(states);
     }
-    let texts = [("system", filter.system.as_ref()), ("district", filter.district.as_ref()), ("rule", filter.rule.as_ref())];
+    let texts =
+        [("system", filter.system.as_ref()), ("district", filter.district.as_ref()), ("rule", filter.rule.as_ref())];
     for (column, value) in texts {
         if let Some(value) = value {
             query.compare(column, "=", value.to_param());
@@ -198,7 +205,11 @@ pub fn list(read: &mut Read<'_>, visible: &Visible, filter: &Filter, after: Opti
     }
     let wheres = if query.wheres.is_empty() { "1 = 1".to_owned() } else { query.wheres.join(" AND ") };
     let limit = query.mark(Param::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
-    read.query(&format!("SELECT {COLUMNS} FROM sensing_alarm WHERE {wheres} ORDER BY id DESC LIMIT {limit}"), &query.values, alarm)
+    read.query(
+        &format!("SELECT {COLUMNS} FROM sensing_alarm WHERE {wheres} ORDER BY id DESC LIMIT {limit}"),
+        &query.values,
+        alarm,
+    )
 }
 
 /// A WHERE being put together; values never enter the text.
@@ -221,6 +232,11 @@ impl<'a> Query<'a> {
         let marks: Vec<String> = values.map(|v| self.mark(v)).collect();
         if marks.is_empty() { "1 = 0".to_owned() } else { format!("{column} IN ({})", marks.join(", ")) }
     }
+}
+
+/// Everybody who has rules or alarms.
+pub fn tenants(read: &mut Read<'_>) -> Result<Vec<Tenant>, records::Error> {
+    read.query("SELECT tenant FROM sensing_rule UNION SELECT tenant FROM sensing_alarm", params![], |row| row.get(0))
 }
 
 /// How many alarms of a tenant are in a state with a severity; closed ones are not counted.
@@ -252,7 +268,13 @@ pub fn counts(read: &mut Read<'_>) -> Result<Vec<Count>, records::Error> {
 }
 
 /// Leaves the audit row and the event of a change: `kind` as in `alarm.raised`.
-pub fn announce(tx: &mut Tx<'_>, caller: &Caller, action: &str, a: &Alarm, kind: EntryKind) -> Result<(), records::Error> {
+pub fn announce(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    action: &str,
+    a: &Alarm,
+    kind: EntryKind,
+) -> Result<(), records::Error> {
     let id = a.id.to_string();
     let detail = json!({ "rule": a.rule, "thing": a.thing, "state": a.state, "version": a.version });
     tx.audit(caller, action, "Alarm", &id, Some(&a.tenant), detail)?;

@@ -42,7 +42,11 @@ pub fn check_url(url: &str, allowed: &Allowed) -> Result<Url, String> {
         return Err("an address without user and password is expected; requests are signed instead".to_owned());
     }
     if allowed.has(&host) {
-        return if matches!(url.scheme(), "http" | "https") { Ok(url) } else { Err("http or https is expected".to_owned()) };
+        return if matches!(url.scheme(), "http" | "https") {
+            Ok(url)
+        } else {
+            Err("http or https is expected".to_owned())
+        };
     }
     if url.scheme() != "https" {
         return Err("https is expected".to_owned());
@@ -50,7 +54,9 @@ pub fn check_url(url: &str, allowed: &Allowed) -> Result<Url, String> {
     // The URL standard has normalised every spelling of a number (octal, hexadecimal, one integer) by now.
     let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     if literal.is_ok_and(is_internal) || host == "localhost" || host.ends_with(".localhost") {
-        return Err("an address on the public internet is expected; the operator can allow internal hosts by name".to_owned());
+        return Err(
+            "an address on the public internet is expected; the operator can allow internal hosts by name".to_owned()
+        );
     }
     Ok(url)
 }
@@ -135,13 +141,45 @@ mod tests {
     #[test]
     fn internal_addresses_in_every_disguise() {
         for internal in [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "255.255.255.255", "224.0.0.1",
-            "198.18.0.1", "192.0.0.8", "::1", "::", "fe80::1", "fc00::1", "fd12::1", "fec0::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
-            "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "2001::1", "2001:db8::1", "::7f00:1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "224.0.0.1",
+            "198.18.0.1",
+            "192.0.0.8",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "fd12::1",
+            "fec0::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "64:ff9b:1::1",
+            "2002:7f00:1::",
+            "2001::1",
+            "2001:db8::1",
+            "::7f00:1",
         ] {
             assert!(is_internal(internal.parse().expect("address")), "{internal}");
         }
-        for public in ["1.1.1.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "2001:4860:4860::8888", "64:ff9b::808:808", "2002:808:808::"] {
+        for public in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "172.32.0.1",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "2001:4860:4860::8888",
+            "64:ff9b::808:808",
+            "2002:808:808::",
+        ] {
             assert!(!is_internal(public.parse().expect("address")), "{public}");
         }
     }
@@ -150,8 +188,18 @@ mod tests {
     fn addresses_are_judged_as_written() {
         let allowed = Allowed::new(["hooks.internal".to_owned(), "127.0.0.1".to_owned()]);
         for bad in [
-            "http://example.com/", "ftp://example.com/", "https://localhost/", "https://a.localhost/", "https://127.1/", "https://2130706433/",
-            "https://0x7f.0.0.1:8443/", "https://[::1]/", "https://[::ffff:169.254.169.254]/", "https://user:secret@example.com/", "x", "file:///etc/passwd",
+            "http://example.com/",
+            "ftp://example.com/",
+            "https://localhost/",
+            "https://a.localhost/",
+            "https://127.1/",
+            "https://2130706433/",
+            "https://0x7f.0.0.1:8443/",
+            "https://[::1]/",
+            "https://[::ffff:169.254.169.254]/",
+            "https://user:secret@example.com/",
+            "x",
+            "file:///etc/passwd",
         ] {
             assert!(check_url(bad, &Allowed::default()).is_err(), "{bad}");
         }

@@ -36,7 +36,7 @@ use serde_json::{Value, value::RawValue};
 use tokio::sync::watch;
 
 use crate::{
-    Audience, Error, Route, Scope, Scopes,
+    Audience, Error, Route, Scope,
     alarms::{
         Alarms, Visible,
         api::{Who, caller},
@@ -59,6 +59,8 @@ pub const ROUTES: &[Route] = &[Route {
 pub trait Directory: Send + Sync + 'static {
     /// At once, from memory; `None` when it is not known there (its Observation is then not shown).
     fn describe(&self, datastream: EntityId) -> Option<Arc<DatastreamInfo>>;
+    /// What `caller` may read, from a cache: it is asked again at every heartbeat of every connection.
+    fn scope(&self, caller: &Caller) -> Arc<Scope>;
     /// The Datastreams of a system such as `flood`.
     fn layer(&self, system: &str) -> impl Future<Output = Result<Vec<EntityId>, Error>> + Send;
 }
@@ -136,7 +138,6 @@ impl<D> Clone for Live<D> {
 
 struct Inner<D> {
     directory: D,
-    scopes: Arc<Scopes>,
     alarms: Alarms,
     options: Options,
     board: RwLock<Board>,
@@ -148,9 +149,8 @@ impl<D: Directory> Live<D> {
     /// `events_from` is the offset on the topic `events` from which [`Live::event`] will be called.
     pub fn new(directory: D, alarms: Alarms, options: Options, events_from: u64) -> Self {
         let board = Board { alarms_from: events_from, alarms_next: events_from, ..Board::default() };
-        let scopes = Arc::clone(alarms.scopes());
         let (board, changes, connected) = (RwLock::new(board), watch::channel(0).0, Mutex::default());
-        Self { inner: Arc::new(Inner { directory, scopes, alarms, options, board, changes, connected }) }
+        Self { inner: Arc::new(Inner { directory, alarms, options, board, changes, connected }) }
     }
 
     pub fn connections(&self) -> usize {
@@ -268,8 +268,23 @@ fn alarm_event(offset: u64, value: Value) -> Option<AlarmEvent> {
     };
     let tenant = Tenant::parse(value.get("tenant")?.as_str()?).ok()?;
     let public = value.get("public").and_then(Value::as_bool).unwrap_or(false);
-    let told = ["id", "type", "state", "severity", "rule", "thing", "thing_name", "name", "system", "district", "version", "raised_at", "at"];
-    let data: serde_json::Map<_, _> = told.into_iter().filter_map(|k| Some((k.to_owned(), value.get(k)?.clone()))).collect();
+    let told = [
+        "id",
+        "type",
+        "state",
+        "severity",
+        "rule",
+        "thing",
+        "thing_name",
+        "name",
+        "system",
+        "district",
+        "version",
+        "raised_at",
+        "at",
+    ];
+    let data: serde_json::Map<_, _> =
+        told.into_iter().filter_map(|k| Some((k.to_owned(), value.get(k)?.clone()))).collect();
     Some(AlarmEvent { offset, tenant, public, data: Value::Object(data).to_string() })
 }
 
@@ -319,7 +334,7 @@ impl<D: Directory> Connection<D> {
 
     fn look_at_rights(&mut self) {
         let inner = &self.ticket.live.inner;
-        self.scope = inner.scopes.of(&self.caller);
+        self.scope = inner.directory.scope(&self.caller);
         self.visible = inner.alarms.visible(&self.caller);
         self.checked = Instant::now();
     }
@@ -411,7 +426,12 @@ pub fn router<D: Directory>(live: Live<D>) -> Router {
 
 type Queried<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 
-async fn open<D: Directory>(State(live): State<Live<D>>, who: Who, headers: HeaderMap, query: Queried<Asked>) -> Result<Response, Error> {
+async fn open<D: Directory>(
+    State(live): State<Live<D>>,
+    who: Who,
+    headers: HeaderMap,
+    query: Queried<Asked>,
+) -> Result<Response, Error> {
     let caller = caller(who);
     let Query(asked) = query.map_err(|e| Error::bad_request(e.body_text()))?;
     let wanted = wanted(&live, &asked).await?;
@@ -430,7 +450,7 @@ async fn open<D: Directory>(State(live): State<Live<D>>, who: Who, headers: Head
         Some(Some(id)) => (id + 1, false),
     };
     let connection = Connection {
-        scope: inner.scopes.of(&caller),
+        scope: inner.directory.scope(&caller),
         visible: inner.alarms.visible(&caller),
         changes: inner.changes.subscribe(),
         ticket,
@@ -466,7 +486,10 @@ async fn wanted<D: Directory>(live: &Live<D>, asked: &Asked) -> Result<Option<AH
         let id = id.trim().parse().map_err(|_| Error::field("datastreams", "ids separated by commas are expected"))?;
         ids.insert(id);
         if ids.len() > MAX_ASKED {
-            return Err(Error::field("datastreams", format!("at most {MAX_ASKED} ids are expected; leave it out for all")));
+            return Err(Error::field(
+                "datastreams",
+                format!("at most {MAX_ASKED} ids are expected; leave it out for all"),
+            ));
         }
     }
     for (nth, layer) in asked.layers.iter().flat_map(|list| list.split(',')).filter(|l| !l.is_empty()).enumerate() {

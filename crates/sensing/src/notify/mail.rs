@@ -73,7 +73,8 @@ impl Mailer {
         let give_up = |e: &dyn std::fmt::Display| JobFailure::GiveUp(format!("the message cannot be written: {e}"));
         // The same for every attempt: mail programs show a message that comes twice once.
         let message_id = format!("<{id}@{}>", self.from.email.domain());
-        let mut message = Message::builder().from(self.from.clone()).subject(letter.subject).message_id(Some(message_id));
+        let mut message =
+            Message::builder().from(self.from.clone()).subject(letter.subject).message_id(Some(message_id));
         message = message.header(header::ContentType::TEXT_PLAIN);
         for address in to {
             message = message.to(address.parse().map_err(|e: lettre::address::AddressError| give_up(&e))?);
@@ -110,14 +111,17 @@ impl Stationery {
         let (name, thing) = (line(alarm.name.get(language)), line(alarm.thing_name.get(language)));
         let time = |at| format!("{} {}", ui::format::date(language, at, &self.zone), ui::format::clock(at, &self.zone));
         let (subject, first) = match delivery.occasion {
-            Occasion::Raised => (text("notify.mail.subject-raised"), text("notify.mail.raised").with("at", time(alarm.raised_at))),
+            Occasion::Raised => {
+                (text("notify.mail.subject-raised"), text("notify.mail.raised").with("at", time(alarm.raised_at)))
+            }
             Occasion::Cleared => {
                 let ended = alarm.cleared_at.unwrap_or(alarm.recorded_at);
                 let first = text("notify.mail.cleared").with("raised", time(alarm.raised_at)).with("at", time(ended));
                 (text("notify.mail.subject-cleared"), first)
             }
         };
-        let subject = subject.with("severity", self.severity(language, alarm.severity)).with("name", &name).with("thing", &thing);
+        let subject =
+            subject.with("severity", self.severity(language, alarm.severity)).with("name", &name).with("thing", &thing);
         let mut paragraphs = vec![first.with("name", &name).with("thing", &thing).to_string()];
         if let Some(value) = alarm.value.filter(|_| delivery.occasion == Occasion::Raised) {
             let unit = alarm.unit.as_deref().unwrap_or("");

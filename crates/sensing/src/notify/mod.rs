@@ -4,6 +4,7 @@
 //! succeeds or is given up, also across a crash. At least once; every attempt carries the same id.
 
 pub mod api;
+mod directory;
 pub mod guard;
 pub mod live;
 pub mod mail;
@@ -119,7 +120,12 @@ impl Notifier {
         outcome
     }
 
-    async fn attempt(&self, alarm: &alarms::model::Alarm, delivery: &Delivery, recipient: &Recipient) -> Result<(), JobFailure> {
+    async fn attempt(
+        &self,
+        alarm: &alarms::model::Alarm,
+        delivery: &Delivery,
+        recipient: &Recipient,
+    ) -> Result<(), JobFailure> {
         let id = delivery.id.to_string();
         if let Some(email) = &recipient.email {
             let Some(mailer) = &self.0.mailer else {

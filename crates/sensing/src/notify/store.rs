@@ -13,7 +13,7 @@ use crate::{
 
 /// The queue of `records` that carries deliveries.
 pub const QUEUE: &str = "sensing-notify";
-/// Attempts before a delivery is given up: about four hours.
+/// Attempts before a delivery is given up: about two hours.
 const ATTEMPTS: u32 = 12;
 
 pub fn put_recipient(tx: &mut Tx<'_>, recipient: &Recipient) -> Result<bool, records::Error> {
@@ -28,7 +28,8 @@ pub fn put_recipient(tx: &mut Tx<'_>, recipient: &Recipient) -> Result<bool, rec
 }
 
 pub fn recipient(read: &mut Read<'_>, key: &str) -> Result<Option<Recipient>, records::Error> {
-    let body = read.query_opt("SELECT body FROM sensing_recipient WHERE key = $1", params![key], |row| row.get::<String>(0))?;
+    let body =
+        read.query_opt("SELECT body FROM sensing_recipient WHERE key = $1", params![key], |row| row.get::<String>(0))?;
     Ok(body.and_then(|b| serde_json::from_str(&b).ok()))
 }
 
@@ -42,7 +43,8 @@ pub fn delete_recipient(tx: &mut Tx<'_>, key: &str) -> Result<bool, records::Err
 
 /// Whom a rule tells, as it is stored now.
 pub fn told_by(read: &mut Read<'_>, rule: &str) -> Result<Vec<String>, records::Error> {
-    let body = read.query_opt("SELECT body FROM sensing_rule WHERE key = $1", params![rule], |row| row.get::<String>(0))?;
+    let body =
+        read.query_opt("SELECT body FROM sensing_rule WHERE key = $1", params![rule], |row| row.get::<String>(0))?;
     Ok(body.and_then(|b| serde_json::from_str::<RuleDeclaration>(&b).ok()).map(|d| d.notify).unwrap_or_default())
 }
 
@@ -90,7 +92,13 @@ pub fn revive(tx: &mut Tx<'_>, id: Id<Delivery>) -> Result<bool, records::Error>
     Ok(revived)
 }
 
-pub fn attempted(tx: &mut Tx<'_>, id: Id<Delivery>, state: DeliveryState, attempts: u32, error: Option<&str>) -> Result<(), records::Error> {
+pub fn attempted(
+    tx: &mut Tx<'_>,
+    id: Id<Delivery>,
+    state: DeliveryState,
+    attempts: u32,
+    error: Option<&str>,
+) -> Result<(), records::Error> {
     let delivered_at = (state == DeliveryState::Delivered).then(|| tx.now());
     let error: Option<String> = error.map(|e| e.replace('\0', "").chars().take(1_000).collect());
     tx.execute(
@@ -123,7 +131,14 @@ pub fn get(read: &mut Read<'_>, id: Id<Delivery>) -> Result<Option<Delivery>, re
 }
 
 /// Newest first, of the tenants whose alarms are wholly visible: that somebody was told is no public matter.
-pub fn list(read: &mut Read<'_>, visible: &Visible, state: Option<DeliveryState>, alarm: Option<Id<Alarm>>, after: Option<Id<Delivery>>, limit: usize) -> Result<Vec<Delivery>, records::Error> {
+pub fn list(
+    read: &mut Read<'_>,
+    visible: &Visible,
+    state: Option<DeliveryState>,
+    alarm: Option<Id<Alarm>>,
+    after: Option<Id<Delivery>>,
+    limit: usize,
+) -> Result<Vec<Delivery>, records::Error> {
     let mut values: Vec<Param<'_>> = Vec::new();
     let mut wheres = vec!["1 = 1".to_owned()];
     if !visible.everything {
@@ -146,5 +161,9 @@ pub fn list(read: &mut Read<'_>, visible: &Visible, state: Option<DeliveryState>
     }
     values.push(Param::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
     let (wheres, last) = (wheres.join(" AND "), values.len());
-    read.query(&format!("SELECT {COLUMNS} FROM sensing_delivery WHERE {wheres} ORDER BY id DESC LIMIT ${last}"), &values, delivery)
+    read.query(
+        &format!("SELECT {COLUMNS} FROM sensing_delivery WHERE {wheres} ORDER BY id DESC LIMIT ${last}"),
+        &values,
+        delivery,
+    )
 }

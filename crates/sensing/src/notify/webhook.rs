@@ -69,7 +69,14 @@ impl Sender {
 
     /// # Errors
     /// [`JobFailure::GiveUp`] when no further attempt can do better.
-    pub async fn send(&self, url: &str, secret: &Secret, id: &str, now: Timestamp, body: Vec<u8>) -> Result<(), JobFailure> {
+    pub async fn send(
+        &self,
+        url: &str,
+        secret: &Secret,
+        id: &str,
+        now: Timestamp,
+        body: Vec<u8>,
+    ) -> Result<(), JobFailure> {
         let url = check_url(url, &self.allowed).map_err(JobFailure::GiveUp)?;
         let timestamp = now.as_micros().div_euclid(1_000_000);
         let request = self
@@ -84,7 +91,9 @@ impl Sender {
         let response = request.send().await.map_err(|error| JobFailure::Retry(reason(&error.without_url())))?;
         match response.status() {
             status if status.is_success() => Ok(()),
-            StatusCode::GONE => Err(JobFailure::GiveUp("the receiver answered 410: it does not want this any more".to_owned())),
+            StatusCode::GONE => {
+                Err(JobFailure::GiveUp("the receiver answered 410: it does not want this any more".to_owned()))
+            }
             status => Err(JobFailure::Retry(format!("the receiver answered {}", status.as_u16()))),
         }
     }

@@ -104,14 +104,22 @@ impl Core {
 
     /// Sets what is watched. `stored` and `open` are what the database remembers, and are only looked at for slots that are not in memory;
     /// slots that are no longer wanted clear their alarms.
-    pub fn install(&mut self, rules: Vec<Arc<Rule>>, facts: &[Arc<Facts>], stored: &[SlotRow], open: &[(String, EntityId, Id<Alarm>)], now: Timestamp) {
+    pub fn install(
+        &mut self,
+        rules: Vec<Arc<Rule>>,
+        facts: &[Arc<Facts>],
+        stored: &[SlotRow],
+        open: &[(String, EntityId, Id<Alarm>)],
+        now: Timestamp,
+    ) {
         let mut known: AHashMap<(String, i64), (State, u64, EntityId)> =
             stored.iter().map(|r| ((r.rule.clone(), r.datastream.0), (r.state, r.next_offset, r.thing))).collect();
         for slot in &self.slots {
             let key = (self.rules[slot.rule as usize].key.clone(), slot.facts.datastream.0);
             known.insert(key, (slot.state, slot.next_offset, slot.facts.thing));
         }
-        let mut alarms: AHashMap<(String, i64), Id<Alarm>> = open.iter().map(|(r, t, id)| ((r.clone(), t.0), *id)).collect();
+        let mut alarms: AHashMap<(String, i64), Id<Alarm>> =
+            open.iter().map(|(r, t, id)| ((r.clone(), t.0), *id)).collect();
         for ((rule, thing), standing) in &self.standing {
             if let Some(id) = standing.alarm {
                 alarms.insert((self.rules[*rule as usize].key.clone(), *thing), id);
@@ -233,7 +241,8 @@ impl Core {
             let newest = columns.newest;
             let at = Timestamp::from_micros(run.times[newest]);
             if slot.state.latest.is_none_or(|latest| at > latest) {
-                slot.state = State { latest: Some(at), seen: Some(arrived), value: Some(run.values[newest]), ..slot.state };
+                slot.state =
+                    State { latest: Some(at), seen: Some(arrived), value: Some(run.values[newest]), ..slot.state };
                 slot.dirty = true;
             }
             return;
@@ -386,8 +395,14 @@ struct Columns {
 
 impl Columns {
     fn of(run: &Run) -> Self {
-        let mut all =
-            Self { plain: run.extras.is_empty(), least: f64::INFINITY, greatest: f64::NEG_INFINITY, latest: i64::MIN, newest: 0, sorted: Vec::new() };
+        let mut all = Self {
+            plain: run.extras.is_empty(),
+            least: f64::INFINITY,
+            greatest: f64::NEG_INFINITY,
+            latest: i64::MIN,
+            newest: 0,
+            sorted: Vec::new(),
+        };
         for (row, (&time, &value)) in run.times.iter().zip(&run.values).enumerate() {
             all.least = all.least.min(value);
             all.greatest = all.greatest.max(value);
@@ -416,7 +431,9 @@ impl Columns {
     /// Rows in the order of the ends of their times.
     fn sorted(&mut self, run: &Run) -> &[u32] {
         if self.sorted.is_empty() {
-            let end = |row: u32| run.extra(row as usize).and_then(|e| e.end).map_or(run.times[row as usize], |e| e.as_micros());
+            let end = |row: u32| {
+                run.extra(row as usize).and_then(|e| e.end).map_or(run.times[row as usize], |e| e.as_micros())
+            };
             self.sorted = (0..run.len() as u32).collect();
             self.sorted.sort_by_key(|row| end(*row));
         }

@@ -104,7 +104,10 @@ fn silence_is_found_without_a_scan_and_only_once() {
     assert!(!core.has_happened());
     core.tick(secs(159));
     core.tick(secs(1_000));
-    assert_eq!(shown(&core.take(false).happenings).iter().map(|h| (h.0, h.2)).collect::<Vec<_>>(), [(true, 159), (true, 159)]);
+    assert_eq!(
+        shown(&core.take(false).happenings).iter().map(|h| (h.0, h.2)).collect::<Vec<_>>(),
+        [(true, 159), (true, 159)]
+    );
 }
 
 #[test]
@@ -181,8 +184,12 @@ impl Stored {
     fn load(&self, hold: u32) -> Core {
         let mut core = Core::new(secs(0));
         let rows: Vec<_> = self.rows.values().cloned().collect();
-        let open: Vec<_> =
-            self.alarms.iter().filter(|(_, a)| a.3.is_none()).map(|(id, a)| (a.0.clone(), EntityId(a.1), *id)).collect();
+        let open: Vec<_> = self
+            .alarms
+            .iter()
+            .filter(|(_, a)| a.3.is_none())
+            .map(|(id, a)| (a.0.clone(), EntityId(a.1), *id))
+            .collect();
         let rules = vec![rule("high", above(hold)), rule("silent", Condition::Absence { after: 60 })];
         core.install(rules, &[facts(1, 10), facts(2, 10), facts(3, 11)], &rows, &open, secs(1 << 30));
         core
@@ -195,8 +202,13 @@ fn play(script: &[(i64, Script)], hold: u32, crashes: &[usize], checkpoints: &[u
     let mut stored = Stored::default();
     let mut core = stored.load(hold);
     let mut crashes: std::collections::BTreeSet<usize> = crashes.iter().copied().collect();
-    let arrivals: Vec<i64> =
-        script.iter().scan(100, |now, (passed, _)| { *now += passed; Some(*now) }).collect();
+    let arrivals: Vec<i64> = script
+        .iter()
+        .scan(100, |now, (passed, _)| {
+            *now += passed;
+            Some(*now)
+        })
+        .collect();
     let mut at = 0;
     while at < script.len() {
         match &script[at].1 {

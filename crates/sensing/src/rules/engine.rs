@@ -179,7 +179,13 @@ pub async fn start<F: Feed>(feed: F, alarms: Alarms, clock: Arc<dyn Clock>, opti
 }
 
 impl<F: Feed> Engine<F> {
-    async fn run(&mut self, mut reader: F::Reader, handle: &Handle, evaluated: &watch::Sender<u64>, ticked: &watch::Sender<Timestamp>) {
+    async fn run(
+        &mut self,
+        mut reader: F::Reader,
+        handle: &Handle,
+        evaluated: &watch::Sender<u64>,
+        ticked: &watch::Sender<Timestamp>,
+    ) {
         let mut tick = tokio::time::interval(self.options.tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut jumps = Jumps::new(self.clock.now(), (self.options.elapsed)(), self.options.jump);

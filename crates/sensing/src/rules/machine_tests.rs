@@ -99,7 +99,11 @@ fn silence_is_measured_by_arrival() {
     let rule = rule(Condition::Absence { after: 600 });
     // A feed that is always an hour behind is not absent.
     check(&rule, &[seen(0, 3_600, 1.0), tick(4_199, 0), seen(300, 4_199, 1.0), tick(4_700, 0)], &[]);
-    check(&rule, &[seen(0, 10, 1.0), tick(609, 0), tick(610, 0), tick(700, 0), seen(650, 800, 1.0)], &[(Raise, 610), (Clear, 800)]);
+    check(
+        &rule,
+        &[seen(0, 10, 1.0), tick(609, 0), tick(610, 0), tick(700, 0), seen(650, 800, 1.0)],
+        &[(Raise, 610), (Clear, 800)],
+    );
     // Old and repeated data are no sign of life.
     check(&rule, &[seen(9, 10, 1.0), seen(9, 500, 1.0), seen(3, 600, 1.0), tick(610, 0)], &[(Raise, 610)]);
     // Results that are not numbers are.

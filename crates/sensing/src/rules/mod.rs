@@ -4,6 +4,7 @@ pub mod api;
 pub mod core;
 pub mod engine;
 pub mod facts;
+mod feed;
 pub mod machine;
 pub mod model;
 pub mod quality;
@@ -74,7 +75,9 @@ impl Rules {
     /// 400 with every mistake and its place.
     pub fn check(&self, declarations: Vec<RuleDeclaration>, recipients: &[Recipient]) -> Result<Vec<Rule>, Error> {
         if declarations.len() > MAX_RULES || recipients.len() > MAX_RULES {
-            return Err(Problem::too_large(format!("At most {MAX_RULES} rules and as many recipients are possible.")).into());
+            return Err(
+                Problem::too_large(format!("At most {MAX_RULES} rules and as many recipients are possible.")).into()
+            );
         }
         let mut errors = Vec::new();
         let mut keys = std::collections::BTreeSet::new();
@@ -82,7 +85,10 @@ impl Rules {
             let found = recipient.check(&self.allowed).into_iter();
             errors.extend(found.map(|e| FieldError { field: format!("/recipient/{at}{}", e.field), ..e }));
             if !keys.insert(&recipient.key) {
-                errors.push(FieldError { field: format!("/recipient/{at}/key"), detail: "the key is used twice".to_owned() });
+                errors.push(FieldError {
+                    field: format!("/recipient/{at}/key"),
+                    detail: "the key is used twice".to_owned(),
+                });
             }
         }
         if let Some(first) = errors.first() {
@@ -98,12 +104,22 @@ impl Rules {
     ///
     /// # Errors
     /// 400 as [`Rules::check`], also when a rule names a recipient that is not declared; 403 without `rule:manage`.
-    pub async fn apply(&self, caller: &Caller, declarations: Vec<RuleDeclaration>, recipients: Vec<Recipient>) -> Result<Applied, Error> {
+    pub async fn apply(
+        &self,
+        caller: &Caller,
+        declarations: Vec<RuleDeclaration>,
+        recipients: Vec<Recipient>,
+    ) -> Result<Applied, Error> {
         let rules = self.check(declarations, &recipients)?;
         for (at, rule) in rules.iter().enumerate() {
             for (nth, key) in rule.notify.iter().enumerate() {
                 match recipients.iter().find(|r| r.key == *key) {
-                    None => return Err(Error::field(format!("/{at}/notify/{nth}"), format!("no recipient has the key '{key}'"))),
+                    None => {
+                        return Err(Error::field(
+                            format!("/{at}/notify/{nth}"),
+                            format!("no recipient has the key '{key}'"),
+                        ));
+                    }
                     Some(r) if r.tenant != rule.tenant => {
                         let detail = format!("the recipient '{key}' belongs to another tenant");
                         return Err(Error::field(format!("/{at}/notify/{nth}"), detail));
@@ -138,7 +154,14 @@ impl Rules {
                 let written = store::put_rule(tx, rule)?;
                 count(&mut applied, written);
                 if written {
-                    tx.audit(&caller, "rule:apply", "Rule", &rule.key, Some(&rule.tenant), json!({ "severity": rule.severity }))?;
+                    tx.audit(
+                        &caller,
+                        "rule:apply",
+                        "Rule",
+                        &rule.key,
+                        Some(&rule.tenant),
+                        json!({ "severity": rule.severity }),
+                    )?;
                 }
             }
             let stored = tx.query("SELECT key, tenant FROM sensing_rule ORDER BY key", params![], |row| {

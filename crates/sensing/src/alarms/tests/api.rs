@@ -27,7 +27,8 @@ impl Door {
         let city = City::new(store).await;
         city.gauge(1, "dsd", true).await;
         city.gauge(2, "epd", false).await;
-        let other = RuleDeclaration { key: "other".to_owned(), tenant: tenant("epd"), severity: Severity::Minor, ..high(0) };
+        let other =
+            RuleDeclaration { key: "other".to_owned(), tenant: tenant("epd"), severity: Severity::Minor, ..high(0) };
         city.apply(vec![high(0), other], vec![]).await;
         let engine = city.engine().await;
         let next = city.send(&[(1, NOW, 11.0), (2, NOW, 11.0)]).await;
@@ -39,7 +40,14 @@ impl Door {
         Self { city, routes }
     }
 
-    async fn call(&self, who: Option<Caller>, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (StatusCode, Value) {
+    async fn call(
+        &self,
+        who: Option<Caller>,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (StatusCode, Value) {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -82,17 +90,23 @@ async fn life(store: Store) {
     let path = format!("/api/alarms/{id}");
     let (status, one) = door.get(duty(), &path).await;
     assert_eq!(status, StatusCode::OK);
-    assert_eq!((&one["alarm"]["state"], &one["alarm"]["severity"], &one["alarm"]["version"]), (&json!("open"), &json!("Severe"), &json!(1)));
+    assert_eq!(
+        (&one["alarm"]["state"], &one["alarm"]["severity"], &one["alarm"]["version"]),
+        (&json!("open"), &json!("Severe"), &json!(1))
+    );
     assert_eq!(one["alarm"]["thing_name"], json!({ "en": "San Tin", "zh-hant": "新田" }));
     assert_eq!(one["history"][0]["kind"], "raised");
-    let (status, alarm) = door.call(duty(), "POST", &format!("{path}/acknowledge"), &[("if-match", "\"1\"")], r#"{"comment":"on my way"}"#).await;
+    let (status, alarm) = door
+        .call(duty(), "POST", &format!("{path}/acknowledge"), &[("if-match", "\"1\"")], r#"{"comment":"on my way"}"#)
+        .await;
     assert_eq!((status, &alarm["state"], &alarm["version"]), (StatusCode::OK, &json!("acknowledged"), &json!(2)));
     assert_eq!(alarm["acknowledged"]["by"], "person:duty");
     let (_, alarm) = door.call(duty(), "POST", &format!("{path}/unacknowledge"), &[], r#"{"version":2}"#).await;
     assert_eq!(alarm["state"], "open");
     let (status, _) = door.call(duty(), "POST", &format!("{path}/comment"), &[], r#"{"comment":"two\nlines"}"#).await;
     assert_eq!(status, StatusCode::OK);
-    let (status, alarm) = door.call(duty(), "POST", &format!("{path}/close"), &[], r#"{"version":4,"comment":"broken gauge"}"#).await;
+    let (status, alarm) =
+        door.call(duty(), "POST", &format!("{path}/close"), &[], r#"{"version":4,"comment":"broken gauge"}"#).await;
     assert_eq!((status, &alarm["state"]), (StatusCode::OK, &json!("closed")));
     let (_, one) = door.get(duty(), &path).await;
     let kinds: Vec<_> = one["history"].as_array().expect("history").iter().map(|e| e["kind"].clone()).collect();
@@ -103,7 +117,8 @@ async fn life(store: Store) {
     let engine = door.city.engine().await;
     let next = door.city.send(&[(1, NOW + 1, 7.0), (1, NOW + 2, 11.0)]).await;
     engine.evaluated(next).await;
-    let states: Vec<_> = door.city.all().await.into_iter().filter(|a| a.tenant == tenant("dsd")).map(|a| a.state).collect();
+    let states: Vec<_> =
+        door.city.all().await.into_iter().filter(|a| a.tenant == tenant("dsd")).map(|a| a.state).collect();
     assert_eq!(states, [AlarmState::Open, AlarmState::Closed]);
     engine.stop().await;
 }
@@ -128,14 +143,24 @@ async fn seen(store: Store) {
     assert_eq!(both, ["high", "other"]);
     let epd = || Some(person("epd", "viewer"));
     for (query, expect) in [
-        ("?state=open", 2), ("?state=closed,cleared", 0), ("?severity=severe", 1), ("?severity=minor", 2), ("?tenant=epd", 1),
-        ("?system=flood", 2), ("?system=air", 0), ("?district=Yuen%20Long", 2), ("?rule=other", 1), ("?thing=1", 1), ("?thing=3", 0),
+        ("?state=open", 2),
+        ("?state=closed,cleared", 0),
+        ("?severity=severe", 1),
+        ("?severity=minor", 2),
+        ("?tenant=epd", 1),
+        ("?system=flood", 2),
+        ("?system=air", 0),
+        ("?district=Yuen%20Long", 2),
+        ("?rule=other", 1),
+        ("?thing=1", 1),
+        ("?thing=3", 0),
     ] {
         assert_eq!(listed(epd(), query).await.len(), expect, "{query}");
     }
     // Pages of one: each alarm once.
     let (_, first) = door.get(epd(), "/api/alarms?limit=1").await;
-    let (_, second) = door.get(epd(), &format!("/api/alarms?limit=1&after={}", first["next"].as_str().expect("more"))).await;
+    let (_, second) =
+        door.get(epd(), &format!("/api/alarms?limit=1&after={}", first["next"].as_str().expect("more"))).await;
     assert_ne!(first["alarms"][0]["id"], second["alarms"][0]["id"]);
     assert_eq!(second.get("next"), None);
     let (_, counts) = door.get(epd(), "/api/alarms/counts").await;
@@ -143,9 +168,14 @@ async fn seen(store: Store) {
     let (_, counts) = door.get(None, "/api/alarms/counts").await;
     assert_eq!(counts["open"]["total"], json!(1));
     let id = door.id("dsd").await;
-    door.call(Some(person("dsd", "duty")), "POST", &format!("/api/alarms/{id}/acknowledge"), &[], r#"{"version":1}"#).await;
+    door.call(Some(person("dsd", "duty")), "POST", &format!("/api/alarms/{id}/acknowledge"), &[], r#"{"version":1}"#)
+        .await;
     let (_, counts) = door.get(None, "/api/alarms/counts").await;
-    assert_eq!((&counts["open"]["total"], &counts["acknowledged"]["total"]), (&json!(0), &json!(1)), "counted again after a change");
+    assert_eq!(
+        (&counts["open"]["total"], &counts["acknowledged"]["total"]),
+        (&json!(0), &json!(1)),
+        "counted again after a change"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,11 +229,19 @@ async fn refusals_leave_no_trace() {
         assert_eq!(status.as_u16(), expect, "{path} {body:.80} {answer}");
     }
     for (who, path, expect) in [
-        (None, format!("/api/alarms/{theirs}"), 404), (viewer(), format!("/api/alarms/{theirs}"), 404), (None, "/api/alarms/x".to_owned(), 404),
-        (None, "/api/alarms?state=opened".to_owned(), 400), (None, "/api/alarms?severity=bad".to_owned(), 400),
-        (None, "/api/alarms?colour=red".to_owned(), 400), (None, "/api/alarms?after=1".to_owned(), 400), (None, "/api/alarms?limit=-1".to_owned(), 400),
-        (None, "/api/rules".to_owned(), 401), (None, "/api/rules/high".to_owned(), 401), (viewer(), "/api/rules/other".to_owned(), 404),
-        (None, "/api/deliveries".to_owned(), 401), (viewer(), "/api/deliveries?state=lost".to_owned(), 400),
+        (None, format!("/api/alarms/{theirs}"), 404),
+        (viewer(), format!("/api/alarms/{theirs}"), 404),
+        (None, "/api/alarms/x".to_owned(), 404),
+        (None, "/api/alarms?state=opened".to_owned(), 400),
+        (None, "/api/alarms?severity=bad".to_owned(), 400),
+        (None, "/api/alarms?colour=red".to_owned(), 400),
+        (None, "/api/alarms?after=1".to_owned(), 400),
+        (None, "/api/alarms?limit=-1".to_owned(), 400),
+        (None, "/api/rules".to_owned(), 401),
+        (None, "/api/rules/high".to_owned(), 401),
+        (viewer(), "/api/rules/other".to_owned(), 404),
+        (None, "/api/deliveries".to_owned(), 401),
+        (viewer(), "/api/deliveries?state=lost".to_owned(), 400),
     ] {
         let (status, answer) = door.get(who, &path).await;
         assert_eq!(status.as_u16(), expect, "{path} {answer}");
@@ -234,7 +272,9 @@ async fn rules_are_checked_without_being_stored() {
     let before = door.trace().await;
     let mut bad = rule.clone();
     bad["when"]["above"]["clear"] = json!(12);
-    let check = async |rule: &Value| door.call(viewer(), "POST", "/api/rules/check", &[], &json!({ "rule": [rule] }).to_string()).await;
+    let check = async |rule: &Value| {
+        door.call(viewer(), "POST", "/api/rules/check", &[], &json!({ "rule": [rule] }).to_string()).await
+    };
     let (status, answer) = check(&bad).await;
     assert_eq!((status, &answer["errors"][0]["field"]), (StatusCode::BAD_REQUEST, &json!("/0/when/above/clear")));
     let (status, answer) = check(&rule).await;

@@ -16,7 +16,9 @@ const THINGS: i64 = 5;
 /// What record number `n` says, whichever life of the program sends it.
 fn record(n: u64, base: i64) -> Vec<(i64, i64, f64)> {
     let mut random = StdRng::seed_from_u64(n);
-    (1..=THINGS).map(|id| (id, base + i64::try_from(n).expect("small"), [7.0, 9.0, 11.0][random.random_range(0..3)])).collect()
+    (1..=THINGS)
+        .map(|id| (id, base + i64::try_from(n).expect("small"), [7.0, 9.0, 11.0][random.random_range(0..3)]))
+        .collect()
 }
 
 async fn open(folder: &Path) -> (Alarms, Rules, Topic, Stream) {
@@ -42,8 +44,10 @@ fn base(folder: &Path) -> i64 {
 async fn victim() {
     let folder = PathBuf::from(std::env::var(FOLDER).expect("started by the test"));
     let (alarms, _rules, topic, _stream) = open(&folder).await;
-    let options = Options { checkpoint: Duration::from_millis(20), tick: Duration::from_millis(5), ..Options::default() };
-    let _engine = engine::start(TopicFeed(topic.clone()), alarms, Arc::new(SystemClock), options).await.expect("engine");
+    let options =
+        Options { checkpoint: Duration::from_millis(20), tick: Duration::from_millis(5), ..Options::default() };
+    let _engine =
+        engine::start(TopicFeed(topic.clone()), alarms, Arc::new(SystemClock), options).await.expect("engine");
     let base = base(&folder);
     loop {
         send(&topic, &record(topic.end().0, base)).await;
@@ -61,7 +65,9 @@ async fn killed_at_random_moments() {
             gauge(alarms.records(), id, id, "dsd", true).await;
         }
         rules.apply(&Caller::system("test"), vec![high(0)], vec![]).await.expect("applied");
-        let first = engine::start(TopicFeed(topic), alarms.clone(), Arc::new(SystemClock), Options::default()).await.expect("engine");
+        let first = engine::start(TopicFeed(topic), alarms.clone(), Arc::new(SystemClock), Options::default())
+            .await
+            .expect("engine");
         first.stop().await;
         stream.close().await;
         alarms.records().close().await;
@@ -84,7 +90,9 @@ async fn killed_at_random_moments() {
         child.wait().expect("gone");
     }
     let (alarms, _rules, topic, _stream) = open(folder.path()).await;
-    let engine = engine::start(TopicFeed(topic.clone()), alarms.clone(), Arc::new(SystemClock), Options::default()).await.expect("engine");
+    let engine = engine::start(TopicFeed(topic.clone()), alarms.clone(), Arc::new(SystemClock), Options::default())
+        .await
+        .expect("engine");
     engine.evaluated(topic.end().0).await;
     before += topic.end().0;
     assert!(before > 50, "only {before} records were made durable: the test has tested little");

@@ -20,7 +20,7 @@ const NOW: i64 = 1_000_000;
 
 /// Datastreams 1 and 3 are public and belong to `dsd`, 2 is private to `epd`.
 #[derive(Clone)]
-struct Known;
+struct Known(Arc<Scopes>);
 
 impl Directory for Known {
     fn describe(&self, id: EntityId) -> Option<Arc<DatastreamInfo>> {
@@ -38,6 +38,9 @@ impl Directory for Known {
                 simulated: false,
             })
         })
+    }
+    fn scope(&self, caller: &Caller) -> Arc<crate::Scope> {
+        self.0.of(caller)
     }
     async fn layer(&self, system: &str) -> Result<Vec<EntityId>, Error> {
         Ok(if system == "flood" { vec![EntityId(3)] } else { vec![] })
@@ -82,7 +85,7 @@ impl Door {
         for slug in ["dsd", "epd"] {
             city.scopes.know(&tenant(slug));
         }
-        let live = Live::new(Known, city.alarms.clone(), options, 0);
+        let live = Live::new(Known(city.scopes.clone()), city.alarms.clone(), options, 0);
         Self { city, live }
     }
 
@@ -140,7 +143,10 @@ async fn everybody_sees_only_what_is_theirs() {
     assert_eq!((data.get("tenant"), data.get("public")), (None, None));
     let (event, id, data) = public.next().await;
     assert_eq!((event.as_str(), id.as_str()), ("observation", ""));
-    assert_eq!(data, json!({ "datastream": 1, "thing": 10, "at": "1970-01-12T13:46:40Z", "value": 1.5, "unit": "m", "offset": 7 }));
+    assert_eq!(
+        data,
+        json!({ "datastream": 1, "thing": 10, "at": "1970-01-12T13:46:40Z", "value": 1.5, "unit": "m", "offset": 7 })
+    );
     let mut seen = Vec::new();
     for _ in 0..4 {
         let (event, _, data) = epd.next().await;
@@ -176,7 +182,11 @@ async fn what_is_asked_for_is_what_comes() {
     door.show(1, &[(2, NOW, 1.0), (3, NOW, 1.0)]);
     door.live.observed(2, &batch);
     let (event, _, data) = one.next().await;
-    assert_eq!((event.as_str(), &data["value"]), ("observation", &json!({ "a": "event: alarm" })), "a result cannot forge an event");
+    assert_eq!(
+        (event.as_str(), &data["value"]),
+        ("observation", &json!({ "a": "event: alarm" })),
+        "a result cannot forge an event"
+    );
     assert_eq!(layer.next().await.2["datastream"], json!(3));
     for bad in ["?datastreams=x", "?colour=1", "?datastreams=1&layers=a&y"] {
         assert_eq!(door.ask(None, bad, None).await.status(), StatusCode::BAD_REQUEST, "{bad}");

@@ -244,5 +244,10 @@ pub fn high(hold: u32) -> RuleDeclaration {
 }
 
 pub fn silent(after: u32) -> RuleDeclaration {
-    RuleDeclaration { key: "silent".to_owned(), when: Condition::Absence { after }, severity: Severity::Minor, ..high(0) }
+    RuleDeclaration {
+        key: "silent".to_owned(),
+        when: Condition::Absence { after },
+        severity: Severity::Minor,
+        ..high(0)
+    }
 }

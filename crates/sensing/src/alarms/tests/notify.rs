@@ -79,7 +79,11 @@ async fn city(recipient: Recipient, clear: bool) -> City {
     let rule = RuleDeclaration { notify: vec![recipient.key.clone()], ..high(0) };
     let records = city.records.clone();
     // Declared past the check, so that the second line of defence is tested too.
-    let stored = records.write(move |tx| notify::store::put_recipient(tx, &recipient).and_then(|_| crate::rules::store::put_rule(tx, &crate::rules::model::Rule::new(rule.clone()).expect("valid"))));
+    let stored = records.write(move |tx| {
+        notify::store::put_recipient(tx, &recipient).and_then(|_| {
+            crate::rules::store::put_rule(tx, &crate::rules::model::Rule::new(rule.clone()).expect("valid"))
+        })
+    });
     stored.await.expect("stored");
     let engine = city.engine().await;
     let mut next = city.send(&[(1, NOW, 11.0)]).await;
@@ -230,7 +234,10 @@ async fn a_webhook_is_signed_and_tried_until_it_is_taken() {
         let timestamp = header("webhook-timestamp").parse().expect("seconds");
         assert_eq!(header("webhook-signature"), sign(&secret, &header("webhook-id"), timestamp, body));
         let json: serde_json::Value = serde_json::from_slice(body).expect("JSON");
-        assert_eq!((&json["type"], &json["data"]["rule"], &json["data"]["state"]), (&"alarm.raised".into(), &"high".into(), &"open".into()));
+        assert_eq!(
+            (&json["type"], &json["data"]["rule"], &json["data"]["state"]),
+            (&"alarm.raised".into(), &"high".into(), &"open".into())
+        );
     }
 }
 
@@ -240,7 +247,11 @@ async fn both_ends_of_an_alarm_are_told() {
     let city = city(hook(format!("http://127.0.0.1:{port}/hook")), true).await;
     let done = work(&city, options(None, &["127.0.0.1"])).await;
     assert_eq!(done.len(), 2);
-    let mut types: Vec<_> = calls.lock().iter().map(|(_, b)| serde_json::from_slice::<serde_json::Value>(b).expect("JSON")["type"].clone()).collect();
+    let mut types: Vec<_> = calls
+        .lock()
+        .iter()
+        .map(|(_, b)| serde_json::from_slice::<serde_json::Value>(b).expect("JSON")["type"].clone())
+        .collect();
     types.sort_by_key(ToString::to_string);
     assert_eq!(types, ["alarm.cleared", "alarm.raised"]);
 }

@@ -17,7 +17,9 @@ async fn storm(store: Store) {
     // Two Datastreams of one Thing, 200 messages of the same second, each twice, all at once.
     let sends = (0..200).map(|n| {
         let topic = city.topic.clone();
-        tokio::spawn(async move { send(&topic, &[(1 + n % 2, NOW + n / 100, 11.0), (1 + n % 2, NOW + n / 100, 11.0)]).await })
+        tokio::spawn(async move {
+            send(&topic, &[(1 + n % 2, NOW + n / 100, 11.0), (1 + n % 2, NOW + n / 100, 11.0)]).await
+        })
     });
     let mut last = 0;
     for sent in futures::future::join_all(sends).await {
@@ -70,7 +72,10 @@ async fn waits(store: Store) {
     assert_eq!(city.all().await.len(), 1, "not silent for long enough");
     advance(1).await;
     let alarms = city.all().await;
-    assert_eq!((alarms[0].rule.as_str(), alarms[0].raised_at, alarms[0].value), ("silent", secs(NOW + 600), Some(11.0)));
+    assert_eq!(
+        (alarms[0].rule.as_str(), alarms[0].raised_at, alarms[0].value),
+        ("silent", secs(NOW + 600), Some(11.0))
+    );
     // Back again: over at once for the silence, after its hold for the level.
     let next = city.send(&[(1, NOW + 700, 7.0)]).await;
     engine.evaluated(next).await;
@@ -159,7 +164,17 @@ fn outcome(alarms: &[Alarm]) -> Outcome {
 async fn crashes(store: Store, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let script: Vec<Vec<(i64, i64, f64)>> = (0..150i64)
-        .map(|n| (0..3).map(|_| (random.random_range(1..=4), NOW + n - random.random_range(0..5), [7.0, 9.0, 11.0][random.random_range(0..3)])).collect())
+        .map(|n| {
+            (0..3)
+                .map(|_| {
+                    (
+                        random.random_range(1..=4),
+                        NOW + n - random.random_range(0..5),
+                        [7.0, 9.0, 11.0][random.random_range(0..3)],
+                    )
+                })
+                .collect()
+        })
         .collect();
     let mut results: Vec<Outcome> = Vec::new();
     for crash in [false, true] {
@@ -177,7 +192,11 @@ async fn crashes(store: Store, seed: u64) {
                 if let Some(old) = engine.take() {
                     old.shutdown_background();
                 }
-                let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(1)
+                    .enable_all()
+                    .build()
+                    .expect("runtime");
                 let (feed, alarms, clock) = (TopicFeed(city.topic.clone()), city.alarms.clone(), city.clock.clone());
                 let mut options = city.options();
                 // Some lives are long enough for a checkpoint, others are not.
