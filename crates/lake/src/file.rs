@@ -166,11 +166,12 @@ impl Files {
             size: file.size,
         };
         let wanted: SchemaRef = Arc::new(self.layout.schema.project(columns)?);
+        let (groups, selection) = select(parquet, ranges);
+        // A column without any value there is not read: preparing to decompress it would cost more than the rest of a short read.
         let mask = ProjectionMask::columns(
             parquet.file_metadata().schema_descr(),
-            wanted.fields().iter().map(|f| f.name().as_str()),
+            wanted.fields().iter().map(|f| f.name().as_str()).filter(|name| !empty(parquet, &groups, name)),
         );
-        let (groups, selection) = select(parquet, ranges);
         let stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, footer.parquet.clone())
             .with_projection(mask)
             .with_row_groups(groups)
@@ -221,6 +222,18 @@ impl Files {
         }
         found
     }
+}
+
+/// Whether a column is null in all rows of the given row groups.
+fn empty(parquet: &ParquetMetaData, groups: &[usize], name: &str) -> bool {
+    let Some(column) = parquet.file_metadata().schema_descr().columns().iter().position(|c| c.name() == name) else {
+        return false;
+    };
+    groups.iter().all(|&g| {
+        let group = parquet.row_group(g);
+        let nulls = group.column(column).statistics().and_then(|statistics| statistics.null_count_opt());
+        nulls.is_some_and(|nulls| Ok(nulls) == u64::try_from(group.num_rows()))
+    })
 }
 
 /// Row groups that hold any of `ranges`, and the selection within those groups taken together.
