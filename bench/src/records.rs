@@ -48,6 +48,8 @@ struct Figure {
     per_second: f64,
     p50: Duration,
     p99: Duration,
+    /// Of this process; the server's own is not in it.
+    cpu: Duration,
     stats: Stats,
 }
 
@@ -60,11 +62,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let grouped = Options::sqlite(folder.path().join("grouped.db"));
     let alone = Options { max_batch: 1, ..Options::sqlite(folder.path().join("alone.db")) };
     let database = testkit::postgres::database();
-    let server = Options {
-        writers: args.writers,
-        max_batch: args.postgres_batch,
-        ..Options::postgres(database.url())
-    };
+    let server = Options { writers: args.writers, max_batch: args.postgres_batch, ..Options::postgres(database.url()) };
     let mut figures = Vec::new();
     for (name, options) in [
         ("SQLite, group commit".to_owned(), grouped),
@@ -73,12 +71,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     ] {
         let figure = runtime.block_on(measure(&name, &options, args)).with_context(|| name.clone())?;
         println!(
-            "{:44} {:>9.0}/s   p50 {:>7.2} ms   p99 {:>7.2} ms   {:>6.1} a commit   {} retries",
+            "{:44} {:>9.0}/s   p50 {:>7.2} ms   p99 {:>7.2} ms   {:>6.1} a commit   {:>7.0} per CPU-second   {} retries",
             figure.name,
             figure.per_second,
             figure.p50.as_secs_f64() * 1e3,
             figure.p99.as_secs_f64() * 1e3,
             figure.stats.commands as f64 / figure.stats.flushes.max(1) as f64,
+            figure.stats.commands as f64 / figure.cpu.as_secs_f64().max(0.01),
             figure.stats.retries,
         );
         figures.push(figure);
@@ -102,6 +101,7 @@ async fn measure(name: &str, options: &Options, args: &Args) -> anyhow::Result<F
         .await?;
     let before = records.stats();
     let turn = Arc::new(AtomicU64::new(0));
+    let cpu = cpu_time();
     let started = Instant::now();
     let end = started + Duration::from_secs(args.seconds);
     let callers: Vec<_> = (0..args.callers)
@@ -125,6 +125,7 @@ async fn measure(name: &str, options: &Options, args: &Args) -> anyhow::Result<F
         took.extend(caller.await??);
     }
     let elapsed = started.elapsed();
+    let cpu = cpu_time().saturating_sub(cpu);
     let after = records.stats();
     // What was answered is there: as many entries as answers, and the balances agree.
     let (entries, sum): (i64, i64) = records
@@ -134,7 +135,11 @@ async fn measure(name: &str, options: &Options, args: &Args) -> anyhow::Result<F
         })
         .await
         .map_err(|error: Error| error)?;
-    ensure!(entries == took.len() as i64 && sum == entries, "{entries} entries, balances {sum}, {} answers", took.len());
+    ensure!(
+        entries == took.len() as i64 && sum == entries,
+        "{entries} entries, balances {sum}, {} answers",
+        took.len()
+    );
     records.close().await;
     took.sort_unstable();
     let at = |share: f64| took.get(((took.len() as f64 * share) as usize).min(took.len().saturating_sub(1)));
@@ -143,6 +148,7 @@ async fn measure(name: &str, options: &Options, args: &Args) -> anyhow::Result<F
         per_second: took.len() as f64 / elapsed.as_secs_f64(),
         p50: at(0.5).copied().unwrap_or_default(),
         p99: at(0.99).copied().unwrap_or_default(),
+        cpu,
         stats: Stats {
             commands: after.commands - before.commands,
             flushes: after.flushes - before.flushes,
@@ -150,6 +156,16 @@ async fn measure(name: &str, options: &Options, args: &Args) -> anyhow::Result<F
             ..after
         },
     })
+}
+
+/// User and system time of this process so far: fields 14 and 15 of /proc/self/stat (proc(5)), in hundredths of a second.
+/// Zero where there is no such file.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The second field is the program's name in brackets, which may hold spaces.
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace()).into_iter().flatten();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 async fn transact(records: &Records, account: i64) -> Result<(), Error> {

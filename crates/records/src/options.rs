@@ -36,7 +36,7 @@ impl Options {
     /// conflict repeats nobody else's work.
     pub fn postgres(url: impl Into<String>) -> Self {
         let engine = EngineOptions::Postgres { url: url.into() };
-        Self { engine, readers: 8, writers: 8, queue: 4_096, max_batch: 1 }
+        Self { engine, readers: 8, writers: 16, queue: 4_096, max_batch: 1 }
     }
 
     pub fn validate(&self) -> Result<(), Error> {
