@@ -123,9 +123,9 @@ impl Cluster {
             .current_dir(&folder)
             .output();
         check("initdb", &made.unwrap_or_else(|error| panic!("initdb cannot be started: {error}\n{MISSING}")));
-        // $1 is the server, $2 its folder. INT asks the server to close connections and end.
+        // $1 is the server, $2 its folder. QUIT ends it at once: nothing in it is kept.
         let script = r#""$1" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 -c shared_buffers=64MB \
-            >"$2/log" 2>&1 & server=$!; cat >/dev/null; kill -INT $server; wait $server; rm -rf "$2""#;
+            >"$2/log" 2>&1 & server=$!; cat >/dev/null; kill -QUIT $server; wait $server; rm -rf "$2""#;
         let watcher = as_user("sh")
             .args(["-c", script, "lamppost-test-postgres"])
             .arg(programs.join("postgres"))
