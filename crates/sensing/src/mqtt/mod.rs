@@ -1,0 +1,253 @@
+//! The MQTT door (3.1.1 and 5.0), and SensorThings over it (OGC 18-088 section 14).
+//!
+//! # Topics
+//! | Publish | Payload |
+//! |---|---|
+//! | `v1.1/Datastreams(<id>)/Observations` | create body of an Observation, or a bare number |
+//! | `v1.1/Observations` | create body that names its Datastream |
+//! | `v1.1/CreateObservations` | data array |
+//! | `devices/<device>/<datastream key>` | create body or a bare number, for devices that know no ids |
+//! | `tenant/<slug>/...` | anything; a tenant's own messages, for its signed-in callers |
+//!
+//! Subscribe to `v1.1/Datastreams(<id>)/Observations`, `v1.1/Observations`, entities such as `v1.1/Things(<id>)` and
+//! `v1.1/Things`, and `tenant/<slug>/...`, all with `+`, `#` and `$share`. An Observation reaches a filter that ends in `#` once, under its
+//! Datastream's topic. What a caller may not read does not exist for it: a subscription to it is granted and stays silent.
+//!
+//! # What is promised
+//! - PUBACK and PUBREC of an observation are sent when it is durable, in the order in which the messages came. When it cannot be made
+//!   durable now, the connection is closed without one, so that the client keeps the message. MQTT 5 clients are told why a message is
+//!   refused; 3.1.1 has no words for that, and the connection is closed.
+//! - A Datastream's topic retains its latest value: it is the head's, not a copy.
+//! - QoS 1 and 2 subscriptions to observations miss nothing: a client that is absent or slow is given the rest from the stream, from the
+//!   position where it stood, as far back as the stream reaches.
+//! - A session with an expiry survives a restart of the server: subscriptions and position are kept in `records`. Packet identifiers
+//!   under way are not, so after a restart of the *server* a message may come twice at any QoS; inbound, an Observation with a
+//!   phenomenonTime that is sent twice is still one Observation.
+//! - A tenant's own messages and entities are routed in memory: at most `queue.messages` wait for a session, none survives a
+//!   restart but the retained ones. Shared subscriptions are live only: what no member can take is dropped and counted.
+//!
+//! # Layers
+//! `wire` (bytes) → `handshake` → `connection` (one task each) → `inbound` (what a PUBLISH means) and `session` (what is owed to the
+//! client) → `hub` (who wants what). `city` has the traits through which the door sees the rest.
+
+mod city;
+mod connection;
+mod handshake;
+mod hub;
+mod inbound;
+mod listen;
+mod payload;
+mod render;
+mod saved;
+mod session;
+mod stats;
+mod throttle;
+mod topic;
+mod trie;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use kernel::{Clock, Tenant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::Semaphore,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use city::{
+    Applied, Authenticate, Field, Keep, Live, Login, RecordError, Refusal, Rights, SavedMessage, SavedSession,
+};
+pub use listen::Tls;
+pub use session::QueueLimits;
+pub use stats::{Counter, Stats};
+
+use hub::Hub;
+use wire::Reason;
+
+/// What goes wrong when the door opens. Afterwards it serves or it counts.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("MQTT cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("TLS for MQTT: {0}")]
+    Tls(String),
+    #[error("the sessions that were kept cannot be read: {0}")]
+    Keep(RecordError),
+}
+
+/// Addresses and bounds.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Plain TCP, usually port 1883.
+    pub plain: Option<SocketAddr>,
+    /// TLS, usually port 8883.
+    pub tls: Option<(SocketAddr, Tls)>,
+    /// The SensorThings service root for links in payloads, without a slash at the end.
+    pub base: String,
+    /// Connections at a time.
+    pub clients: usize,
+    /// Bytes of a packet.
+    pub max_packet: usize,
+    /// Subscriptions of one session.
+    pub subscriptions: usize,
+    /// What waits for subscribers.
+    pub queue: QueueLimits,
+    /// QoS 1 and 2 messages under way to one client.
+    pub window: usize,
+    /// QoS 1 and 2 messages under way from one client (MQTT 5 Receive Maximum).
+    pub receive_max: NonZeroU16,
+    /// Topic aliases in each direction.
+    pub topic_aliases: u16,
+    /// The longest session expiry granted, in seconds.
+    pub session_seconds: u32,
+    /// The longest keep alive granted to MQTT 5 clients, in seconds.
+    pub keep_alive: u16,
+    /// Retained messages of tenants, and their bytes together.
+    pub retained: usize,
+    pub retained_bytes: usize,
+    /// How long a client may take to say who it is.
+    pub handshake: Duration,
+    /// How long a client may take nothing of what is sent to it.
+    pub stall: Duration,
+    /// How often sessions are saved and expired ones ended.
+    pub sweep: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            plain: None,
+            tls: None,
+            base: "http://localhost:8080/v1.1".to_owned(),
+            clients: 20_000,
+            max_packet: 256 << 10,
+            subscriptions: 256,
+            queue: QueueLimits { messages: 1_000, bytes: 1 << 20, total_bytes: 256 << 20 },
+            window: 64,
+            receive_max: NonZeroU16::new(1_024).unwrap_or(NonZeroU16::MIN),
+            topic_aliases: 16,
+            session_seconds: 7 * 86_400,
+            keep_alive: 3_600,
+            retained: 10_000,
+            retained_bytes: 16 << 20,
+            handshake: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+            sweep: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The parts of the city that the door works with.
+pub struct Parts {
+    pub field: Arc<dyn Field>,
+    pub rights: Arc<dyn Rights>,
+    pub authenticate: Arc<dyn Authenticate>,
+    pub keep: Arc<dyn Keep>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The open door.
+pub struct Door {
+    hub: Arc<Hub>,
+    tasks: JoinSet<()>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// A way to the door for the rest of the program; cheap to clone.
+#[derive(Clone)]
+pub struct Handle(Arc<Hub>);
+
+impl Door {
+    /// Restores the sessions, then listens. Port 0 takes a free one, see [`Door::addresses`].
+    pub async fn open(options: Options, parts: Parts) -> Result<Self, Error> {
+        let (plain, tls, sweep) = (options.plain, options.tls.clone(), options.sweep);
+        let places = Arc::new(Semaphore::new(options.clients));
+        let Parts { field, rights, authenticate, keep, clock } = parts;
+        // The feed is opened before the hub reads the stream's end: a frame between the two comes twice, never not at all.
+        let live = field.live();
+        let stats = Arc::new(Stats::default());
+        let hub =
+            Arc::new(Hub::new(options, field, rights, authenticate, keep, clock, stats, CancellationToken::new()));
+        hub.restore().await.map_err(Error::Keep)?;
+        let mut door = Self { hub: Arc::clone(&hub), tasks: JoinSet::new(), addresses: Vec::new() };
+        door.tasks.spawn(Arc::clone(&hub).route(live));
+        door.tasks.spawn(sweeper(Arc::clone(&hub), sweep));
+        let tls = match tls {
+            Some((address, tls)) => Some((address, Some(listen::acceptor(&tls)?))),
+            None => None,
+        };
+        for (address, acceptor) in plain.map(|address| (address, None)).into_iter().chain(tls) {
+            let listener =
+                TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+            door.addresses.push(listener.local_addr().map_err(|source| Error::Listen { address, source })?);
+            door.tasks.spawn(listen::accept(Arc::clone(&hub), listener, acceptor, Arc::clone(&places)));
+        }
+        Ok(door)
+    }
+
+    /// Where it listens: plain first, then TLS.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.hub))
+    }
+
+    /// Tells every client that the server is going, lets what they sent become durable, and saves their sessions.
+    pub async fn close(mut self) {
+        self.hub.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.hub.sweep().await;
+    }
+}
+
+async fn sweeper(hub: Arc<Hub>, every: Duration) {
+    let mut tick = tokio::time::interval(every);
+    loop {
+        tokio::select! {
+            () = hub.stop.cancelled() => return,
+            _ = tick.tick() => hub.sweep().await,
+        }
+    }
+}
+
+impl Handle {
+    pub fn stats(&self) -> &Stats {
+        &self.0.stats
+    }
+
+    /// Serves MQTT on any stream, such as a WebSocket or a test's pipe, to its end.
+    pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, peer: SocketAddr) {
+        listen::serve(Arc::clone(&self.0), stream, peer, None).await;
+    }
+
+    /// Tells subscribers of an entity that was created or changed (18-088 section 14.2). `topics` are all that name it, such as
+    /// `v1.1/Things(1)` and `v1.1/Things`; `json` is the entity as a GET would answer it.
+    pub fn entity_changed(&self, tenant: &Tenant, public: bool, topics: &[String], json: &Bytes) {
+        self.0.entity(tenant, public, topics, json);
+    }
+
+    /// Ends the connections of a principal (`Caller::label`): its key has been revoked. Answers how many there were.
+    pub fn disconnect(&self, principal: &str) -> usize {
+        let sessions: Vec<_> = self.0.sessions.lock().values().cloned().collect();
+        let mut ended = 0;
+        for session in sessions {
+            let state = session.lock();
+            if let (Some(link), Some(caller)) = (&state.link, &state.caller)
+                && caller.label() == principal
+            {
+                link.end(Reason::AdministrativeAction, true);
+                ended += 1;
+            }
+        }
+        ended
+    }
+}

@@ -1,0 +1,125 @@
+//! Topic names and filters (MQTT 5 section 4.7), and which of them mean something in the city (OGC 18-088 section 14).
+
+use kernel::Tenant;
+
+use crate::model::EntityId;
+
+/// Bytes of a topic or filter. The standard allows 65,535; the longest that means something here is a tenth of this.
+pub const MAX_BYTES: usize = 512;
+/// Levels of a topic or filter: the depth of the subscription tree.
+pub const MAX_LEVELS: usize = 16;
+
+fn sound(text: &str) -> bool {
+    (1..=MAX_BYTES).contains(&text.len())
+        && !text.chars().any(char::is_control)
+        && text.bytes().filter(|b| *b == b'/').count() < MAX_LEVELS
+}
+
+/// Whether `topic` may be published to.
+pub fn is_name(topic: &str) -> bool {
+    sound(topic) && !topic.bytes().any(|b| matches!(b, b'+' | b'#'))
+}
+
+/// Whether `filter` may be subscribed to: `+` fills a level, `#` fills the last one.
+pub fn is_filter(filter: &str) -> bool {
+    if !sound(filter) {
+        return false;
+    }
+    let mut levels = filter.split('/').peekable();
+    while let Some(level) = levels.next() {
+        let last = levels.peek().is_none();
+        let wild = level.bytes().any(|b| matches!(b, b'+' | b'#'));
+        if wild && level != "+" && !(level == "#" && last) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether `filter` matches `topic`. Used for one session's few filters; the router's many are in a [`super::trie::Trie`].
+pub fn matches(filter: &str, topic: &str) -> bool {
+    // Server topics begin with '$' and are not for wildcards (section 4.7.2).
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        return false;
+    }
+    let mut levels = topic.split('/');
+    for level in filter.split('/') {
+        match level {
+            "#" => return true,
+            "+" if levels.next().is_some() => {}
+            _ => {
+                if levels.next() != Some(level) {
+                    return false;
+                }
+            }
+        }
+    }
+    levels.next().is_none()
+}
+
+/// `$share/<group>/<filter>` (section 4.8.2): the group and the filter. `Ok(None)` for an ordinary filter.
+pub fn shared(filter: &str) -> Result<Option<(&str, &str)>, ()> {
+    let Some(rest) = filter.strip_prefix("$share/") else { return Ok(None) };
+    match rest.split_once('/') {
+        Some((group, filter)) if !group.is_empty() && !group.contains(['+', '#']) && !filter.is_empty() => {
+            Ok(Some((group, filter)))
+        }
+        _ => Err(()),
+    }
+}
+
+/// What a published topic names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Address<'a> {
+    /// `v1.1/Datastreams(<id>)/Observations`, or `v1.1/Observations` where the body names the Datastream.
+    Observations(Option<EntityId>),
+    /// `v1.1/CreateObservations`: a data array.
+    DataArray,
+    /// `devices/<device>/<datastream key>`: a device that knows no ids.
+    Device { device: &'a str, key: &'a str },
+    /// `tenant/<slug>/...`: a tenant's own messages, which are not observations.
+    Tenant(Tenant),
+    /// Nothing that may be published to.
+    Nothing,
+}
+
+fn id_of(level: &str) -> Option<EntityId> {
+    let digits = level.strip_prefix("Datastreams(")?.strip_suffix(')')?;
+    let canonical = !digits.is_empty() && !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit());
+    canonical.then(|| digits.parse().ok().map(EntityId)).flatten()
+}
+
+impl<'a> Address<'a> {
+    pub fn of(topic: &'a str) -> Self {
+        let mut levels = topic.split('/');
+        let (first, second, third, rest) = (levels.next(), levels.next(), levels.next(), levels.next());
+        match (first, second, third, rest) {
+            (Some("v1.1"), Some("Observations"), None, None) => Self::Observations(None),
+            (Some("v1.1"), Some("CreateObservations"), None, None) => Self::DataArray,
+            (Some("v1.1"), Some(level), Some("Observations"), None) => {
+                id_of(level).map_or(Self::Nothing, |id| Self::Observations(Some(id)))
+            }
+            (Some("devices"), Some(device), Some(key), None) if !device.is_empty() && !key.is_empty() => {
+                Self::Device { device, key }
+            }
+            (Some("tenant"), Some(slug), Some(_), _) => Tenant::parse(slug).map_or(Self::Nothing, Self::Tenant),
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// The one Datastream whose Observations `filter` asks for, when it has no wildcard.
+pub fn datastream_of(filter: &str) -> Option<EntityId> {
+    match Address::of(filter) {
+        Address::Observations(Some(id)) => Some(id),
+        _ => None,
+    }
+}
+
+/// The topic of a Datastream's Observations.
+pub fn observations(datastream: EntityId) -> String {
+    format!("v1.1/Datastreams({datastream})/Observations")
+}
+
+/// The topic of every Observation.
+pub const ALL_OBSERVATIONS: &str = "v1.1/Observations";
