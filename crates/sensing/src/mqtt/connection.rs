@@ -315,7 +315,8 @@ impl Connection {
 
     /// Repeats what the session had not finished (section 4.4).
     fn resume(&mut self) {
-        for (id, delivery) in self.session.lock().unfinished() {
+        let unfinished = self.session.lock().unfinished();
+        for (id, delivery) in unfinished {
             match delivery {
                 Some(delivery) => {
                     self.publish(Some(id), &delivery, true);

@@ -360,13 +360,6 @@ impl State {
         self.link.is_some() && !self.behind && self.outbox.len() < limits.messages && self.outbox_bytes < limits.bytes
     }
 
-    pub fn waiting(&self) -> usize {
-        self.outbox.len()
-    }
-    pub fn unacknowledged(&self) -> usize {
-        self.inflight.len()
-    }
-
     /// The first observation that the client has not acknowledged: where a session that is restored from disk begins.
     pub fn low(&self, live: u64) -> Position {
         let inflight = self.inflight.iter().filter(|i| i.delivery.is_some()).filter_map(|i| i.position);

@@ -63,10 +63,6 @@ fn take<K: PartialEq, T>(values: &mut Vec<(K, T)>, key: &K) -> bool {
 }
 
 impl<K: PartialEq, T> Trie<K, T> {
-    /// Subscriptions held.
-    pub fn len(&self) -> usize {
-        self.len
-    }
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -188,7 +184,7 @@ mod tests {
                 } else {
                     prop_assert_eq!(trie.remove(&filter, &key), model.remove(&(filter, key)).is_some());
                 }
-                prop_assert_eq!(trie.len(), model.len());
+                prop_assert_eq!(trie.len, model.len());
             }
             for topic in topics {
                 let mut found = BTreeSet::new();

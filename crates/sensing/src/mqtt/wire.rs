@@ -125,6 +125,10 @@ impl Wire {
 
     /// The next packet of `buffer`; `None` until it is complete.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Packet>, WireError> {
+        // Whoever speaks something else is not waited for.
+        if matches!(self.codec, Codec::Unknown) && buffer.first().is_some_and(|first| *first != 0x10) {
+            return Err(WireError::Protocol);
+        }
         let Some((header, length)) = frame(buffer)? else { return Ok(None) };
         if header + length > self.max_packet {
             return Err(WireError::TooLarge);
@@ -134,9 +138,6 @@ impl Wire {
         }
         let first = buffer[0];
         if let Codec::Unknown = self.codec {
-            if first != 0x10 {
-                return Err(WireError::Protocol);
-            }
             self.codec = match level(&buffer[header..header + length])? {
                 3 | 4 => Codec::V3(v3::Codec::default()),
                 5 => Codec::V5(v5::Codec::default()),
