@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod devices;
 pub mod error;
 pub mod model;
+pub mod mqtt;
 pub mod notify;
 pub mod observe;
 pub mod query;

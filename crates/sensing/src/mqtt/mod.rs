@@ -41,6 +41,7 @@ mod render;
 mod saved;
 mod session;
 mod stats;
+mod store;
 mod throttle;
 mod topic;
 mod trie;
@@ -67,6 +68,7 @@ pub use city::{
 pub use listen::Tls;
 pub use session::QueueLimits;
 pub use stats::{Counter, Stats};
+pub use store::Store;
 
 use hub::Hub;
 use wire::Reason;

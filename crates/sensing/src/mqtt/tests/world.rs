@@ -1,7 +1,7 @@
 //! A city of two tenants in memory, and a client that does exactly what it is told.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     num::NonZeroU16,
     sync::Arc,
@@ -302,7 +302,6 @@ impl<'a> To<'a> {
 pub struct Ack {
     pub present: bool,
     pub reason: u8,
-    pub full: Option<Box<v5::ConnectAck>>,
 }
 
 enum Codec {
@@ -315,6 +314,8 @@ pub struct Client {
     stream: TcpStream,
     codec: Codec,
     input: BytesMut,
+    /// Messages that came while something else was awaited.
+    early: VecDeque<Packet>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -342,7 +343,7 @@ impl Client {
             Version::V3 => Codec::V3(v3::Codec::default()),
             Version::V5 => Codec::V5(v5::Codec::default()),
         };
-        Self { stream, codec, input: BytesMut::new() }
+        Self { stream, codec, input: BytesMut::new(), early: VecDeque::new() }
     }
 
     pub async fn hello(&mut self, to: To<'_>) -> Ack {
@@ -369,7 +370,7 @@ impl Client {
                 self.send3(connect.into()).await;
                 match self.next3().await {
                     v3::Packet::ConnectAck(ack) => {
-                        Ack { present: ack.session_present, reason: ack.return_code.into(), full: None }
+                        Ack { present: ack.session_present, reason: ack.return_code.into() }
                     }
                     other => panic!("{other:?}"),
                 }
@@ -403,7 +404,7 @@ impl Client {
                 self.send(connect.into()).await;
                 match self.next().await {
                     Packet::ConnectAck(ack) => {
-                        Ack { present: ack.session_present, reason: ack.reason_code.into(), full: Some(ack) }
+                        Ack { present: ack.session_present, reason: ack.reason_code.into() }
                     }
                     other => panic!("{other:?}"),
                 }
@@ -512,7 +513,11 @@ impl Client {
 
     /// The next message, not acknowledged.
     pub async fn take(&mut self) -> Got {
-        match self.next().await {
+        let packet = match self.early.pop_front() {
+            Some(packet) => packet,
+            None => self.next().await,
+        };
+        match packet {
             Packet::Publish(p) => Got {
                 topic: p.topic.to_string(),
                 payload: String::from_utf8(p.payload.to_vec()).expect("text"),
@@ -532,9 +537,12 @@ impl Client {
             QoS::AtLeastOnce => self.send(Packet::PublishAck(ack(id))).await,
             QoS::ExactlyOnce => {
                 self.send(Packet::PublishReceived(ack(id))).await;
-                match self.next().await {
-                    Packet::PublishRelease(rel) => assert_eq!(rel.packet_id, id),
-                    other => panic!("{other:?}"),
+                loop {
+                    match self.next().await {
+                        Packet::PublishRelease(rel) if rel.packet_id == id => break,
+                        message @ Packet::Publish(_) => self.early.push_back(message),
+                        other => panic!("{other:?}"),
+                    }
                 }
                 self.send(Packet::PublishComplete(ack2(id))).await;
             }
@@ -570,6 +578,9 @@ impl Client {
     /// Whether nothing comes before the answers to two pings: no clock is asked. (Before it reads the second, the server has sent all
     /// that was queued when it read the first.)
     pub async fn silent(&mut self) -> bool {
+        if !self.early.is_empty() {
+            return false;
+        }
         for _ in 0..2 {
             self.send(Packet::PingRequest).await;
             if !matches!(self.next().await, Packet::PingResponse) {
