@@ -398,7 +398,7 @@ impl Connection {
                 self.retained_value(info.id, &info.tenant, info.public, &scan.subscription);
             }
         }
-        if page.len() == PAGE {
+        if !page.is_empty() {
             self.scans.push_front(scan);
         }
     }

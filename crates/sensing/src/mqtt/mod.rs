@@ -36,6 +36,7 @@ mod handshake;
 mod hub;
 mod inbound;
 mod listen;
+mod observed;
 mod payload;
 mod render;
 mod saved;
@@ -66,6 +67,7 @@ pub use city::{
     Applied, Authenticate, Field, Keep, Live, Login, RecordError, Refusal, Rights, SavedMessage, SavedSession,
 };
 pub use listen::Tls;
+pub use observed::{DeviceKeys, Observed};
 pub use session::QueueLimits;
 pub use stats::{Counter, Stats};
 pub use store::Store;

@@ -17,17 +17,20 @@ struct Papers {
 
 impl Papers {
     fn new() -> Self {
-        use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+        use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
         let folder = tempfile::tempdir().expect("a folder");
         let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("written");
         let key = KeyPair::generate().expect("key");
         let mut authority = CertificateParams::new(Vec::new()).expect("params");
+        // Names that differ: a certificate that is named like its issuer looks self-signed to OpenSSL.
+        authority.distinguished_name.push(DnType::CommonName, "the city's authority");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         write("ca.pem", authority.self_signed(&key).expect("signed").pem());
         let issuer = Issuer::new(authority, key);
         for name in ["server", "client"] {
             let key = KeyPair::generate().expect("key");
-            let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("params");
+            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("params");
+            params.distinguished_name.push(DnType::CommonName, name);
             write(&format!("{name}.pem"), params.signed_by(&key, &issuer).expect("signed").pem());
             write(&format!("{name}.key"), key.serialize_pem());
         }

@@ -2,6 +2,7 @@
 
 mod clients;
 mod delivery;
+mod hostile;
 mod protocol;
 mod rights;
 mod world;

@@ -170,7 +170,7 @@ impl Authenticate for Register {
             }
             Ok(Caller {
                 principal: Principal::Device { id: login.user.into() },
-                tenant: Some(tenant(slug)),
+                tenant: Some(Tenant::parse(slug).map_err(|_| Refusal::Forbidden)?),
                 roles: BTreeSet::new(),
             })
         }

@@ -1,0 +1,185 @@
+//! [`Field`] on the room's own `observe` and `catalog`.
+
+use std::sync::Arc;
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
+use records::params;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::city::{Applied, Field, Live, RecordError};
+use crate::{
+    Catalog,
+    model::{DatastreamInfo, EntityId, Observation},
+    observe::{self, Batch, Observe},
+};
+
+/// Callers that may wait to be recorded; then the next one waits before it waits.
+const QUEUE: usize = 4_096;
+/// Observations in one frame, when many callers come together.
+const FRAME: usize = 10_000;
+/// Frames on their way to the disk at once. While these are written, the next callers gather.
+const FRAMES: usize = 4;
+
+/// Finds the Datastream that a registered device calls `key`: the register of devices gives it.
+pub type DeviceKeys =
+    Arc<dyn Fn(String, String) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>> + Send + Sync>;
+
+type Waiting = (Vec<Observation>, oneshot::Sender<Result<(), RecordError>>);
+
+/// Records through [`Observe`], many connections' observations in one frame; looks up in [`Catalog`].
+#[derive(Clone)]
+pub struct Observed {
+    observe: Observe,
+    catalog: Catalog,
+    keys: DeviceKeys,
+    queue: mpsc::Sender<Waiting>,
+}
+
+impl Observed {
+    /// Starts the task that gathers; it ends when the last clone is gone. Must be called inside the runtime.
+    pub fn new(observe: Observe, catalog: Catalog, keys: DeviceKeys) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(gather(observe.clone(), waiting));
+        Self { observe, catalog, keys, queue }
+    }
+}
+
+/// Puts what waits into frames. Frames are begun in order, so one connection's observations keep theirs.
+async fn gather(observe: Observe, mut waiting: mpsc::Receiver<Waiting>) {
+    let mut frames = futures::stream::FuturesOrdered::new();
+    let mut open = true;
+    while open || !frames.is_empty() {
+        tokio::select! {
+            Some(()) = frames.next(), if !frames.is_empty() => {}
+            first = waiting.recv(), if open && frames.len() < FRAMES => {
+                let Some(first) = first else {
+                    open = false;
+                    continue;
+                };
+                let mut batch = Batch::new();
+                let mut answers = Vec::new();
+                let mut next = Some(first);
+                while let Some((observations, answer)) = next {
+                    observations.into_iter().for_each(|o| batch.push(o));
+                    answers.push(answer);
+                    next = if batch.len() < FRAME { waiting.try_recv().ok() } else { None };
+                }
+                let observe = observe.clone();
+                frames.push_back(async move {
+                    let result = observe.record(batch).await.map(|_| ()).map_err(refused);
+                    for answer in answers {
+                        // Whoever has gone does not need to know.
+                        let _ = answer.send(result.clone());
+                    }
+                });
+            }
+        }
+    }
+}
+
+fn refused(error: observe::Error) -> RecordError {
+    match error {
+        observe::Error::TooMany(_) => RecordError::Refused(error.to_string()),
+        error => {
+            tracing::warn!(%error, "observations could not be recorded");
+            RecordError::Unavailable
+        }
+    }
+}
+
+fn applied(applied: &observe::Applied) -> Applied {
+    let observations = applied.batch().map(|batch| batch.observations().collect()).unwrap_or_default();
+    Applied { offset: applied.offset, observations }
+}
+
+impl Field for Observed {
+    fn record(&self, observations: Vec<Observation>) -> BoxFuture<'static, Result<(), RecordError>> {
+        let queue = self.queue.clone();
+        async move {
+            let (answer, result) = oneshot::channel();
+            queue.send((observations, answer)).await.map_err(|_| RecordError::Unavailable)?;
+            result.await.unwrap_or(Err(RecordError::Unavailable))
+        }
+        .boxed()
+    }
+
+    fn live(&self) -> BoxStream<'static, Live> {
+        futures::stream::unfold(self.observe.subscribe(), |mut live| async move {
+            let event = match live.recv().await {
+                Ok(frame) => Live::Applied(Arc::new(applied(&frame))),
+                Err(broadcast::error::RecvError::Lagged(_)) => Live::Lagged,
+                Err(broadcast::error::RecvError::Closed) => return None,
+            };
+            Some((event, live))
+        })
+        .boxed()
+    }
+
+    fn replay(&self, offset: u64) -> BoxStream<'static, Applied> {
+        let observe = self.observe.clone();
+        let opened = async move { observe.replay(offset).await.map_err(|e| tracing::warn!(error = %e, "no replay")).ok() };
+        opened
+            .into_stream()
+            .filter_map(std::future::ready)
+            .flat_map(|replay| {
+                futures::stream::unfold(replay, |mut replay| async move {
+                    match replay.next().await {
+                        Ok(frame) => Some((applied(&frame), replay)),
+                        Err(error) => {
+                            tracing::warn!(%error, "a replay for an MQTT session ended");
+                            None
+                        }
+                    }
+                })
+            })
+            .boxed()
+    }
+
+    fn end(&self) -> u64 {
+        self.observe.next_offset()
+    }
+
+    fn latest(&self, datastream: EntityId) -> Option<Observation> {
+        self.observe.head(datastream).map(|head| head.latest)
+    }
+
+    fn cached(&self, datastream: EntityId) -> Option<Arc<DatastreamInfo>> {
+        self.catalog.datastream_cached(datastream)
+    }
+
+    fn datastream(&self, id: EntityId) -> BoxFuture<'static, Result<Option<Arc<DatastreamInfo>>, RecordError>> {
+        let catalog = self.catalog.clone();
+        async move {
+            catalog.datastream(id).await.map_err(|error| {
+                tracing::warn!(%error, "a Datastream could not be looked up");
+                RecordError::Unavailable
+            })
+        }
+        .boxed()
+    }
+
+    fn of_device(&self, device: &str, key: &str) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>> {
+        (self.keys)(device.to_owned(), key.to_owned())
+    }
+
+    fn page(&self, after: EntityId, limit: usize) -> BoxFuture<'static, Vec<Arc<DatastreamInfo>>> {
+        let catalog = self.catalog.clone();
+        async move {
+            let sql = "SELECT id FROM sensing_datastream WHERE id > $1 ORDER BY id LIMIT $2";
+            let limit = limit as i64;
+            let ids = catalog.records().read(move |read| read.query(sql, params![after.0, limit], |row| row.get::<i64>(0)));
+            let ids = ids.await.unwrap_or_else(|error: records::Error| {
+                tracing::warn!(%error, "Datastreams could not be listed for retained values");
+                Vec::new()
+            });
+            let mut page = Vec::with_capacity(ids.len());
+            for id in ids {
+                if let Ok(Some(info)) = catalog.datastream(EntityId(id)).await {
+                    page.push(info);
+                }
+            }
+            page
+        }
+        .boxed()
+    }
+}
