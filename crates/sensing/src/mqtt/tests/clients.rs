@@ -60,7 +60,7 @@ async fn mosquitto_publishes_and_subscribes() {
     for version in ["mqttv311", "mqttv5"] {
         for qos in ["0", "1", "2"] {
             let common = ["-h", "127.0.0.1", "-p", &port, "-V", version, "-q", qos, "-u", "dsd-d1", "-P", "secret"];
-            let value = format!("{}.{qos}", version.len());
+            let value = format!("{}{qos}", version.len());
             let publish = [&common[..], &["-i", "p", "-t", "devices/d1/rain", "-m", &value]].concat();
             let (ok, said) = run("mosquitto_pub", &publish).await;
             assert!(ok, "{said}");
