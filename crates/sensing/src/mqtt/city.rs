@@ -64,6 +64,13 @@ pub trait Rights: Send + Sync + 'static {
     fn scope(&self, caller: &Caller) -> Arc<Scope>;
     /// Whether a client that gives no user name may come in, to read what is public.
     fn anonymous(&self) -> bool;
+
+    /// `count` Observations of `caller` have become durable; `latest` is their newest phenomenonTime. For the health of devices.
+    fn recorded(&self, _caller: &Caller, _latest: Option<Timestamp>, _count: u64) {}
+    /// A message of `caller` was refused.
+    fn refused(&self, _caller: &Caller) {}
+    /// `caller`'s connection has begun or ended.
+    fn connected(&self, _caller: &Caller, _connected: bool) {}
 }
 
 /// What a client says of itself in CONNECT.

@@ -89,7 +89,7 @@ pub struct Connection {
     session: Arc<Session>,
     link: Arc<super::session::Link>,
     generation: u64,
-    caller: Caller,
+    caller: Arc<Caller>,
     wire: Wire,
     version: Version,
     input: BytesMut,
@@ -122,7 +122,7 @@ impl Connection {
             session,
             link,
             generation,
-            caller,
+            caller: Arc::new(caller),
             wire,
             version,
             input,
@@ -150,6 +150,7 @@ impl Connection {
     /// Serves the connection to its end, including what follows from it: the will, the session's expiry.
     pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(mut self, stream: S) {
         let (mut reader, mut writer) = tokio::io::split(stream);
+        self.hub.rights.connected(&self.caller, true);
         let end = self.turn(&mut reader, &mut writer).await;
         self.settle().await;
         if let End::Told(reason) = end {
@@ -168,6 +169,7 @@ impl Connection {
             })
             .await;
         }
+        self.hub.rights.connected(&self.caller, false);
         self.finish(end).await;
     }
 
@@ -605,6 +607,7 @@ impl Connection {
             }
             Routed::Refused(reason, why) => {
                 self.hub.stats.rejected.add(1);
+                self.hub.rights.refused(&self.caller);
                 if self.version == Version::V3 && publish.qos != QoS::AtMostOnce {
                     // 3.1.1 can only acknowledge or hang up (section 3.3.5), and an acknowledgement would be a lie.
                     return Err(End::Told(Reason::NotAuthorized));
@@ -655,11 +658,15 @@ impl Connection {
             self.pending.push_back(acks);
             return;
         }
-        let hub = Arc::clone(&self.hub);
+        let (hub, caller) = (Arc::clone(&self.hub), Arc::clone(&self.caller));
+        let latest = observations.iter().map(|o| o.phenomenon.end).max();
         let outcome = async move {
             let result = hub.field.record(observations).await;
             match &result {
-                Ok(()) => hub.stats.recorded.add(count),
+                Ok(()) => {
+                    hub.stats.recorded.add(count);
+                    hub.rights.recorded(&caller, latest, count);
+                }
                 Err(RecordError::Unavailable) => hub.stats.unavailable.add(count),
                 Err(RecordError::Refused(_)) => hub.stats.rejected.add(count),
             }

@@ -4,5 +4,6 @@ mod clients;
 mod delivery;
 mod hostile;
 mod protocol;
+mod real;
 mod rights;
 mod world;

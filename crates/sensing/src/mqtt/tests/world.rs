@@ -43,6 +43,7 @@ pub struct MemoryField {
     pub open: watch::Sender<bool>,
     pub fail: Mutex<Option<RecordError>>,
     pub recorded_calls: Mutex<u64>,
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl MemoryField {
@@ -54,6 +55,7 @@ impl MemoryField {
             open: watch::channel(true).0,
             fail: Mutex::default(),
             recorded_calls: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         })
     }
     pub fn values(&self) -> Vec<(i64, f64)> {
@@ -89,6 +91,8 @@ impl Field for Shared {
         let field = Arc::clone(&self.0);
         async move {
             *field.recorded_calls.lock() += 1;
+            // In the order of the calls, as the stream is.
+            let _turn = field.turn.lock().await;
             let mut open = field.open.subscribe();
             let _ = open.wait_for(|open| *open).await;
             if let Some(error) = field.fail.lock().clone() {
@@ -144,7 +148,7 @@ impl Field for Shared {
     }
 }
 
-struct Law;
+pub struct Law;
 
 impl Rights for Law {
     fn may_publish(&self, caller: &Caller, datastream: &DatastreamInfo) -> bool {
@@ -159,7 +163,7 @@ impl Rights for Law {
 }
 
 /// `<tenant>-<name>` with the key `secret`.
-struct Register;
+pub struct Register;
 
 impl Authenticate for Register {
     fn authenticate<'a>(&'a self, login: Login<'a>) -> BoxFuture<'a, Result<Caller, Refusal>> {
