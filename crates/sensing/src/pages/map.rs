@@ -14,7 +14,7 @@ use ui::{Badge, Cell, Column, Html, LiveNumber, Markup, Page, Query, Table};
 use super::{Pages, decimals, directory::ThingEntry, time};
 use crate::{
     Scope,
-    alarms::{AlarmState, Filter},
+    alarms::{Filter, model::AlarmState},
     model::{EntityId, Observation, ResultValue},
     observe::{Order, SeriesQuery},
 };
@@ -88,7 +88,7 @@ impl Pages {
     /// The worst standing alarm of each thing.
     async fn standing(&self, caller: &Caller) -> Result<BTreeMap<EntityId, &'static str>, Problem> {
         let filter = Filter { states: [AlarmState::Open, AlarmState::Acknowledged].into(), ..Filter::default() };
-        let listing = self.alarms.list(caller, &filter, None, Some(500)).await?;
+        let listing = self.alarms.list(caller, filter, None, Some(500)).await?;
         Ok(listing.alarms.into_iter().map(|a| (a.thing, if a.state == AlarmState::Open { "alarm" } else { "warning" })).collect())
     }
 
