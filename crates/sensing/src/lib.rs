@@ -8,6 +8,7 @@ pub mod model;
 pub mod mqtt;
 pub mod notify;
 pub mod observe;
+pub mod pages;
 pub mod query;
 pub mod route;
 pub mod rules;

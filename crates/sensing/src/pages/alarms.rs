@@ -115,10 +115,10 @@ pub async fn board(State(pages): State<Pages>, page: Page) -> Result<Html<impl T
     let states = AlarmState::ALL.into_iter().filter(|s| asked.is_empty() && s.stands() || asked.iter().any(|a| *a == s.name()));
     let filter = Filter {
         states: states.collect(),
-        system: page.query.get("system").filter(|s| !s.is_empty()).map(str::to_owned),
+        system: page.query.get("system").filter(|s| !s.is_empty()),
         ..Filter::default()
     };
-    let after = page.query.get("after").map(str::parse::<Id<Alarm>>).transpose().map_err(|e| Problem::field("after", e))?;
+    let after = page.query.get("after").map(|a| a.parse::<Id<Alarm>>()).transpose().map_err(|e| Problem::field("after", e))?;
     let listing = pages.alarms.list(&page.caller, filter, after, Some(PER_PAGE)).await?;
     let next = listing.next.map(|id| id.to_string());
     let table = rows(&pages, &page, listing.alarms, page.t("alarm.none-standing"));

@@ -114,7 +114,7 @@ pub async fn page(State(pages): State<Pages>, Path((_, id)): Path<(String, Strin
         number = number.stale_after(interval * 3);
         chart = chart.gap_after((interval * 5).max(1_800));
     }
-    let after = page.query.get("after").map(str::parse::<ObservationId>).transpose().map_err(|e| Problem::field("after", e))?;
+    let after = page.query.get("after").map(|a| a.parse::<ObservationId>()).transpose().map_err(|e| Problem::field("after", e))?;
     let query = SeriesQuery { from: Some(from), to: Some(to), order: Order::Descending, after, limit: PER_PAGE + 1, ..SeriesQuery::all(entity.id) };
     let mut rows = pages.observe.read(query).await.map_err(Error::from)?;
     let more = rows.len() > PER_PAGE;

@@ -231,7 +231,7 @@ pub async fn layer(
     if pages.directory.system(key).is_none() {
         return Err(Problem::not_found(format!("The layer '{key}'")));
     }
-    let language = query.get("lang").and_then(kernel::Language::from_segment).unwrap_or_default();
+    let language = query.get("lang").and_then(|l| kernel::Language::from_segment(&l)).unwrap_or_default();
     let at = time(&query, "at")?;
     let scope: &Scope = &pages.scope(&caller);
     let things = pages.directory.things(scope).await?;
