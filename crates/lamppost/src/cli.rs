@@ -1,16 +1,17 @@
 //! The commands.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use kernel::SystemClock;
+use kernel::{Caller, Role, SystemClock, Tenant};
 
 use crate::{
     compose,
     config::{self, Config, Sources},
-    pack::Pack,
-    telemetry,
+    operators::Operators,
+    pack::{self, Pack},
+    stores, telemetry,
 };
 
 /// The digital backbone of a city in one program.
@@ -71,7 +72,12 @@ pub struct Settings {
 impl Settings {
     /// The layers as the process sees them.
     pub fn sources(&self) -> anyhow::Result<Sources> {
-        let named = [("data", "--data", &self.data), ("pack", "--pack", &self.pack), ("http.listen", "--listen", &self.listen), ("mqtt.listen", "--mqtt", &self.mqtt)];
+        let named = [
+            ("data", "--data", &self.data),
+            ("pack", "--pack", &self.pack),
+            ("http.listen", "--listen", &self.listen),
+            ("mqtt.listen", "--mqtt", &self.mqtt),
+        ];
         let mut flags: Vec<(String, String, String)> = named
             .into_iter()
             .filter_map(|(key, flag, value)| Some((key.to_owned(), value.clone()?, flag.to_owned())))
@@ -80,7 +86,8 @@ impl Settings {
             let (key, value) = pair.split_once('=').with_context(|| format!("--set {pair}: KEY=VALUE is expected"))?;
             flags.push((key.to_owned(), value.to_owned(), format!("--set {key}")));
         }
-        let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+        let environment =
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
         Ok(Sources { file: self.config.clone(), environment, flags })
     }
 
@@ -96,10 +103,35 @@ impl Settings {
 pub enum PackCommand {
     /// Read every file of a pack and name each mistake.
     Check { folder: PathBuf },
+    /// Bring the stores to the configured pack while the city is not being served. (`serve` does it by itself at its start.)
+    Apply(Settings),
 }
 
 #[derive(Debug, Subcommand)]
 pub enum AdminCommand {
+    /// Make a one-time link for a further operator. Works while the city is served, and while it is not.
+    Invite {
+        /// The department.
+        #[arg(long)]
+        tenant: String,
+        /// May be given more than once.
+        #[arg(long = "role", required = true)]
+        roles: Vec<String>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Make an API key for a program; it is printed once.
+    Key {
+        #[arg(long)]
+        tenant: String,
+        #[arg(long = "role", required = true)]
+        roles: Vec<String>,
+        /// What it is for.
+        #[arg(long)]
+        name: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Which callers may do an action to a kind of resource.
     WhoCan {
         /// Such as sensing:write.
@@ -133,7 +165,34 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Pack { command: PackCommand::Check { folder } } => {
             let pack = check(&folder)?;
             let streams: usize = pack.things.iter().map(|t| t.datastreams.len()).sum();
-            println!("{}: {} things, {streams} datastreams, {} tenants: no mistakes", folder.display(), pack.things.len(), pack.tenants.len());
+            println!(
+                "{}: {} things, {streams} datastreams, {} tenants: no mistakes",
+                folder.display(),
+                pack.things.len(),
+                pack.tenants.len()
+            );
+            Ok(())
+        }
+        Command::Pack { command: PackCommand::Apply(settings) } => apply(&settings),
+        Command::Admin { command: AdminCommand::Invite { tenant, roles, settings } } => {
+            let (token, config) = admin(
+                &settings,
+                async move |operators, tenant| operators.invite(&Caller::system("admin"), &tenant, named(roles)).await,
+                &tenant,
+            )?;
+            let url = config.http.public_url.unwrap_or_else(|| format!("http://{}", config.http.listen));
+            println!("{url}/en/join/{token}");
+            Ok(())
+        }
+        Command::Admin { command: AdminCommand::Key { tenant, roles, name, settings } } => {
+            let (key, _) = admin(
+                &settings,
+                async move |operators, tenant| {
+                    operators.make_key(&Caller::system("admin"), &tenant, &name, named(roles), None).await
+                },
+                &tenant,
+            )?;
+            println!("{key}");
             Ok(())
         }
         Command::Admin { command: AdminCommand::WhoCan { action, kind, tenant, public, settings } } => {
@@ -150,11 +209,68 @@ fn check(folder: &std::path::Path) -> anyhow::Result<Pack> {
     })
 }
 
+fn apply(settings: &Settings) -> anyhow::Result<()> {
+    let (config, _) = settings.read()?;
+    telemetry::log(&config.log_level, config.log_json)?;
+    let pack = check(&config.pack)?;
+    let layout = stores::Layout::new(&config.data);
+    layout.create()?;
+    let _lock = layout.take()?;
+    let clock = Arc::new(SystemClock);
+    let records = stores::open_records(&config, clock.clone())?;
+    let catalog = sensing::Catalog::open(records.clone(), pack.policy.clone(), clock)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let changed = pack::apply::bring(&pack, &catalog, &records).await;
+        records.close().await;
+        println!("{}: {}", config.pack.display(), if changed? { "applied" } else { "nothing to do" });
+        anyhow::Ok(())
+    })
+}
+
+fn named(roles: Vec<String>) -> BTreeSet<Role> {
+    roles.into_iter().map(Role::Owned).collect()
+}
+
+/// Does something with the operators of the configured city, in its records, beside a program that may be serving it.
+fn admin<F>(
+    settings: &Settings,
+    work: impl FnOnce(Operators, Tenant) -> F,
+    tenant: &str,
+) -> anyhow::Result<(String, Config)>
+where
+    F: Future<Output = Result<String, kernel::Problem>>,
+{
+    let (config, _) = settings.read()?;
+    let pack = check(&config.pack)?;
+    let tenant = pack
+        .tenants
+        .iter()
+        .find(|t| t.as_str() == tenant)
+        .with_context(|| format!("there is no tenant {tenant}"))?
+        .clone();
+    let records = stores::open_records(&config, Arc::new(SystemClock))?;
+    let operators = compose::operators(&config, &records, &pack)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let done = runtime.block_on(async {
+        let done = work(operators, tenant).await;
+        records.close().await;
+        done
+    });
+    Ok((done.map_err(|p| anyhow::anyhow!("{p}"))?, config))
+}
+
 fn who_can(pack: &Pack, action: String, kind: String, tenant: Option<&str>, public: bool) -> anyhow::Result<()> {
     let known = pack.policy.actions();
-    anyhow::ensure!(known.contains(action.as_str()), "there is no action {action}; there are {}", known.into_iter().collect::<Vec<_>>().join(", "));
+    anyhow::ensure!(
+        known.contains(action.as_str()),
+        "there is no action {action}; there are {}",
+        known.into_iter().collect::<Vec<_>>().join(", ")
+    );
     let tenant = tenant
-        .map(|slug| pack.tenants.iter().find(|t| t.as_str() == slug).with_context(|| format!("there is no tenant {slug}")))
+        .map(|slug| {
+            pack.tenants.iter().find(|t| t.as_str() == slug).with_context(|| format!("there is no tenant {slug}"))
+        })
         .transpose()?;
     // A command's two words live as long as the process, which ends with the command.
     let (action, kind) = (kernel::Action(action.leak()), &*kind.leak());
@@ -173,6 +289,9 @@ fn serve(settings: &Settings) -> anyhow::Result<()> {
     runtime.block_on(async {
         let running = compose::start(config, Arc::new(SystemClock)).await?;
         println!("Lamppost: http://{}/", running.http);
+        if let Some(link) = &running.first_link {
+            println!("Make the first account here, once, within a day: {link}");
+        }
         ordered_to_stop().await?;
         running.stop().await;
         anyhow::Ok(())

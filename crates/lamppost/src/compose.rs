@@ -7,10 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use axum::{Router, extract::DefaultBodyLimit, routing::get};
-use kernel::{Caller, Clock, Policy, Text};
-use sensing::{Catalog, Route, devices::{self, Devices}};
+use kernel::{Clock, Policy, Role, Tenant, Text};
+use records::Records;
+use sensing::{
+    Catalog, Route,
+    devices::{self, Devices},
+};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer, limit::RequestBodyLimitLayer};
@@ -24,7 +28,12 @@ use crate::{
         metrics::{Figure, Metrics},
         openapi, serve,
     },
-    pack::{Pack, apply::{self, Applied}},
+    operators::{
+        Operators,
+        layer::{self, Callers},
+        pages::{self, Desk},
+    },
+    pack::{Pack, apply},
     relay,
     stores::{EVENTS, Layout, Stores},
     telemetry::trace::Tracer,
@@ -41,6 +50,9 @@ pub struct Running {
     pub devices: Devices,
     pub metrics: Metrics,
     pub routes: Vec<Route>,
+    pub operators: Operators,
+    /// Where the first operator makes an account; `None` when there is one.
+    pub first_link: Option<String>,
     stop: CancellationToken,
     server: JoinHandle<()>,
     relay: JoinHandle<()>,
@@ -56,7 +68,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     crate::client::install_crypto();
     let layout = Layout::new(&config.data);
     layout.create()?;
-    let lock = lock(&layout)?;
+    let lock = layout.take()?;
     let pack = load_pack(config.pack.clone()).await?;
     let stores = Stores::open(&config, clock.clone()).await?;
     let opened = began.elapsed();
@@ -64,19 +76,15 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     let policy: Arc<dyn Policy> = pack.policy.clone();
     let catalog = Catalog::open(stores.records.clone(), policy.clone(), clock.clone()).context("the catalogue")?;
     let devices = Devices::open(stores.records.clone(), policy).context("the register of devices")?;
-    let applied = Applied::open(stores.records.clone())?;
-    if applied.hash(&pack.city.name).await?.as_deref() != Some(&pack.hash) {
-        apply::apply(&pack, &catalog).await.context("the pack")?;
-        applied.note(&pack).await?;
-        tracing::info!(pack = pack.city.name, hash = &pack.hash[..12], things = pack.things.len(), "the pack was applied");
-    }
+    let operators = operators(&config, &stores.records, &pack)?;
+    apply::bring(&pack, &catalog, &stores.records).await?;
 
     let stop = CancellationToken::new();
     let metrics = Metrics::new();
     measure(&metrics, &stores);
     let events = stores.stream.topic(EVENTS)?;
     let relay = tokio::spawn(relay::run(stores.records.clone(), events, stop.clone()));
-    let register = tokio::spawn(write_down(devices.clone(), stop.clone()));
+    let register = tokio::spawn(write_down(devices.clone(), operators.clone(), stop.clone()));
     let (tracer, traces) = match &config.trace {
         Some(options) => Tracer::start(options, clock.clone()).map(|(t, task)| (Some(t), Some(task)))?,
         None => (None, None),
@@ -86,10 +94,14 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
         .await
         .with_context(|| format!("http.listen: {} cannot be listened on", config.http.listen))?;
     let http = listener.local_addr()?;
-    let site = site(&config, &layout, &pack, clock)?;
+    let public_url = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
+    let site = site(&layout, &pack, clock.clone())?;
     let routes = routes();
-    let rooms = devices::api::router(devices.clone());
-    let router = router(&config, &stores, rooms, &site, &metrics, tracer, &routes);
+    let callers = Arc::new(Callers::new(operators.clone(), devices.clone(), clock, public_url.starts_with("https://")));
+    let desk = desk(&operators, &callers, &pack, &public_url);
+    let rooms = devices::api::router(devices.clone()).merge(pages::router(Arc::new(desk)));
+    let router = router(&config, &stores, rooms, &site, &callers, &metrics, tracer, &routes);
+    let first_link = operators.first_link(&pack.operations).await?.map(|token| format!("{public_url}/en/join/{token}"));
     let server = tokio::spawn(serve::serve(listener, router, stop.clone()));
     tracing::info!(
         address = %http,
@@ -111,6 +123,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
         relay,
         register,
         traces,
+        first_link,
+        operators,
         limit: config.shutdown_limit,
         _lock: lock,
     })
@@ -139,8 +153,8 @@ impl Running {
     }
 }
 
-/// Writes down once a minute, and at the end, when devices were last heard of.
-async fn write_down(devices: Devices, stop: CancellationToken) {
+/// Writes down once a minute, and at the end, when devices were last heard of; removes sessions that are over.
+async fn write_down(devices: Devices, operators: Operators, stop: CancellationToken) {
     loop {
         let ended = tokio::select! {
             () = stop.cancelled() => true,
@@ -152,20 +166,16 @@ async fn write_down(devices: Devices, stop: CancellationToken) {
         if ended {
             return;
         }
+        if let Err(error) = operators.sweep().await {
+            tracing::warn!(%error, "sessions that are over could not be removed");
+        }
     }
 }
 
-/// One program per data folder.
-fn lock(layout: &Layout) -> anyhow::Result<std::fs::File> {
-    let path = layout.lock();
-    let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            bail!("another lamppost is using the folder {}", layout.root().display())
-        }
-        Err(std::fs::TryLockError::Error(e)) => Err(e).with_context(|| format!("{} cannot be locked", path.display())),
-    }
+/// The people and keys, from the pack's roles and policy.
+pub fn operators(config: &Config, records: &Records, pack: &Pack) -> anyhow::Result<Operators> {
+    let roles = pack.city.role.iter().map(|r| Role::Owned(r.key.get_ref().clone())).collect();
+    Operators::open(records.clone(), pack.policy.clone(), roles, config.operators.clone()).context("operators")
 }
 
 /// A pack with mistakes is refused whole, with all of them.
@@ -180,7 +190,7 @@ pub async fn load_pack(root: std::path::PathBuf) -> anyhow::Result<Arc<Pack>> {
 
 /// Every address of the program, for tests and for its description.
 pub fn routes() -> Vec<Route> {
-    [OWN, devices::api::ROUTES].concat()
+    [OWN, pages::ROUTES, devices::api::ROUTES].concat()
 }
 
 const OWN: &[Route] = &[
@@ -200,11 +210,13 @@ const fn own(path: &'static str, summary: &'static str) -> Route {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "everything that surrounds the rooms, named once")]
 fn router(
     config: &Config,
     stores: &Stores,
     rooms: Router,
     site: &Arc<Site>,
+    callers: &Arc<Callers>,
     metrics: &Metrics,
     tracer: Option<Tracer>,
     routes: &[Route],
@@ -241,15 +253,26 @@ fn router(
         trust_proxy: config.http.trust_proxy,
     };
     ui::install(pages, site)
-        .layer(axum::Extension(Caller::anonymous()))
+        .layer(axum::middleware::from_fn_with_state(callers.clone(), layer::callers))
         .layer(DefaultBodyLimit::disable())
         .layer(RequestBodyLimitLayer::new(config.http.body_limit))
         .layer(CompressionLayer::new())
         .layer(axum::middleware::from_fn_with_state(Arc::new(edge), edge::edge))
 }
 
-fn site(config: &Config, layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<Site>> {
-    let catalogue = Catalogue::new(&[ui::TEXTS])?;
+fn desk(operators: &Operators, callers: &Arc<Callers>, pack: &Pack, public_url: &str) -> Desk {
+    let named = pack.city.tenant.iter().filter_map(|t| Some((Tenant::parse(t.slug.get_ref()).ok()?, t.name.clone())));
+    Desk {
+        operators: operators.clone(),
+        callers: callers.clone(),
+        tenants: named.collect(),
+        roles: pack.city.role.iter().map(|r| (Role::Owned(r.key.get_ref().clone()), r.name.clone())).collect(),
+        public_url: public_url.to_owned(),
+    }
+}
+
+fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<Site>> {
+    let catalogue = Catalogue::new(&[ui::TEXTS, pages::TEXTS])?;
     let dist = Path::new("web/dist");
     let assets = Assets::new(dist.is_dir().then_some(dist))?;
     let zone = jiff::tz::TimeZone::get(pack.city.time_zone.get_ref())?;
@@ -260,15 +283,14 @@ fn site(config: &Config, layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) ->
         zh_hans: city.zh_hans.as_ref().map(|c| format!("{c}时间")),
     };
     let footer = vec![NavItem { section: "", key: "footer.api", path: "/api/openapi.json".to_owned() }];
-    let _ = config;
     Ok(Arc::new(Site {
         city: city.clone(),
         zone,
         zone_name,
         nav: Vec::new(),
         alerts_path: None,
-        sign_in_path: None,
-        account_path: None,
+        sign_in_path: Some("/sign-in".to_owned()),
+        account_path: Some("/account".to_owned()),
         footer,
         catalogue,
         assets,
@@ -282,7 +304,9 @@ fn secret(layout: &Layout) -> anyhow::Result<[u8; 32]> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let path = layout.secret();
     match std::fs::read(&path) {
-        Ok(bytes) => bytes.try_into().map_err(|_| anyhow::anyhow!("{} is damaged: remove it, forms that are open must then be sent again", path.display())),
+        Ok(bytes) => bytes.try_into().map_err(|_| {
+            anyhow::anyhow!("{} is damaged: remove it, forms that are open must then be sent again", path.display())
+        }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let fresh: [u8; 32] = rand::random();
             let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path)?;

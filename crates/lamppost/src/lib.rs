@@ -7,6 +7,7 @@ pub mod client;
 pub mod compose;
 pub mod config;
 pub mod http;
+pub mod operators;
 pub mod pack;
 pub mod policy;
 pub mod relay;

@@ -61,5 +61,7 @@ pub async fn drain(outbox: &records::Outbox, events: &Topic) -> Result<(), Strin
 
 /// An event on the stream: `{"id", "topic", "key", "at", "payload"}`.
 fn payload(event: &Emitted) -> Bytes {
-    json!({"id": event.id, "topic": event.topic, "key": event.key, "at": event.at, "payload": event.payload}).to_string().into()
+    json!({"id": event.id, "topic": event.topic, "key": event.key, "at": event.at, "payload": event.payload})
+        .to_string()
+        .into()
 }

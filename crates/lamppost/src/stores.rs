@@ -1,8 +1,13 @@
 //! The three stores, opened from the configuration and closed in order.
 
-use std::{path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use kernel::Clock;
 use lake::Lake;
 use records::Records;
@@ -29,11 +34,22 @@ impl Layout {
     pub fn create(&self) -> anyhow::Result<()> {
         use std::os::unix::fs::PermissionsExt;
         let fresh = !self.root.exists();
-        std::fs::create_dir_all(&self.root).with_context(|| format!("the folder {} cannot be created", self.root.display()))?;
+        std::fs::create_dir_all(&self.root)
+            .with_context(|| format!("the folder {} cannot be created", self.root.display()))?;
         if fresh {
             std::fs::set_permissions(&self.root, std::fs::Permissions::from_mode(0o700))?;
         }
         Ok(())
+    }
+    /// One program per data folder: held as long as the file is open.
+    pub fn take(&self) -> anyhow::Result<File> {
+        let path = self.lock();
+        let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => bail!("another lamppost is using the folder {}", self.root.display()),
+            Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("{} cannot be locked", path.display())),
+        }
     }
     pub fn root(&self) -> &Path {
         &self.root
@@ -47,14 +63,11 @@ impl Layout {
     pub fn lake(&self) -> PathBuf {
         self.root.join("lake")
     }
-    pub fn lock(&self) -> PathBuf {
+    fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
     pub fn secret(&self) -> PathBuf {
         self.root.join("secret")
-    }
-    pub fn state(&self, name: &str) -> PathBuf {
-        self.root.join(name)
     }
 }
 
@@ -69,15 +82,11 @@ pub struct Stores {
 impl Stores {
     pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let layout = Layout::new(&config.data);
-        let mut options = match &config.records {
-            RecordsEngine::Sqlite => records::Options::sqlite(layout.records()),
-            RecordsEngine::Postgres { url } => records::Options::postgres(url.expose()),
-        };
-        options.readers = config.records_readers;
-        let (lake_options, records_clock) = (lake_options(config, &layout), clock.clone());
+        let (lake_options, records_config, records_clock) =
+            (lake_options(config, &layout), config.clone(), clock.clone());
         // SQLite, migrations and PostgreSQL's first connection block.
         let opened = tokio::task::spawn_blocking(move || {
-            let records = Records::open(&options, records_clock).context("records")?;
+            let records = open_records(&records_config, records_clock)?;
             let lake = Lake::open(lake_options).context("lake")?;
             anyhow::Ok((records, lake))
         });
@@ -94,9 +103,21 @@ impl Stores {
     }
 }
 
+/// The records alone. Blocks.
+pub fn open_records(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Records> {
+    let mut options = match &config.records {
+        RecordsEngine::Sqlite => records::Options::sqlite(Layout::new(&config.data).records()),
+        RecordsEngine::Postgres { url } => records::Options::postgres(url.expose()),
+    };
+    options.readers = config.records_readers;
+    Records::open(&options, clock).context("records")
+}
+
 fn stream_options(config: &Config, layout: &Layout) -> stream::Options {
     let topic = |name| {
-        TopicOptions::new(name).retain_bytes(config.stream.retain).retain_age(config.stream.retain_age.max(Duration::from_secs(1)))
+        TopicOptions::new(name)
+            .retain_bytes(config.stream.retain)
+            .retain_age(config.stream.retain_age.max(Duration::from_secs(1)))
     };
     // Observations leave the stream only when they are sealed in the lake.
     let topics = [topic(OBSERVATIONS).guarded(), topic(EVENTS)];

@@ -37,11 +37,17 @@ impl fmt::Display for Origin {
 pub struct Mistake {
     pub place: String,
     pub message: String,
+    /// Line in the file, 0 elsewhere.
+    at: usize,
 }
 
 impl Mistake {
     pub fn new(place: impl fmt::Display, message: impl Into<String>) -> Self {
-        Self { place: place.to_string(), message: message.into() }
+        Self { place: place.to_string(), message: message.into(), at: 0 }
+    }
+    fn of(origin: Origin, message: impl Into<String>) -> Self {
+        let at = if let Origin::File { line, .. } = origin { line } else { 0 };
+        Self { at, ..Self::new(origin, message) }
     }
 }
 
@@ -87,7 +93,13 @@ impl Values {
         };
         let origin = |at: usize| Origin::File { path: path.to_owned(), line: line_of(&text, at) };
         match toml::de::DeTable::parse(&text) {
-            Ok(table) => self.read_table("", table.get_ref(), &origin, mistakes),
+            Ok(table) => {
+                let mut found = Vec::new();
+                self.read_table("", table.get_ref(), &origin, &mut found);
+                // Tables come sorted by key; a person reads from the top.
+                found.sort_by_key(|m| m.at);
+                mistakes.append(&mut found);
+            }
             Err(e) => mistakes.push(Mistake::new(origin(e.span().map_or(0, |s| s.start)), e.message())),
         }
     }
@@ -111,7 +123,7 @@ impl Values {
                 DeValue::Integer(n) => self.put_named(&key, n.as_str(), origin_here, mistakes),
                 DeValue::Float(n) => self.put_named(&key, n.as_str(), origin_here, mistakes),
                 DeValue::Boolean(b) => self.put_named(&key, &b.to_string(), origin_here, mistakes),
-                _ => mistakes.push(Mistake::new(origin_here, format!("{key}: a single value is expected"))),
+                _ => mistakes.push(Mistake::of(origin_here, format!("{key}: a single value is expected"))),
             }
         }
     }
@@ -128,7 +140,7 @@ impl Values {
                 Some(key) => self.put_named(&key, text, Origin::Environment(name.clone()), mistakes),
                 None => {
                     let names: Vec<String> = SETTINGS.iter().map(Setting::environment_name).collect();
-                    mistakes.push(unknown(&format!("${name}"), name, names.iter().map(String::as_str)));
+                    mistakes.push(unknown(Origin::Environment(name.clone()), name, names.iter().map(String::as_str)));
                 }
             }
         }
@@ -140,11 +152,11 @@ impl Values {
         }
         let secret = key.strip_suffix("_file").and_then(Setting::find).filter(|s| s.secret);
         let Some(setting) = secret else {
-            return mistakes.push(unknown(&origin.to_string(), key, SETTINGS.iter().map(|s| s.key)));
+            return mistakes.push(unknown(origin, key, SETTINGS.iter().map(|s| s.key)));
         };
         match fs::read_to_string(text.trim()) {
             Ok(held) => self.put(setting, held.trim_end_matches(['\r', '\n']), origin, mistakes),
-            Err(e) => mistakes.push(Mistake::new(origin, format!("{key}: {text} cannot be read: {e}"))),
+            Err(e) => mistakes.push(Mistake::of(origin, format!("{key}: {text} cannot be read: {e}"))),
         }
     }
 
@@ -154,8 +166,8 @@ impl Values {
                 self.0.insert(setting.key, (value, origin));
             }
             // The value itself may be a secret in the wrong place, so only its kind is named.
-            Err(_) if setting.secret => mistakes.push(Mistake::new(origin, format!("{}: not valid", setting.key))),
-            Err(e) => mistakes.push(Mistake::new(origin, format!("{}: {e}", setting.key))),
+            Err(_) if setting.secret => mistakes.push(Mistake::of(origin, format!("{}: not valid", setting.key))),
+            Err(e) => mistakes.push(Mistake::of(origin, format!("{}: {e}", setting.key))),
         }
     }
 
@@ -204,15 +216,16 @@ fn shown(kind: Kind, value: &Value) -> String {
         }),
         Value::Size(bytes) => {
             debug_assert_eq!(kind, Kind::Size);
-            let unit = [(30, "GiB"), (20, "MiB"), (10, "KiB")].into_iter().find(|(s, _)| *bytes > 0 && bytes % (1 << s) == 0);
+            let unit =
+                [(30, "GiB"), (20, "MiB"), (10, "KiB")].into_iter().find(|(s, _)| *bytes > 0 && bytes % (1 << s) == 0);
             quoted(&unit.map_or(bytes.to_string(), |(s, name)| format!("{}{name}", bytes >> s)))
         }
     }
 }
 
-fn unknown<'a>(place: &str, given: &str, known: impl Iterator<Item = &'a str>) -> Mistake {
+fn unknown<'a>(origin: Origin, given: &str, known: impl Iterator<Item = &'a str>) -> Mistake {
     let hint = nearest(given, known).map_or("see docs/configuration.md".to_owned(), |k| format!("did you mean {k}?"));
-    Mistake::new(place, format!("there is no setting {given}; {hint}"))
+    Mistake::of(origin, format!("there is no setting {given}; {hint}"))
 }
 
 /// 1-based line of a byte offset.

@@ -284,7 +284,8 @@ impl Reader<'_> {
         if self.text("lake.engine").as_deref() != Some("s3") {
             return LakeEngine::Local;
         }
-        let (bucket, region, access_key) = (self.text("lake.bucket"), self.text("lake.region"), self.text("lake.access_key"));
+        let (bucket, region, access_key) =
+            (self.text("lake.bucket"), self.text("lake.region"), self.text("lake.access_key"));
         let secret_key = self.secret("lake.secret_key");
         LakeEngine::S3 {
             bucket: self.needed(bucket, "lake.bucket", "lake.engine"),

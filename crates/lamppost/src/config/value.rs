@@ -21,15 +21,14 @@ impl Value {
     /// Reads `text` as `kind`; the error says what was expected.
     pub fn parse(kind: Kind, text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let wrong = || format!("'{}' is not valid: {} is expected", text.chars().take(80).collect::<String>(), kind.describe());
+        let wrong =
+            || format!("'{}' is not valid: {} is expected", text.chars().take(80).collect::<String>(), kind.describe());
         Ok(match kind {
             Kind::Text => Self::Text(text.to_owned()),
             Kind::Path if text.is_empty() => return Err(wrong()),
             Kind::Path => Self::Path(text.into()),
             Kind::Integer => Self::Integer(text.parse().map_err(|_| wrong())?),
-            Kind::Fraction => {
-                Self::Fraction(text.parse().ok().filter(|f| (0.0..=1.0).contains(f)).ok_or_else(wrong)?)
-            }
+            Kind::Fraction => Self::Fraction(text.parse().ok().filter(|f| (0.0..=1.0).contains(f)).ok_or_else(wrong)?),
             Kind::Truth => Self::Truth(text.parse().map_err(|_| wrong())?),
             Kind::Duration => Self::Duration(duration(text).ok_or_else(wrong)?),
             Kind::Size => Self::Size(size(text).ok_or_else(wrong)?),

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Json, extract::State, response::{IntoResponse, Response}};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
@@ -39,7 +43,10 @@ impl Health {
         });
         let answers = futures::future::join_all(asked).await;
         let ready = answers.iter().all(|(_, ok)| *ok);
-        (ready, answers.into_iter().map(|(n, ok)| (n.to_owned(), if ok { "ready" } else { "not ready" }.into())).collect())
+        (
+            ready,
+            answers.into_iter().map(|(n, ok)| (n.to_owned(), if ok { "ready" } else { "not ready" }.into())).collect(),
+        )
     }
 }
 

@@ -1,23 +1,13 @@
 //! `/metrics`: what the program counts, in the OpenMetrics text form that Prometheus reads.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use kernel::Problem;
 use parking_lot::RwLock;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text::encode},
-    metrics::{
-        MetricType,
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::Histogram,
-    },
+    metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -116,7 +106,11 @@ impl Metrics {
         registry.register("http_requests", "Requests answered, by route and status", answered.clone());
         registry.register("http_request_seconds", "Time until the answer's head was ready, by route", took.clone());
         registry.register("http_requests_at_work", "Requests at work now", at_work.clone());
-        registry.register("http_requests_refused", "Requests answered 503 because too many were at work", refused.clone());
+        registry.register(
+            "http_requests_refused",
+            "Requests answered 503 because too many were at work",
+            refused.clone(),
+        );
         registry.register_collector(Box::new(sources.clone()));
         let metrics = Self(Arc::new(Inner { registry, answered, took, at_work, refused, sources }));
         metrics.add(process);
@@ -231,7 +225,10 @@ mod tests {
         let text = metrics.text().unwrap();
         assert_eq!(text.matches("# TYPE lamppost_stream_appended counter").count(), 1, "{text}");
         assert!(text.contains("lamppost_stream_appended_total{topic=\"events\"} 7"), "{text}");
-        assert!(text.contains("lamppost_http_requests_total{method=\"GET\",route=\"/v1.1/{*path}\",status=\"200\"} 1"), "{text}");
+        assert!(
+            text.contains("lamppost_http_requests_total{method=\"GET\",route=\"/v1.1/{*path}\",status=\"200\"} 1"),
+            "{text}"
+        );
         assert!(text.contains("lamppost_http_requests_at_work 0"), "{text}");
         assert!(text.ends_with("# EOF\n"));
     }

@@ -68,7 +68,8 @@ pub fn document(routes: &[Route], title: &str) -> Value {
 
 /// `/v1.1/{*path}` as OpenAPI writes it, and the names in it.
 fn template(path: &str) -> (String, Vec<&str>) {
-    let names = path.split('{').skip(1).filter_map(|p| p.split('}').next()).map(|n| n.trim_start_matches('*')).collect();
+    let names =
+        path.split('{').skip(1).filter_map(|p| p.split('}').next()).map(|n| n.trim_start_matches('*')).collect();
     (path.replace("{*", "{"), names)
 }
 
@@ -84,7 +85,10 @@ fn operation_name(path: &str) -> String {
 
 /// Answers the document, made once.
 pub fn router(document: Value) -> axum::Router {
-    axum::Router::new().route("/api/openapi.json", axum::routing::get(move || std::future::ready(Json(document.clone()).into_response())))
+    axum::Router::new().route(
+        "/api/openapi.json",
+        axum::routing::get(move || std::future::ready(Json(document.clone()).into_response())),
+    )
 }
 
 #[cfg(test)]
@@ -95,8 +99,22 @@ mod tests {
     #[test]
     fn describes_every_route() {
         let routes = [
-            Route { method: "GET", path: "/v1.1/{*path}", action: action::READ, audience: Audience::Public, audit: false, summary: "Read" },
-            Route { method: "POST", path: "/v1.1/{*path}", action: action::WRITE, audience: Audience::SignedIn, audit: true, summary: "Create" },
+            Route {
+                method: "GET",
+                path: "/v1.1/{*path}",
+                action: action::READ,
+                audience: Audience::Public,
+                audit: false,
+                summary: "Read",
+            },
+            Route {
+                method: "POST",
+                path: "/v1.1/{*path}",
+                action: action::WRITE,
+                audience: Audience::SignedIn,
+                audit: true,
+                summary: "Create",
+            },
         ];
         let document = document(&routes, "City");
         let item = &document["paths"]["/v1.1/{path}"];

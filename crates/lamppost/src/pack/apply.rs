@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::Context;
 use kernel::{Caller, Tenant, Text, Timestamp};
 use records::{Migration, Records, params};
 use sensing::{
@@ -165,6 +166,18 @@ pub async fn apply(pack: &Pack, catalog: &Catalog) -> Result<(), sensing::Error>
         tracing::debug!(%tenant, count, "declared");
     }
     Ok(())
+}
+
+/// [`apply`], unless this very pack was applied last. Whether there was something to do.
+pub async fn bring(pack: &Pack, catalog: &Catalog, records: &Records) -> anyhow::Result<bool> {
+    let applied = Applied::open(records.clone())?;
+    if applied.hash(&pack.city.name).await?.as_deref() == Some(&pack.hash) {
+        return Ok(false);
+    }
+    apply(pack, catalog).await.context("the pack")?;
+    applied.note(pack).await?;
+    tracing::info!(pack = pack.city.name, hash = &pack.hash[..12], things = pack.things.len(), "the pack was applied");
+    Ok(true)
 }
 
 /// Which pack the stores are at.

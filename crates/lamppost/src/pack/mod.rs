@@ -158,7 +158,10 @@ impl<'a> Check<'a> {
     fn city(&mut self, source: &Source, city: &City) {
         let at = |span: Range<usize>, message: String| source.mistake(&span, message);
         if jiff::tz::TimeZone::get(city.time_zone.get_ref()).is_err() {
-            self.fail(at(city.time_zone.span(), format!("'{}' is not an IANA time zone, such as Asia/Hong_Kong", city.time_zone.get_ref())));
+            self.fail(at(
+                city.time_zone.span(),
+                format!("'{}' is not an IANA time zone, such as Asia/Hong_Kong", city.time_zone.get_ref()),
+            ));
         }
         for language in city.languages.get_ref() {
             if kernel::Language::from_segment(language.get_ref()).is_none() {
@@ -179,15 +182,24 @@ impl<'a> Check<'a> {
             self.text(source, &tenant.slug.span(), "name", &tenant.name);
         }
         if !seen.contains(city.operations.get_ref()) {
-            self.fail(at(city.operations.span(), format!("operations: there is no tenant '{}'", city.operations.get_ref())));
+            self.fail(at(
+                city.operations.span(),
+                format!("operations: there is no tenant '{}'", city.operations.get_ref()),
+            ));
         }
-        for (key, name) in city.system.iter().map(|s| (&s.key, &s.name)).chain(city.role.iter().map(|r| (&r.key, &r.name))) {
+        for (key, name) in
+            city.system.iter().map(|s| (&s.key, &s.name)).chain(city.role.iter().map(|r| (&r.key, &r.name)))
+        {
             self.key(source, key);
             self.text(source, &key.span(), "name", name);
         }
         self.text(source, &(0..0), "city", &city.city);
         let [west, south, east, north] = *city.map.bounds.get_ref();
-        if !(-180.0..=180.0).contains(&west) || !(west..=180.0).contains(&east) || !(-90.0..=90.0).contains(&south) || !(south..=90.0).contains(&north) {
+        if !(-180.0..=180.0).contains(&west)
+            || !(west..=180.0).contains(&east)
+            || !(-90.0..=90.0).contains(&south)
+            || !(south..=90.0).contains(&north)
+        {
             self.fail(at(city.map.bounds.span(), "bounds are west, south, east, north in degrees".to_owned()));
         }
         let [lon, lat] = *city.map.centre.get_ref();
@@ -195,9 +207,10 @@ impl<'a> Check<'a> {
             self.fail(at(city.map.centre.span(), "centre (longitude, latitude) lies outside of bounds".to_owned()));
         }
         for file in [&city.map.land, &city.map.districts].into_iter().flatten() {
-            let geojson = self.folder.read(file.get_ref()).and_then(|s| {
-                s.text.parse::<geojson::GeoJson>().map_err(|e| whole(&s.name, e.to_string()))
-            });
+            let geojson = self
+                .folder
+                .read(file.get_ref())
+                .and_then(|s| s.text.parse::<geojson::GeoJson>().map_err(|e| whole(&s.name, e.to_string())));
             if let Err(m) = geojson {
                 self.fail(at(file.span(), m.to_string()));
             }
@@ -207,7 +220,10 @@ impl<'a> Check<'a> {
     fn key(&mut self, source: &Source, key: &Spanned<String>) {
         if !is_key(key.get_ref()) {
             let text = key.get_ref();
-            self.fail(source.mistake(&key.span(), format!("'{text}' is not a key: use 1 to 80 of a-z, 0-9, '-' and '.', starting with a letter or digit")));
+            self.fail(source.mistake(
+                &key.span(),
+                format!("'{text}' is not a key: use 1 to 80 of a-z, 0-9, '-' and '.', starting with a letter or digit"),
+            ));
         }
     }
 
@@ -225,7 +241,15 @@ impl<'a> Check<'a> {
     }
 
     /// Adds a declaration; a second one with the key is a mistake that names the first.
-    fn declare<'s, T>(&mut self, all: &mut Declarations<'s, T>, kind: &str, key: &str, at: &Range<usize>, source: &'s Source, value: T) {
+    fn declare<'s, T>(
+        &mut self,
+        all: &mut Declarations<'s, T>,
+        kind: &str,
+        key: &str,
+        at: &Range<usize>,
+        source: &'s Source,
+        value: T,
+    ) {
         if let Some((_, first)) = all.0.get(key) {
             let message = format!("the {kind} '{key}' is declared twice; first in {}", first.name);
             return self.fail(source.mistake(at, message));
@@ -233,7 +257,12 @@ impl<'a> Check<'a> {
         all.0.insert(key.to_owned(), (value, source));
     }
 
-    fn things(&mut self, sources: &[Source], city: &City, tenants: &[Tenant]) -> (Vec<ObservedProperty>, Vec<Sensor>, Vec<Thing>) {
+    fn things(
+        &mut self,
+        sources: &[Source],
+        city: &City,
+        tenants: &[Tenant],
+    ) -> (Vec<ObservedProperty>, Vec<Sensor>, Vec<Thing>) {
         let files: Vec<(&Source, things::File)> =
             sources.iter().filter_map(|s| self.keep(s.parse()).map(|file| (s, file))).collect();
         let mut observed = Declarations(BTreeMap::new());
@@ -244,14 +273,25 @@ impl<'a> Check<'a> {
                 self.named(source, &form.key, &form.name, form.description.as_ref());
                 let (key, at) = (form.key.get_ref(), form.key.span());
                 let description = form.description.clone().unwrap_or_else(|| form.name.clone());
-                let value = ObservedProperty { key: key.clone(), name: form.name.clone(), definition: form.definition.clone(), description };
+                let value = ObservedProperty {
+                    key: key.clone(),
+                    name: form.name.clone(),
+                    definition: form.definition.clone(),
+                    description,
+                };
                 self.declare(&mut observed, "observed property", key, &at, source, value);
             }
             for form in &file.sensor {
                 self.named(source, &form.key, &form.name, form.description.as_ref());
                 let (key, at) = (form.key.get_ref(), form.key.span());
                 let description = form.description.clone().unwrap_or_else(|| form.name.clone());
-                let value = Sensor { key: key.clone(), name: form.name.clone(), description, encoding_type: form.encoding_type.clone(), metadata: form.metadata.clone() };
+                let value = Sensor {
+                    key: key.clone(),
+                    name: form.name.clone(),
+                    description,
+                    encoding_type: form.encoding_type.clone(),
+                    metadata: form.metadata.clone(),
+                };
                 self.declare(&mut sensors, "sensor", key, &at, source, value);
             }
             for form in &file.datastream {
@@ -287,7 +327,13 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn datastream(&mut self, source: &Source, form: &DatastreamForm, observed: &Declarations<'_, ObservedProperty>, sensors: &Declarations<'_, Sensor>) {
+    fn datastream(
+        &mut self,
+        source: &Source,
+        form: &DatastreamForm,
+        observed: &Declarations<'_, ObservedProperty>,
+        sensors: &Declarations<'_, Sensor>,
+    ) {
         self.named(source, &form.key, &form.name, form.description.as_ref());
         if !observed.known(form.observed_property.get_ref()) {
             let message = format!("there is no observed property '{}'", form.observed_property.get_ref());
@@ -410,7 +456,9 @@ pub fn is_key(text: &str) -> bool {
 fn build(form: &ThingForm, tenant: &Tenant, shapes: &[&DatastreamForm], row: &rows::Row) -> Result<Thing, String> {
     let key = rows::fill(form.key.get_ref(), row)?;
     if !is_key(&key) {
-        return Err(format!("'{key}' is not a key: use 1 to 80 of a-z, 0-9, '-' and '.', starting with a letter or digit ({{field|slug}} makes one)"));
+        return Err(format!(
+            "'{key}' is not a key: use 1 to 80 of a-z, 0-9, '-' and '.', starting with a letter or digit ({{field|slug}} makes one)"
+        ));
     }
     let name = things::fill_text(&form.name, row)?;
     let description = form.description.as_ref().map(|d| things::fill_text(d, row)).transpose()?;

@@ -65,8 +65,10 @@ impl From {
         for step in self.at.iter().flat_map(|at| at.split('.')) {
             value = value.get(step).ok_or_else(|| format!("{name}: there is no '{step}' (at)"))?;
         }
-        let array = value.as_array().ok_or_else(|| format!("{name}: an array of objects is expected; 'at' says where"))?;
-        let object = |(i, v): (usize, &Value)| v.as_object().cloned().ok_or_else(|| format!("{name}: row {i} is not an object"));
+        let array =
+            value.as_array().ok_or_else(|| format!("{name}: an array of objects is expected; 'at' says where"))?;
+        let object =
+            |(i, v): (usize, &Value)| v.as_object().cloned().ok_or_else(|| format!("{name}: row {i} is not an object"));
         array.iter().enumerate().map(object).collect()
     }
 }
@@ -129,7 +131,10 @@ pub fn fill(text: &str, row: &Row) -> Result<String, String> {
             rest = &rest[1..];
             continue;
         }
-        let end = rest.find('}').filter(|_| brace == b'{').ok_or_else(|| format!("'{text}': a brace is not closed (write two for a brace itself)"))?;
+        let end = rest
+            .find('}')
+            .filter(|_| brace == b'{')
+            .ok_or_else(|| format!("'{text}': a brace is not closed (write two for a brace itself)"))?;
         let hole = Hole::parse(&rest[..end]);
         rest = &rest[end + 1..];
         if let Some(value) = hole.value(row)? {
@@ -212,7 +217,10 @@ mod tests {
     use serde_json::json;
 
     fn row() -> Row {
-        json!({"LP_NUM": "AA6337", "LAT": 22.3, "name": {"en": ["Star Ferry", "Pier"]}, "none": null}).as_object().cloned().unwrap()
+        json!({"LP_NUM": "AA6337", "LAT": 22.3, "name": {"en": ["Star Ferry", "Pier"]}, "none": null})
+            .as_object()
+            .cloned()
+            .unwrap()
     }
 
     #[test]

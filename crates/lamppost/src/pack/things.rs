@@ -200,7 +200,12 @@ impl NumberForm {
             Self::Number(n) => Ok(*n),
             Self::Text(text) => {
                 let filled = rows::fill(text, row)?;
-                filled.trim().parse().ok().filter(|n: &f64| n.is_finite()).ok_or_else(|| format!("location.{field}: '{filled}' is not a number"))
+                filled
+                    .trim()
+                    .parse()
+                    .ok()
+                    .filter(|n: &f64| n.is_finite())
+                    .ok_or_else(|| format!("location.{field}: '{filled}' is not a number"))
             }
         }
     }

@@ -46,7 +46,13 @@ impl Cache {
         Self { hasher: ahash::RandomState::new(), answers: RwLock::default() }
     }
 
-    pub fn get(&self, caller: &Caller, action: Action, resource: &Resource<'_>, ask: impl FnOnce() -> Decision) -> Decision {
+    pub fn get(
+        &self,
+        caller: &Caller,
+        action: Action,
+        resource: &Resource<'_>,
+        ask: impl FnOnce() -> Decision,
+    ) -> Decision {
         let mut hasher = self.hasher.build_hasher();
         discriminant(&caller.principal).hash(&mut hasher);
         caller.tenant.hash(&mut hasher);

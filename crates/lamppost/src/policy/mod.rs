@@ -12,8 +12,8 @@ use std::{
 };
 
 use cedar_policy::{
-    Authorizer, Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId, PolicySet, Request, RestrictedExpression,
-    Schema, ValidationMode, Validator,
+    Authorizer, Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId, PolicySet, Request,
+    RestrictedExpression, Schema, ValidationMode, Validator,
 };
 use kernel::{Action, Caller, Decision, Policy, Principal, Resource, Role, Tenant};
 
@@ -87,8 +87,10 @@ impl CedarPolicy {
         let mut home: HashMap<PolicyId, &str> = HashMap::new();
         for (name, text) in files {
             match PolicySet::from_str(text) {
-                Err(e) => errors.extend(e.iter().map(|e| {
-                    Invalid { file: (*name).to_owned(), at: place(e), message: e.to_string() }
+                Err(e) => errors.extend(e.iter().map(|e| Invalid {
+                    file: (*name).to_owned(),
+                    at: place(e),
+                    message: e.to_string(),
                 })),
                 Ok(set) => {
                     if set.num_of_templates() > 0 {
@@ -157,16 +159,22 @@ impl CedarPolicy {
         let mut what = HashMap::from([
             ("kind".to_owned(), text(resource.kind)),
             ("public".to_owned(), RestrictedExpression::new_bool(resource.public)),
-            ("sealed".to_owned(), RestrictedExpression::new_bool(resource.tenant.is_some_and(|t| self.sealed.contains(t)))),
+            (
+                "sealed".to_owned(),
+                RestrictedExpression::new_bool(resource.tenant.is_some_and(|t| self.sealed.contains(t))),
+            ),
         ]);
         if let Some(tenant) = resource.tenant {
             what.insert("tenant".to_owned(), text(tenant.as_str()));
         }
-        let entity = |uid: &EntityUid, attributes| Entity::new(uid.clone(), attributes, HashSet::new()).map_err(|e| e.to_string());
+        let entity = |uid: &EntityUid, attributes| {
+            Entity::new(uid.clone(), attributes, HashSet::new()).map_err(|e| e.to_string())
+        };
         let entities = [entity(principal, who)?, entity(&self.types.resource, what)?];
         let entities = Entities::from_entities(entities, Some(&self.schema)).map_err(|e| e.to_string())?;
         let action = EntityUid::from_type_name_and_id(self.types.action.clone(), EntityId::new(action.0));
-        let request = Request::new(principal.clone(), action, self.types.resource.clone(), Context::empty(), Some(&self.schema));
+        let request =
+            Request::new(principal.clone(), action, self.types.resource.clone(), Context::empty(), Some(&self.schema));
         let request = request.map_err(|e| e.to_string())?;
         let response = self.authorizer.is_authorized(&request, &self.policies, &entities);
         if let Some(error) = response.diagnostics().errors().next() {
@@ -184,14 +192,21 @@ impl CedarPolicy {
     }
 
     /// Which kinds of caller may do `action` to a `kind` of `tenant`, each as a line: `person dsd operator`.
-    pub fn who_can(&self, action: Action, resource: &Resource<'_>, tenants: &[Tenant], roles: &[String]) -> Vec<String> {
+    pub fn who_can(
+        &self,
+        action: Action,
+        resource: &Resource<'_>,
+        tenants: &[Tenant],
+        roles: &[String],
+    ) -> Vec<String> {
         let mut out = Vec::new();
         let id: std::sync::Arc<str> = "any".into();
         if self.ask(&Caller::anonymous(), action, resource) == Decision::Allow {
             out.push("anonymous".to_owned());
         }
         let person = Principal::Person { id: id.clone(), name: id.clone() };
-        let principals = [("person", person), ("key", Principal::ApiKey { id: id.clone() }), ("device", Principal::Device { id })];
+        let principals =
+            [("person", person), ("key", Principal::ApiKey { id: id.clone() }), ("device", Principal::Device { id })];
         for tenant in tenants {
             for (name, principal) in &principals {
                 let sets = std::iter::once(BTreeSet::new())
@@ -200,7 +215,11 @@ impl CedarPolicy {
                     let role = set.iter().next().map_or("(no role)".to_owned(), ToString::to_string);
                     let caller = Caller { principal: principal.clone(), tenant: Some(tenant.clone()), roles: set };
                     if self.ask(&caller, action, resource) == Decision::Allow {
-                        out.push(if *name == "device" { format!("{name} {tenant}") } else { format!("{name} {tenant} {role}") });
+                        out.push(if *name == "device" {
+                            format!("{name} {tenant}")
+                        } else {
+                            format!("{name} {tenant} {role}")
+                        });
                     }
                 }
             }

@@ -65,7 +65,11 @@ fn the_citys_policies_say_what_they_mean() {
             assert_eq!(policy.allows(&who, action, &resource), allowed, "{who:?} {action:?} {resource:?}");
         }
     }
-    assert!(policy.allows(&Caller::system("rules"), Action("sensing:delete"), &Resource { kind: "Thing", id: "", tenant: None, public: false }));
+    assert!(policy.allows(
+        &Caller::system("rules"),
+        Action("sensing:delete"),
+        &Resource { kind: "Thing", id: "", tenant: None, public: false }
+    ));
 }
 
 #[test]
@@ -73,8 +77,19 @@ fn every_action_of_sensing_is_in_the_schema() {
     use sensing::route::action;
     let policy = policy();
     for known in [
-        action::READ, action::WRITE, action::OBSERVE, action::DELETE, action::ALARM_READ, action::ALARM_ACKNOWLEDGE, action::ALARM_CLOSE,
-        action::RULE_READ, action::RULE_MANAGE, action::DEVICE_READ, action::DEVICE_MANAGE, action::CONNECTOR_READ, action::CONNECTOR_MANAGE,
+        action::READ,
+        action::WRITE,
+        action::OBSERVE,
+        action::DELETE,
+        action::ALARM_READ,
+        action::ALARM_ACKNOWLEDGE,
+        action::ALARM_CLOSE,
+        action::RULE_READ,
+        action::RULE_MANAGE,
+        action::DEVICE_READ,
+        action::DEVICE_MANAGE,
+        action::CONNECTOR_READ,
+        action::CONNECTOR_MANAGE,
         action::OPS_READ,
     ] {
         assert!(policy.actions().contains(known.0), "{known:?}");
@@ -109,7 +124,8 @@ proptest::proptest! {
     /// The cache never changes an answer: asked in any order, any number of times, it is what Cedar says.
     #[test]
     fn cached_answers_are_the_policys(questions in proptest::collection::vec((0usize..4, 0usize..3, 0usize..5, 0usize..4, 0usize..3, proptest::bool::ANY), 1..40)) {
-        let policy = policy();
+        static POLICY: std::sync::LazyLock<CedarPolicy> = std::sync::LazyLock::new(policy);
+        let policy = &*POLICY;
         for (kind, of, role, action, owner, public) in questions {
             let who = caller(["", "person", "key", "device"][kind], ["dsd", "city", "prison"][of], &[["viewer", "operator", "device-manager", "admin", "other"][role]]);
             let owner = tenant(["dsd", "epd", "prison"][owner]);

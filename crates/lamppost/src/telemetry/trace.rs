@@ -61,7 +61,13 @@ fn parse(text: &str) -> Option<(u128, u64, bool)> {
     // Later versions may add fields after the flags; version ff is forbidden.
     let (flags, more) = rest.split_once('-').map_or((rest, false), |(f, _)| (f, true));
     let hex = |t: &str, n: usize| t.len() == n && t.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    if !hex(version, 2) || version == "ff" || !hex(trace, 32) || !hex(parent, 16) || !hex(flags, 2) || (version == "00" && more) {
+    if !hex(version, 2)
+        || version == "ff"
+        || !hex(trace, 32)
+        || !hex(parent, 16)
+        || !hex(flags, 2)
+        || (version == "00" && more)
+    {
         return None;
     }
     let trace = u128::from_str_radix(trace, 16).ok().filter(|t| *t != 0)?;
@@ -86,8 +92,10 @@ impl Tracer {
         let mut headers = HeaderMap::new();
         headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(header) = &options.header {
-            let (name, value) =
-                header.expose().split_once(':').ok_or_else(|| anyhow::anyhow!("trace.header: 'name: value' is expected"))?;
+            let (name, value) = header
+                .expose()
+                .split_once(':')
+                .ok_or_else(|| anyhow::anyhow!("trace.header: 'name: value' is expected"))?;
             let mut value = HeaderValue::from_str(value.trim())?;
             value.set_sensitive(true);
             headers.insert(http::HeaderName::from_bytes(name.trim().as_bytes())?, value);
@@ -104,7 +112,15 @@ impl Tracer {
     }
 
     /// Records one answered request, when it is sampled.
-    pub fn request(&self, context: &Context, method: &Method, route: &str, status: StatusCode, took: Duration, id: &str) {
+    pub fn request(
+        &self,
+        context: &Context,
+        method: &Method,
+        route: &str,
+        status: StatusCode,
+        took: Duration,
+        id: &str,
+    ) {
         // Of the trace id, so that all parts of a trace decide alike (TraceIdRatioBased).
         #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
         let chosen = || ((context.trace as u64 >> 11) as f64 / (1u64 << 53) as f64) < self.sample;
@@ -123,7 +139,15 @@ fn attribute(key: &str, value: Value) -> Value {
     json!({"key": key, "value": value})
 }
 
-fn span(context: &Context, method: &Method, route: &str, status: StatusCode, start: Timestamp, end: Timestamp, id: &str) -> Value {
+fn span(
+    context: &Context,
+    method: &Method,
+    route: &str,
+    status: StatusCode,
+    start: Timestamp,
+    end: Timestamp,
+    id: &str,
+) -> Value {
     let nanos = |at: Timestamp| format!("{}000", at.as_micros());
     let mut span = json!({
         "traceId": format!("{:032x}", context.trace),
@@ -176,14 +200,15 @@ async fn send(mut receiver: mpsc::Receiver<Value>, client: reqwest::Client, addr
         };
         // Said once when it begins and once when it ends: a collector that is away must not fill the log.
         match &failed {
-            Some(error) if well => tracing::warn!(%error, count, "traces could not be sent; they are dropped until the collector answers"),
+            Some(error) if well => {
+                tracing::warn!(%error, count, "traces could not be sent; they are dropped until the collector answers")
+            }
             None if !well => tracing::info!("traces are sent again"),
             _ => {}
         }
         well = failed.is_none();
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,399 @@
+//! The people who run the city, and the keys of their programs. A later room `identity` takes this over; `Caller` stays.
+
+pub mod layer;
+mod limits;
+pub mod pages;
+mod password;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use kernel::{Action, Caller, Id, Policy, Principal, Problem, Resource, Role, Tenant, Timestamp};
+use records::Records;
+use sensing::devices::token;
+use sha2::{Digest, Sha256};
+
+pub use store::{ApiKey, Invite, Person, Session};
+
+use crate::config;
+use limits::Attempts;
+use password::Passwords;
+
+pub const READ: Action = Action("operator:read");
+pub const MANAGE: Action = Action("operator:manage");
+
+/// A session's time of last use is written when it is older than this.
+const SEEN_EVERY: i64 = 60 * 1_000_000;
+
+/// The handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Operators {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    records: Records,
+    policy: Arc<dyn Policy>,
+    /// What an invitation or key may give.
+    roles: BTreeSet<Role>,
+    options: config::Operators,
+    passwords: Passwords,
+    attempts: Attempts,
+    /// Grows with every change after which a cached caller may be wrong.
+    generation: AtomicU64,
+}
+
+/// Why somebody could not join or sign in, to be said on the form.
+#[derive(Debug)]
+pub enum Refusal {
+    /// A text's key: what is wrong with what was typed, and with which field.
+    Form {
+        field: &'static str,
+        text: &'static str,
+    },
+    /// The account or the password is wrong. Never says which.
+    Wrong,
+    /// Seconds to wait.
+    Slow(u32),
+    /// The link is used, over or never was.
+    Link,
+    Failed(Problem),
+}
+
+impl From<records::Error> for Refusal {
+    fn from(error: records::Error) -> Self {
+        match error {
+            records::Error::Unique(_) => Self::Form { field: "account", text: "operators.account-taken" },
+            other => Self::Failed(failed(&other)),
+        }
+    }
+}
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Failed(problem)
+    }
+}
+
+/// A store's failure as a client sees it.
+fn failed(error: &records::Error) -> Problem {
+    tracing::warn!(%error, "operators");
+    if error.is_transient() {
+        Problem::unavailable("The database is not available. Nothing was changed.", 5)
+    } else {
+        Problem::internal()
+    }
+}
+
+/// 256 random bits as text, and what of it is stored.
+fn secret() -> (String, String) {
+    let text = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
+    let hash = hash(&text);
+    (text, hash)
+}
+fn hash(text: &str) -> String {
+    hex::encode(Sha256::digest(text.as_bytes()))
+}
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl Operators {
+    /// Brings the tables up to date. Blocks; may be called anywhere.
+    pub fn open(
+        records: Records,
+        policy: Arc<dyn Policy>,
+        roles: BTreeSet<Role>,
+        options: config::Operators,
+    ) -> anyhow::Result<Self> {
+        records.migrate("operators", store::MIGRATIONS)?;
+        let passwords = Passwords::new()?;
+        let (attempts, generation) = (Attempts::default(), AtomicU64::new(0));
+        Ok(Self { inner: Arc::new(Inner { records, policy, roles, options, passwords, attempts, generation }) })
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.records.now()
+    }
+    /// Sessions begun, and used, before these are over.
+    fn over(&self) -> (Timestamp, Timestamp) {
+        let now = self.now();
+        (
+            now.plus_micros(-micros(self.inner.options.session_limit)),
+            now.plus_micros(-micros(self.inner.options.session_idle)),
+        )
+    }
+    fn changed(&self) {
+        self.inner.generation.fetch_add(1, Relaxed);
+    }
+    /// Changes whenever a session, key or right was taken away.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation.load(Relaxed)
+    }
+    pub fn allows(&self, caller: &Caller, action: Action, tenant: &Tenant) -> bool {
+        self.inner.policy.allows(
+            caller,
+            action,
+            &Resource { kind: "Operator", id: "", tenant: Some(tenant), public: false },
+        )
+    }
+
+    // --- joining ---------------------------------------------------------------------------------------------------
+
+    /// The one-time link of a city without operators: its token, good once; the one before ends. `None` when there is somebody.
+    pub async fn first_link(&self, operations: &Tenant) -> Result<Option<String>, records::Error> {
+        if self.inner.records.read(store::anybody).await? {
+            return Ok(None);
+        }
+        let by = Caller::system("start");
+        let roles = BTreeSet::from([Role::Borrowed("admin")]);
+        let (text, hash) = secret();
+        let invite = Invite {
+            tenant: operations.clone(),
+            roles,
+            expires_at: self.now().plus_micros(micros(self.inner.options.invite_limit)),
+        };
+        self.inner
+            .records
+            .write(move |tx| {
+                store::end_invites(tx, &by)?;
+                store::insert_invite(tx, &by, &hash, &invite)
+            })
+            .await?;
+        Ok(Some(text))
+    }
+
+    /// A one-time link for somebody more: its token.
+    pub async fn invite(&self, caller: &Caller, tenant: &Tenant, roles: BTreeSet<Role>) -> Result<String, Problem> {
+        if !self.allows(caller, MANAGE, tenant) {
+            return Err(Problem::forbidden("You may not invite people to this department."));
+        }
+        self.known(&roles)?;
+        let (text, hash) = secret();
+        let expires_at = self.now().plus_micros(micros(self.inner.options.invite_limit));
+        let (caller, invite) = (caller.clone(), Invite { tenant: tenant.clone(), roles, expires_at });
+        let written = self.inner.records.write(move |tx| store::insert_invite(tx, &caller, &hash, &invite)).await;
+        written.map_err(|e: records::Error| failed(&e))?;
+        Ok(text)
+    }
+
+    fn known(&self, roles: &BTreeSet<Role>) -> Result<(), Problem> {
+        match roles.iter().find(|r| !self.inner.roles.contains(*r)) {
+            Some(role) => Err(Problem::field("roles", format!("there is no role '{role}'"))),
+            None if roles.is_empty() => Err(Problem::field("roles", "at least one role is needed")),
+            None => Ok(()),
+        }
+    }
+
+    /// What a link gives, while it is good.
+    pub async fn invitation(&self, token: &str) -> Result<Option<Invite>, Problem> {
+        let hash = hash(token);
+        self.inner.records.read(move |read| store::invite(read, &hash)).await.map_err(|e: records::Error| failed(&e))
+    }
+
+    /// Makes the account that a link promises. The link is used up with it, or not at all.
+    pub async fn join(&self, token: &str, account: &str, name: &str, password: String) -> Result<Person, Refusal> {
+        let account = account.trim().to_lowercase();
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | '@' | '+');
+        if !(3..=100).contains(&account.chars().count()) || !account.chars().all(plain) {
+            return Err(Refusal::Form { field: "account", text: "operators.account-form" });
+        }
+        let name = name.trim().to_owned();
+        if !(1..=100).contains(&name.chars().count()) || name.chars().any(char::is_control) {
+            return Err(Refusal::Form { field: "name", text: "operators.name-form" });
+        }
+        password::acceptable(&password, &account).map_err(|text| Refusal::Form { field: "password", text })?;
+        // Looked at first, so that nobody without a link makes the server hash.
+        self.invitation(token).await?.ok_or(Refusal::Link)?;
+        let stored = self.inner.passwords.hash(password).await?;
+        let (hash, id) = (hash(token), Id::generate());
+        self.inner
+            .records
+            .write(move |tx| {
+                let invite = store::use_invite(tx, &hash)?.ok_or(Refusal::Link)?;
+                let person = Person {
+                    id,
+                    account: account.clone(),
+                    name: name.clone(),
+                    tenant: invite.tenant,
+                    roles: invite.roles,
+                    enabled: true,
+                    created_at: tx.now(),
+                };
+                store::insert_person(tx, &person, &stored)?;
+                Ok(person)
+            })
+            .await
+    }
+
+    /// Everybody of a department.
+    pub async fn people(&self, caller: &Caller, tenant: &Tenant) -> Result<Vec<Person>, Problem> {
+        if !self.allows(caller, READ, tenant) {
+            return Err(Problem::not_found("The list"));
+        }
+        let tenant = tenant.clone();
+        self.inner.records.read(move |read| store::people(read, &tenant)).await.map_err(|e: records::Error| failed(&e))
+    }
+
+    // --- signing in ------------------------------------------------------------------------------------------------
+
+    /// A session's token for the right account and password.
+    pub async fn sign_in(
+        &self,
+        account: &str,
+        password: String,
+        address: IpAddr,
+        agent: &str,
+    ) -> Result<String, Refusal> {
+        let account: String = account.trim().to_lowercase().chars().take(100).collect();
+        self.inner.attempts.take(&account, address, self.now()).map_err(Refusal::Slow)?;
+        let asked = account.clone();
+        let found = self.inner.records.read(move |read| store::by_account(read, &asked)).await?;
+        let (person, stored) = found.unzip();
+        // The work is the same whether or not there is such an account.
+        let right = self.inner.passwords.verify(password.chars().take(1_000).collect(), stored).await?;
+        let Some(person) = person.filter(|_| right) else { return Err(Refusal::Wrong) };
+        self.inner.attempts.succeeded(&account, address);
+        let (text, hash) = secret();
+        let now = self.now();
+        let session = Session {
+            id: Id::generate(),
+            agent: agent.chars().filter(|c| !c.is_control()).take(200).collect(),
+            address: address.to_string(),
+            created_at: now,
+            seen_at: now,
+        };
+        self.inner.records.write(move |tx| store::insert_session(tx, &person, &hash, &session)).await?;
+        Ok(text)
+    }
+
+    /// Who a session's token belongs to; its time of last use is kept up.
+    pub async fn session(&self, token: &str) -> Result<Option<(Caller, Id<Session>)>, Problem> {
+        let (hash, (begun, used)) = (hash(token), self.over());
+        let asked = hash.clone();
+        let found = self.inner.records.read(move |read| store::by_session(read, &asked, begun, used)).await;
+        let Some((person, session)) = found.map_err(|e: records::Error| failed(&e))? else { return Ok(None) };
+        if self.now().micros_since(session.seen_at) > SEEN_EVERY {
+            let written = self.inner.records.write(move |tx| store::saw_session(tx, &hash)).await;
+            written.map_err(|e: records::Error| failed(&e))?;
+        }
+        Ok(Some((store::caller(&person), session.id)))
+    }
+
+    /// The sessions of a person, last used first.
+    pub async fn sessions(&self, caller: &Caller) -> Result<Vec<Session>, Problem> {
+        let (person, (begun, used)) = (Self::person(caller)?.to_owned(), self.over());
+        let found = self.inner.records.read(move |read| store::sessions(read, &person, begun, used)).await;
+        found.map_err(|e: records::Error| failed(&e))
+    }
+
+    /// Ends one of the caller's own sessions.
+    pub async fn end_session(&self, caller: &Caller, session: &str) -> Result<(), Problem> {
+        let person = Self::person(caller)?.to_owned();
+        let (caller, session) = (caller.clone(), session.to_owned());
+        let ended = self.inner.records.write(move |tx| store::end_session(tx, &caller, &person, &session)).await;
+        self.changed();
+        match ended {
+            Ok(0) => Err(Problem::not_found("The session")),
+            Ok(_) => Ok(()),
+            Err(e) => Err(failed(&e)),
+        }
+    }
+
+    fn person(caller: &Caller) -> Result<&str, Problem> {
+        match &caller.principal {
+            Principal::Person { id, .. } => Ok(id),
+            _ => Err(Problem::unauthenticated()),
+        }
+    }
+
+    /// Removes what is over. To be called now and then.
+    pub async fn sweep(&self) -> Result<u64, records::Error> {
+        let (begun, used) = self.over();
+        self.inner.records.write(move |tx| store::sweep(tx, begun, used)).await
+    }
+
+    // --- keys of programs -------------------------------------------------------------------------------------------
+
+    /// A key for a program: its text, shown once. Nobody gives a key more than they may manage.
+    pub async fn make_key(
+        &self,
+        caller: &Caller,
+        tenant: &Tenant,
+        name: &str,
+        roles: BTreeSet<Role>,
+        expires_at: Option<Timestamp>,
+    ) -> Result<String, Problem> {
+        if !self.allows(caller, MANAGE, tenant) {
+            return Err(Problem::forbidden("You may not make keys for this department."));
+        }
+        self.known(&roles)?;
+        if !(1..=100).contains(&name.chars().count()) || name.chars().any(char::is_control) {
+            return Err(Problem::field("name", "1 to 100 characters without control characters are expected"));
+        }
+        let issued = token::issue(token::Kind::Program);
+        let key = ApiKey {
+            prefix: issued.prefix,
+            name: name.to_owned(),
+            tenant: tenant.clone(),
+            roles,
+            created_at: self.now(),
+            expires_at,
+        };
+        let (caller, hash) = (caller.clone(), issued.hash);
+        let written = self.inner.records.write(move |tx| store::insert_key(tx, &caller, &key, &hash)).await;
+        written.map_err(|e: records::Error| failed(&e))?;
+        Ok(issued.text)
+    }
+
+    pub async fn keys(&self, caller: &Caller, tenant: &Tenant) -> Result<Vec<ApiKey>, Problem> {
+        if !self.allows(caller, READ, tenant) {
+            return Err(Problem::not_found("The list"));
+        }
+        let tenant = tenant.clone();
+        self.inner.records.read(move |read| store::keys(read, &tenant)).await.map_err(|e: records::Error| failed(&e))
+    }
+
+    pub async fn revoke_key(&self, caller: &Caller, prefix: &str) -> Result<(), Problem> {
+        let asked = prefix.to_owned();
+        let found = self
+            .inner
+            .records
+            .read(move |read| store::key(read, &asked))
+            .await
+            .map_err(|e: records::Error| failed(&e))?;
+        let key = found.map(|(key, _)| key).filter(|key| self.allows(caller, MANAGE, &key.tenant));
+        let key = key.ok_or_else(|| Problem::not_found("The key"))?;
+        let caller = caller.clone();
+        let written = self.inner.records.write(move |tx| store::delete_key(tx, &caller, &key)).await;
+        self.changed();
+        written.map_err(|e: records::Error| failed(&e))
+    }
+
+    /// The caller behind a program's key; `None` for every key that is not good, whatever the reason.
+    pub async fn authenticate(&self, text: &str) -> Result<Option<Caller>, Problem> {
+        let Some((token::Kind::Program, prefix)) = token::parse(text) else { return Ok(None) };
+        let prefix = prefix.to_owned();
+        let found = self
+            .inner
+            .records
+            .read(move |read| store::key(read, &prefix))
+            .await
+            .map_err(|e: records::Error| failed(&e))?;
+        Ok(found.filter(|(_, stored)| token::matches(text, stored)).map(|(key, _)| Caller {
+            principal: Principal::ApiKey { id: key.prefix.into() },
+            tenant: Some(key.tenant),
+            roles: key.roles,
+        }))
+    }
+}

@@ -1,0 +1,252 @@
+//! Rows of operators: people, invitations, sessions, API keys. Every secret is stored as its hash.
+
+use std::collections::BTreeSet;
+
+use kernel::{Caller, Id, Kind, Role, Tenant, Timestamp};
+use records::{Error, Migration, Read, Row, Tx, params};
+use serde_json::json;
+
+pub const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "people, invitations, sessions, API keys",
+    sql: "CREATE TABLE operators_person (
+        id TEXT NOT NULL PRIMARY KEY, account TEXT NOT NULL UNIQUE, name TEXT NOT NULL, password TEXT NOT NULL, tenant TEXT NOT NULL,
+        roles TEXT NOT NULL, enabled BIGINT NOT NULL, created_at BIGINT NOT NULL);
+    CREATE TABLE operators_invite (
+        hash TEXT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, roles TEXT NOT NULL, invited_by TEXT NOT NULL, created_at BIGINT NOT NULL,
+        expires_at BIGINT NOT NULL, used_at BIGINT);
+    CREATE TABLE operators_session (
+        hash TEXT NOT NULL PRIMARY KEY, id TEXT NOT NULL UNIQUE, person TEXT NOT NULL, agent TEXT NOT NULL, address TEXT NOT NULL,
+        created_at BIGINT NOT NULL, seen_at BIGINT NOT NULL);
+    CREATE INDEX operators_session_person ON operators_session (person);
+    CREATE TABLE operators_key (
+        prefix TEXT NOT NULL PRIMARY KEY, hash TEXT NOT NULL, name TEXT NOT NULL, tenant TEXT NOT NULL, roles TEXT NOT NULL,
+        made_by TEXT NOT NULL, created_at BIGINT NOT NULL, expires_at BIGINT);
+    CREATE INDEX operators_key_tenant ON operators_key (tenant)",
+}];
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Person {
+    pub id: Id<Person>,
+    /// What is typed to sign in; lower case.
+    pub account: String,
+    pub name: String,
+    pub tenant: Tenant,
+    pub roles: BTreeSet<Role>,
+    pub enabled: bool,
+    pub created_at: Timestamp,
+}
+
+impl Kind for Person {
+    const NAME: &'static str = "person";
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Session {
+    pub id: Id<Session>,
+    pub agent: String,
+    pub address: String,
+    pub created_at: Timestamp,
+    pub seen_at: Timestamp,
+}
+
+impl Kind for Session {
+    const NAME: &'static str = "session";
+}
+
+/// What an unused invitation gives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Invite {
+    pub tenant: Tenant,
+    pub roles: BTreeSet<Role>,
+    pub expires_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiKey {
+    pub prefix: String,
+    pub name: String,
+    pub tenant: Tenant,
+    pub roles: BTreeSet<Role>,
+    pub created_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+}
+
+pub fn join(roles: &BTreeSet<Role>) -> String {
+    roles.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(" ")
+}
+fn split(roles: &str) -> BTreeSet<Role> {
+    roles.split_whitespace().map(|r| Role::Owned(r.to_owned())).collect()
+}
+
+const PERSON: &str = "SELECT p.id, p.account, p.name, p.tenant, p.roles, p.enabled, p.created_at";
+
+fn read_person(row: &Row<'_>) -> Result<Person, Error> {
+    Ok(Person {
+        id: row.get(0)?,
+        account: row.get(1)?,
+        name: row.get(2)?,
+        tenant: row.get(3)?,
+        roles: split(&row.get::<String>(4)?),
+        enabled: row.get(5)?,
+        created_at: row.get(6)?,
+    })
+}
+
+pub fn anybody(read: &mut Read<'_>) -> Result<bool, Error> {
+    Ok(read.query_opt("SELECT id FROM operators_person LIMIT 1", params![], |_| Ok(()))?.is_some())
+}
+
+/// People of a department, by account.
+pub fn people(read: &mut Read<'_>, tenant: &Tenant) -> Result<Vec<Person>, Error> {
+    let sql = format!("{PERSON} FROM operators_person p WHERE p.tenant = $1 ORDER BY p.account LIMIT 1000");
+    read.query(&sql, params![tenant], read_person)
+}
+
+/// A person and the stored password.
+pub fn by_account(read: &mut Read<'_>, account: &str) -> Result<Option<(Person, String)>, Error> {
+    let sql = format!("{PERSON}, p.password FROM operators_person p WHERE p.account = $1 AND p.enabled = 1");
+    read.query_opt(&sql, params![account], |row| Ok((read_person(row)?, row.get(7)?)))
+}
+
+pub fn insert_invite(tx: &mut Tx<'_>, by: &Caller, hash: &str, invite: &Invite) -> Result<(), Error> {
+    tx.execute(
+        "INSERT INTO operators_invite (hash, tenant, roles, invited_by, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        params![hash, invite.tenant, join(&invite.roles), by.label(), tx.now(), invite.expires_at],
+    )?;
+    let detail = json!({"roles": join(&invite.roles), "expires_at": invite.expires_at});
+    tx.audit(by, "operator:invite", "Operator", "", Some(&invite.tenant), detail)
+}
+
+/// Ends the unused invitations that `by` has made.
+pub fn end_invites(tx: &mut Tx<'_>, by: &Caller) -> Result<u64, Error> {
+    tx.execute("DELETE FROM operators_invite WHERE invited_by = $1 AND used_at IS NULL", params![by.label()])
+}
+
+pub fn invite(read: &mut Read<'_>, hash: &str) -> Result<Option<Invite>, Error> {
+    let sql = "SELECT tenant, roles, expires_at FROM operators_invite WHERE hash = $1 AND used_at IS NULL AND expires_at > $2";
+    let now = read.now();
+    read.query_opt(sql, params![hash, now], |row| {
+        Ok(Invite { tenant: row.get(0)?, roles: split(&row.get::<String>(1)?), expires_at: row.get(2)? })
+    })
+}
+
+/// Uses up an invitation, once; `None` when it is used, over or unknown.
+pub fn use_invite(tx: &mut Tx<'_>, hash: &str) -> Result<Option<Invite>, Error> {
+    let Some(invite) = invite(tx, hash)? else { return Ok(None) };
+    let sql = "UPDATE operators_invite SET used_at = $2 WHERE hash = $1 AND used_at IS NULL";
+    Ok((tx.execute(sql, params![hash, tx.now()])? == 1).then_some(invite))
+}
+
+pub fn insert_person(tx: &mut Tx<'_>, person: &Person, password: &str) -> Result<(), Error> {
+    tx.execute(
+        "INSERT INTO operators_person (id, account, name, password, tenant, roles, enabled, created_at) VALUES ($1, $2, $3, $4, $5, $6, 1, $7)",
+        params![person.id, person.account, person.name, password, person.tenant, join(&person.roles), tx.now()],
+    )?;
+    let caller = caller(person);
+    let detail = json!({"roles": join(&person.roles)});
+    tx.audit(&caller, "operator:join", "Operator", &person.id.to_string(), Some(&person.tenant), detail)
+}
+
+pub fn caller(person: &Person) -> Caller {
+    Caller {
+        principal: kernel::Principal::Person { id: person.id.to_string().into(), name: person.name.as_str().into() },
+        tenant: Some(person.tenant.clone()),
+        roles: person.roles.clone(),
+    }
+}
+
+pub fn insert_session(tx: &mut Tx<'_>, person: &Person, hash: &str, session: &Session) -> Result<(), Error> {
+    tx.execute(
+        "INSERT INTO operators_session (hash, id, person, agent, address, created_at, seen_at) VALUES ($1, $2, $3, $4, $5, $6, $6)",
+        params![hash, session.id, person.id, session.agent, session.address, tx.now()],
+    )?;
+    let detail = json!({"address": session.address});
+    tx.audit(&caller(person), "operator:sign-in", "Operator", &person.id.to_string(), Some(&person.tenant), detail)
+}
+
+/// The person behind a session that began after `begun` and was used after `used`.
+pub fn by_session(
+    read: &mut Read<'_>,
+    hash: &str,
+    begun: Timestamp,
+    used: Timestamp,
+) -> Result<Option<(Person, Session)>, Error> {
+    let sql = format!(
+        "{PERSON}, s.id, s.agent, s.address, s.created_at, s.seen_at FROM operators_session s
+         JOIN operators_person p ON p.id = s.person
+         WHERE s.hash = $1 AND s.created_at > $2 AND s.seen_at > $3 AND p.enabled = 1"
+    );
+    read.query_opt(&sql, params![hash, begun, used], |row| Ok((read_person(row)?, read_session(row, 7)?)))
+}
+
+fn read_session(row: &Row<'_>, at: usize) -> Result<Session, Error> {
+    Ok(Session {
+        id: row.get(at)?,
+        agent: row.get(at + 1)?,
+        address: row.get(at + 2)?,
+        created_at: row.get(at + 3)?,
+        seen_at: row.get(at + 4)?,
+    })
+}
+
+pub fn saw_session(tx: &mut Tx<'_>, hash: &str) -> Result<(), Error> {
+    tx.execute("UPDATE operators_session SET seen_at = $2 WHERE hash = $1", params![hash, tx.now()]).map(drop)
+}
+
+pub fn sessions(read: &mut Read<'_>, person: &str, begun: Timestamp, used: Timestamp) -> Result<Vec<Session>, Error> {
+    let sql = "SELECT id, agent, address, created_at, seen_at FROM operators_session
+               WHERE person = $1 AND created_at > $2 AND seen_at > $3 ORDER BY seen_at DESC LIMIT 100";
+    read.query(sql, params![person, begun, used], |row| read_session(row, 0))
+}
+
+pub fn end_session(tx: &mut Tx<'_>, by: &Caller, person: &str, session: &str) -> Result<u64, Error> {
+    let ended = tx.execute("DELETE FROM operators_session WHERE person = $1 AND id = $2", params![person, session])?;
+    if ended > 0 {
+        tx.audit(by, "operator:sign-out", "Operator", person, by.tenant.as_ref(), json!({"session": session}))?;
+    }
+    Ok(ended)
+}
+
+/// Removes sessions that are over; they are refused before that already.
+pub fn sweep(tx: &mut Tx<'_>, begun: Timestamp, used: Timestamp) -> Result<u64, Error> {
+    tx.execute("DELETE FROM operators_session WHERE created_at <= $1 OR seen_at <= $2", params![begun, used])
+}
+
+pub fn insert_key(tx: &mut Tx<'_>, by: &Caller, key: &ApiKey, hash: &str) -> Result<(), Error> {
+    tx.execute(
+        "INSERT INTO operators_key (prefix, hash, name, tenant, roles, made_by, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        params![key.prefix, hash, key.name, key.tenant, join(&key.roles), by.label(), tx.now(), key.expires_at],
+    )?;
+    let detail = json!({"name": key.name, "roles": join(&key.roles), "expires_at": key.expires_at});
+    tx.audit(by, "operator:key-make", "ApiKey", &key.prefix, Some(&key.tenant), detail)
+}
+
+const KEY: &str = "SELECT prefix, name, tenant, roles, created_at, expires_at, hash FROM operators_key";
+
+fn read_key(row: &Row<'_>) -> Result<ApiKey, Error> {
+    Ok(ApiKey {
+        prefix: row.get(0)?,
+        name: row.get(1)?,
+        tenant: row.get(2)?,
+        roles: split(&row.get::<String>(3)?),
+        created_at: row.get(4)?,
+        expires_at: row.get(5)?,
+    })
+}
+
+pub fn keys(read: &mut Read<'_>, tenant: &Tenant) -> Result<Vec<ApiKey>, Error> {
+    read.query(&format!("{KEY} WHERE tenant = $1 ORDER BY created_at LIMIT 1000"), params![tenant], read_key)
+}
+
+/// A key that is not over, with its hash.
+pub fn key(read: &mut Read<'_>, prefix: &str) -> Result<Option<(ApiKey, String)>, Error> {
+    let now = read.now();
+    let sql = format!("{KEY} WHERE prefix = $1 AND (expires_at IS NULL OR expires_at > $2)");
+    read.query_opt(&sql, params![prefix, now], |row| Ok((read_key(row)?, row.get(6)?)))
+}
+
+pub fn delete_key(tx: &mut Tx<'_>, by: &Caller, key: &ApiKey) -> Result<(), Error> {
+    tx.execute("DELETE FROM operators_key WHERE prefix = $1", params![key.prefix])?;
+    tx.audit(by, "operator:key-revoke", "ApiKey", &key.prefix, Some(&key.tenant), json!({"name": key.name}))
+}
