@@ -197,7 +197,11 @@ impl Core {
                 continue;
             }
             slot.due = None;
-            self.step(index, &Event::Tick { now: self.now, grace: self.grace });
+            // Which of two deadlines comes first decides which Datastream's alarm it is: an entry that was early goes back to its place.
+            let rule = &self.rules[slot.rule as usize];
+            if machine::deadline(&slot.state, rule, self.grace) == Some(due) {
+                self.step(index, &Event::Tick { now: self.now, grace: self.grace });
+            }
             self.schedule(index);
         }
     }

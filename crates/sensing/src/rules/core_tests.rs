@@ -111,6 +111,17 @@ fn silence_is_found_without_a_scan_and_only_once() {
 }
 
 #[test]
+fn of_two_silences_the_earlier_is_the_alarm() {
+    let mut core = core(0);
+    core.apply(0, secs(10), &batch(&[(1, 10, 1.0), (2, 10, 1.0), (3, 10, 1.0)]));
+    core.apply(1, secs(30), &batch(&[(2, 30, 1.0)]));
+    core.apply(2, secs(31), &batch(&[(1, 31, 1.0), (3, 31, 1.0)]));
+    core.tick(secs(500));
+    let at: Vec<i64> = shown(&core.take(false).happenings).iter().map(|h| h.2).collect();
+    assert_eq!(at, [90, 91], "in the order of the silences, whatever stood in the heap");
+}
+
+#[test]
 fn what_is_not_believed_is_not_there() {
     let mut core = core(0);
     let mut run = Run::new(EntityId(1), EntityId(1));
@@ -236,6 +247,8 @@ fn play(script: &[(i64, Script)], hold: u32, crashes: &[usize], checkpoints: &[u
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
     #[test]
     fn crashes_change_nothing(
         script in script(), hold in prop_oneof![Just(0u32), 1u32..50],
