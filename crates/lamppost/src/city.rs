@@ -1,0 +1,334 @@
+//! Room `sensing`, put together: observations, rules, alarms, letters, live views, the MQTT door, the SensorThings door and pages.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use axum::Router;
+use futures::{FutureExt, future::BoxFuture};
+use kernel::{Caller, Clock, Limits, Policy, Timestamp};
+use parking_lot::RwLock;
+use records::{Records, RetryPolicy, params};
+use sensing::{
+    Catalog, Route, Scope, Scopes,
+    alarms::{self, Alarms},
+    devices::Devices,
+    model::{DatastreamInfo, EntityId},
+    mqtt,
+    notify::{self, Notifier, guard::Allowed, live::Live, mail::{Security, Smtp, Stationery}},
+    observe::{self, Observe},
+    pages::{BaseMap, Pages, System},
+    query::Engine,
+    rules::{self, Rules, engine},
+    sta::{self, SensorThings, Settings},
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    http::metrics::{Figure, Metrics},
+    pack::Pack,
+    stores::{EVENTS, Layout, OBSERVATIONS, Stores},
+};
+
+/// Letters and webhooks under way at once.
+const DELIVERIES: usize = 8;
+/// Device and Datastream names whose ids are remembered.
+const NAMES: usize = 500_000;
+
+/// Everything of `sensing` that runs.
+pub struct City {
+    pub catalog: Catalog,
+    pub observe: Observe,
+    pub alarms: Alarms,
+    pub rules: Rules,
+    pub live: Live<Catalog>,
+    devices: Devices,
+    engine: engine::Handle,
+    door: Option<mqtt::Door>,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+/// What [`City::open`] builds on.
+pub struct Ground<'a> {
+    pub config: &'a Config,
+    pub layout: &'a Layout,
+    pub stores: &'a Stores,
+    pub pack: &'a Pack,
+    pub catalog: &'a Catalog,
+    pub devices: &'a Devices,
+    pub policy: Arc<dyn Policy>,
+    pub clock: Arc<dyn Clock>,
+    /// The catalogue of texts, for letters.
+    pub texts: Arc<ui::Catalogue>,
+}
+
+impl City {
+    /// Opens everything in the order in which it depends on each other: observations, then who evaluates them, then who sends them.
+    pub async fn open(ground: Ground<'_>) -> anyhow::Result<Self> {
+        let Ground { config, layout, stores, pack, catalog, devices, policy, clock, texts } = ground;
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let topic = stores.stream.topic(OBSERVATIONS)?;
+        let options = observe::Options { seal_every: config.lake_seal, ..observe::Options::new(layout.state("heads")) };
+        let observe = Observe::open(options, topic, &stores.lake).await.context("observations")?;
+
+        let scopes = Arc::new(Scopes::new(policy));
+        pack.tenants.iter().for_each(|tenant| scopes.know(tenant));
+        let (records, known) = (stores.records.clone(), scopes.clone());
+        // Migrations block.
+        let alarms = tokio::task::spawn_blocking(move || Alarms::open(records, known)).await?.context("alarms")?;
+        let rules = Rules::new(alarms.clone(), Allowed::default());
+        apply_rules(pack, &rules).await?;
+        let engine = engine::start(observe.clone(), alarms.clone(), clock.clone(), engine::Options::default())
+            .await
+            .context("the rules")?;
+
+        let zone = jiff::tz::TimeZone::get(pack.city.time_zone.get_ref())?;
+        let address = config.http.public_url.clone().unwrap_or_else(|| format!("http://{}", config.http.listen));
+        let letters = notify::Options {
+            smtp: config.mail.as_ref().map(smtp).transpose()?,
+            secrets: BTreeMap::new(),
+            allowed: Allowed::default(),
+            timeout: Duration::from_secs(10),
+            concurrency: DELIVERIES,
+            retry: RetryPolicy::default(),
+            stationery: Stationery { catalogue: texts, zone, address: address.clone() },
+        };
+        let notifier = Notifier::new(stores.records.clone(), letters).context("notifications")?;
+        let until = stop.clone();
+        tasks.spawn(async move {
+            if let Err(error) = notifier.run(until.cancelled_owned()).await {
+                tracing::error!(%error, "notifications have stopped");
+            }
+        });
+
+        let events = stores.stream.topic(EVENTS)?;
+        let from = events.end();
+        let live = Live::new(catalog.clone(), alarms.clone(), notify::live::Options::default(), from.0);
+        tasks.spawn(live.clone().follow_observations(observe.clone(), stop.clone()));
+        tasks.spawn(live.clone().follow_events(events.subscribe(from).await?, stop.clone()));
+
+        let door = match &config.mqtt {
+            Some(mqtt) => Some(open_door(mqtt, &address, stores, catalog, devices, &observe, clock).await?),
+            None => None,
+        };
+        let (catalog, devices) = (catalog.clone(), devices.clone());
+        Ok(Self { catalog, observe, alarms, rules, live, devices, engine, door, tasks, stop })
+    }
+
+    /// Where devices connect; `None` when the door is closed.
+    pub fn mqtt(&self) -> Option<SocketAddr> {
+        self.door.as_ref().and_then(|door| door.addresses().first().copied())
+    }
+
+    /// Everything the room answers over HTTP.
+    pub fn router(&self, config: &Config, pack: &Pack, base: Option<BaseMap>) -> Router {
+        let series: Arc<dyn sensing::query::Series> = Arc::new(self.observe.clone());
+        let engine = Engine::new(self.catalog.clone(), series, Limits::DEFAULT);
+        let mqtt = self.mqtt().map(|address| format!("mqtt://{address}")).into_iter().collect();
+        let things = SensorThings::new(engine, Settings { base_url: config.http.public_url.clone(), mqtt });
+        let systems = pack.city.system.iter().map(|s| System { key: s.key.get_ref().clone(), name: s.name.clone() });
+        let pages = Pages::new(self.catalog.clone(), self.observe.clone(), self.alarms.clone(), systems.collect(), base);
+        sta::router(things)
+            .merge(alarms::api::router(self.alarms.clone()))
+            .merge(rules::api::router(self.rules.clone()))
+            .merge(notify::api::router(self.alarms.clone()))
+            .merge(notify::live::router(self.live.clone()))
+            .merge(sensing::pages::router(pages))
+    }
+
+    /// Figures for `/metrics`. Nothing here names a tenant.
+    pub fn measure(&self, metrics: &Metrics) {
+        let (observe, live, engine) = (self.observe.clone(), self.live.clone(), self.engine.clone());
+        metrics.add(move |out| {
+            let s = observe.stats();
+            let rules = engine.stats();
+            let count = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
+            out.extend([
+                Figure::counter("sensing_observations", "Observations made durable", s.observations),
+                Figure::counter("sensing_refused", "Observations refused", s.refused),
+                Figure::counter("sensing_seals", "Seals of observations into the lake", s.seals),
+                Figure::counter("sensing_seal_failures", "Seals that the lake did not take", s.seal_failures),
+                Figure::gauge("sensing_unsealed_rows", "Observations in memory, not yet in the lake", s.unsealed_rows),
+                Figure::gauge("sensing_datastreams", "Datastreams with observations", s.datastreams),
+                Figure::gauge("sensing_live_connections", "Browsers that follow along", live.connections() as u64),
+                Figure::counter("sensing_alarms_raised", "Alarms raised", count(&rules.raised)),
+                Figure::counter("sensing_alarms_cleared", "Alarms cleared", count(&rules.cleared)),
+                Figure::counter("sensing_rules_failures", "Times the rules could not be evaluated", count(&rules.failures)),
+            ]);
+        });
+    }
+
+    /// Rules or things have been declared anew.
+    pub async fn declared(&self, pack: &Pack) -> anyhow::Result<()> {
+        apply_rules(pack, &self.rules).await?;
+        self.engine.reload();
+        Ok(())
+    }
+
+    /// Closes the doors, then lets what came in reach the rules, the lake and the readers.
+    pub async fn stop(self) {
+        if let Some(door) = self.door {
+            door.close().await;
+        }
+        self.stop.cancel();
+        self.engine.stop().await;
+        self.observe.close(Duration::from_secs(10)).await;
+        let mut tasks = self.tasks;
+        while tasks.join_next().await.is_some() {}
+        if let Err(error) = self.devices.persist().await {
+            tracing::warn!(%error, "when devices were last heard of could not be written down");
+        }
+    }
+}
+
+/// All routes of the room.
+pub fn routes() -> Vec<Route> {
+    let parts: [&[Route]; 6] =
+        [sta::ROUTES, alarms::api::ROUTES, rules::api::ROUTES, notify::api::ROUTES, notify::live::ROUTES, sensing::pages::ROUTES];
+    parts.concat()
+}
+
+/// The words of the room.
+pub fn texts() -> Vec<ui::Texts> {
+    vec![sensing::pages::TEXTS, notify::TEXTS]
+}
+
+/// `smtp://` asks for STARTTLS, `smtps://` speaks TLS from the start, and a relay on this machine may be reached in the clear.
+fn smtp(mail: &crate::config::Mail) -> anyhow::Result<Smtp> {
+    // The address holds a password, so it is not repeated in the error.
+    let url = reqwest::Url::parse(mail.smtp.expose()).ok().filter(|u| u.has_host()).context("mail.smtp: write it as smtp://user:password@host:587")?;
+    let host = url.host_str().unwrap_or_default().to_owned();
+    let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let (security, port) = match url.scheme() {
+        "smtps" => (Security::Tls, 465),
+        "smtp" if local => (Security::None, 25),
+        "smtp" => (Security::StartTls, 587),
+        _ => anyhow::bail!("mail.smtp: the address must begin with smtp:// or smtps://"),
+    };
+    let login = url.password().map(|password| (url.username().to_owned(), password.to_owned()));
+    Ok(Smtp { host, port: url.port().unwrap_or(port), security, from: mail.from.clone(), login })
+}
+
+/// Makes rules and recipients those of the pack.
+async fn apply_rules(pack: &Pack, rules: &Rules) -> anyhow::Result<()> {
+    let (mut declared, mut recipients) = (Vec::new(), Vec::new());
+    for file in &pack.rules {
+        let form: rules::model::RuleFile = file.table.clone().try_into().with_context(|| file.source.name.clone())?;
+        declared.extend(form.rule);
+        recipients.extend(form.recipient);
+    }
+    let applied = rules.apply(&Caller::system("pack"), declared, recipients).await.context("the pack's rules")?;
+    if applied.written + applied.removed > 0 {
+        tracing::info!(written = applied.written, removed = applied.removed, "the pack's rules were applied");
+    }
+    Ok(())
+}
+
+async fn open_door(
+    config: &crate::config::Mqtt,
+    address: &str,
+    stores: &Stores,
+    catalog: &Catalog,
+    devices: &Devices,
+    observe: &Observe,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<mqtt::Door> {
+    let tls = config.tls.as_ref().map(|tls| {
+        let files = mqtt::Tls { certificates: tls.certificate.clone(), key: tls.key.clone(), client_authorities: None };
+        (tls.listen, files)
+    });
+    let options = mqtt::Options { plain: Some(config.listen), tls, base: format!("{address}/v1.1"), ..mqtt::Options::default() };
+    let observed = mqtt::Observed::new(observe.clone(), catalog.clone(), device_keys(stores.records.clone()));
+    let keeper = Keeper { devices: devices.clone(), catalog: catalog.clone() };
+    let records = stores.records.clone();
+    let store = tokio::task::spawn_blocking(move || mqtt::Store::open(records)).await?.context("MQTT sessions")?;
+    let parts = mqtt::Parts {
+        field: Arc::new(observed),
+        rights: Arc::new(keeper.clone()),
+        authenticate: Arc::new(keeper),
+        keep: Arc::new(store),
+        clock,
+    };
+    mqtt::Door::open(options, parts).await.context("the MQTT door")
+}
+
+/// The Datastream that a device calls `shape` is `<device>.<shape>`, as packs name them. Whether the device may write to it is asked afterwards.
+fn device_keys(records: Records) -> mqtt::DeviceKeys {
+    let known: Arc<RwLock<HashMap<String, EntityId>>> = Arc::default();
+    Arc::new(move |device: String, shape: String| {
+        let name = format!("{device}.{shape}");
+        if let Some(id) = known.read().get(&name) {
+            return std::future::ready(Ok(Some(*id))).boxed();
+        }
+        let (records, known) = (records.clone(), known.clone());
+        async move {
+            let key = name.clone();
+            let sql = "SELECT id FROM sensing_datastream WHERE key = $1 ORDER BY id LIMIT 1";
+            let found = records.read(move |read| read.query_opt(sql, params![key.as_str()], |row| row.get::<i64>(0).map(EntityId))).await;
+            let found = found.map_err(|_: records::Error| mqtt::RecordError::Unavailable)?;
+            if let Some(id) = found {
+                let mut known = known.write();
+                if known.len() >= NAMES {
+                    known.clear();
+                }
+                known.insert(name, id);
+            }
+            Ok(found)
+        }
+        .boxed()
+    })
+}
+
+/// Who may come in by MQTT, and what they may do there: the register of devices and the policy.
+#[derive(Clone)]
+struct Keeper {
+    devices: Devices,
+    catalog: Catalog,
+}
+
+impl mqtt::Authenticate for Keeper {
+    /// The password is the device's key, which names the device; the user name is for the device's own logs.
+    fn authenticate<'a>(&'a self, login: mqtt::Login<'a>) -> BoxFuture<'a, Result<Caller, mqtt::Refusal>> {
+        async move {
+            let key = std::str::from_utf8(login.password).map_err(|_| mqtt::Refusal::Credentials)?;
+            match self.devices.authenticate(key).await {
+                Ok(Some(caller)) => Ok(caller),
+                Ok(None) => Err(mqtt::Refusal::Credentials),
+                Err(error) => {
+                    tracing::warn!(%error, "a device's key could not be looked up");
+                    Err(mqtt::Refusal::Unavailable)
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+impl mqtt::Rights for Keeper {
+    fn may_publish(&self, caller: &Caller, datastream: &DatastreamInfo) -> bool {
+        self.devices.may_publish(caller, datastream)
+    }
+    fn scope(&self, caller: &Caller) -> Arc<Scope> {
+        self.catalog.scope(caller)
+    }
+    /// What is published may be followed without a key.
+    fn anonymous(&self) -> bool {
+        true
+    }
+    fn recorded(&self, caller: &Caller, latest: Option<Timestamp>, count: u64) {
+        self.devices.observed(caller, latest, count);
+    }
+    fn refused(&self, caller: &Caller) {
+        self.devices.refused(caller);
+    }
+    fn connected(&self, caller: &Caller, connected: bool) {
+        self.devices.connected(caller, connected);
+    }
+}
