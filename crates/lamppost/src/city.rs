@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::Context as _;
 use axum::Router;
 use futures::{FutureExt, future::BoxFuture};
 use kernel::{Caller, Clock, Limits, Policy, Timestamp};
@@ -75,7 +75,7 @@ impl City {
         let Ground { config, layout, stores, pack, catalog, devices, policy, clock, texts } = ground;
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let topic = stores.stream.topic(OBSERVATIONS)?;
-        let options = observe::Options { seal_every: config.lake_seal, ..observe::Options::new(layout.state("heads")) };
+        let options = observe::Options { seal_every: config.lake_seal, ..observe::Options::new(layout.heads()) };
         let observe = Observe::open(options, topic, &stores.lake).await.context("observations")?;
 
         let scopes = Arc::new(Scopes::new(policy));
@@ -203,14 +203,14 @@ pub fn texts() -> Vec<ui::Texts> {
 /// `smtp://` asks for STARTTLS, `smtps://` speaks TLS from the start, and a relay on this machine may be reached in the clear.
 fn smtp(mail: &crate::config::Mail) -> anyhow::Result<Smtp> {
     // The address holds a password, so it is not repeated in the error.
-    let url = reqwest::Url::parse(mail.smtp.expose()).ok().filter(|u| u.has_host()).context("mail.smtp: write it as smtp://user:password@host:587")?;
+    let url = reqwest::Url::parse(mail.smtp.expose()).ok().filter(|u| u.has_host()).context("mail.smtp_url: write it as smtp://user:password@host:587")?;
     let host = url.host_str().unwrap_or_default().to_owned();
     let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
     let (security, port) = match url.scheme() {
         "smtps" => (Security::Tls, 465),
         "smtp" if local => (Security::None, 25),
         "smtp" => (Security::StartTls, 587),
-        _ => anyhow::bail!("mail.smtp: the address must begin with smtp:// or smtps://"),
+        _ => anyhow::bail!("mail.smtp_url: the address must begin with smtp:// or smtps://"),
     };
     let login = url.password().map(|password| (url.username().to_owned(), password.to_owned()));
     Ok(Smtp { host, port: url.port().unwrap_or(port), security, from: mail.from.clone(), login })

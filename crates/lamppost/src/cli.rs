@@ -9,6 +9,7 @@ use kernel::{Caller, Role, SystemClock, Tenant};
 use crate::{
     compose,
     config::{self, Config, Sources},
+    demo,
     operators::Operators,
     pack::{self, Pack},
     stores, telemetry,
@@ -26,6 +27,10 @@ pub struct Cli {
 pub enum Command {
     /// Serve the city: pages, APIs, devices.
     Serve(Settings),
+    /// Serve the city together with a simulated field of devices.
+    Demo(Settings),
+    /// Play the devices of a pack that are marked as simulated against a platform somewhere else.
+    Simulate(demo::SimulateArgs),
     /// Check the configuration and print every value in effect with its origin.
     Check {
         #[command(flatten)]
@@ -153,6 +158,8 @@ pub enum AdminCommand {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(settings) => serve(&settings),
+        Command::Demo(settings) => demo::run(&settings),
+        Command::Simulate(args) => demo::simulate(args),
         Command::Check { document: true, .. } => {
             print!("{}", config::document());
             Ok(())
@@ -288,10 +295,7 @@ fn serve(settings: &Settings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let running = compose::start(config, Arc::new(SystemClock)).await?;
-        println!("Lamppost: http://{}/", running.http);
-        if let Some(link) = &running.first_link {
-            println!("Make the first account here, once, within a day: {link}");
-        }
+        running.announce();
         ordered_to_stop().await?;
         running.stop().await;
         anyhow::Ok(())
@@ -302,7 +306,7 @@ fn serve(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// SIGTERM, or Ctrl-C.
-async fn ordered_to_stop() -> anyhow::Result<()> {
+pub async fn ordered_to_stop() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {

@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +10,7 @@ use anyhow::Context;
 use axum::{Router, extract::DefaultBodyLimit, routing::get};
 use kernel::{Clock, Policy, Role, Tenant, Text};
 use records::Records;
-use sensing::{
+use sensing::{pages::BaseMap, 
     Catalog, Route,
     devices::{self, Devices},
 };
@@ -21,6 +20,8 @@ use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer, li
 use ui::{Assets, Catalogue, NavItem, Site};
 
 use crate::{
+    basemap,
+    city::{self, City, Ground},
     config::Config,
     http::{
         edge::{self, Edge},
@@ -44,6 +45,7 @@ pub struct Running {
     pub http: SocketAddr,
     /// `None` when the door is closed.
     pub mqtt: Option<SocketAddr>,
+    pub city: City,
     pub stores: Stores,
     pub pack: Arc<Pack>,
     pub catalog: Catalog,
@@ -78,10 +80,24 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     let devices = Devices::open(stores.records.clone(), policy).context("the register of devices")?;
     let operators = operators(&config, &stores.records, &pack)?;
     apply::bring(&pack, &catalog, &stores.records).await?;
+    let texts = Arc::new(Catalogue::new(&all_texts())?);
+    let city = City::open(Ground {
+        config: &config,
+        layout: &layout,
+        stores: &stores,
+        pack: &pack,
+        catalog: &catalog,
+        devices: &devices,
+        policy: pack.policy.clone(),
+        clock: clock.clone(),
+        texts,
+    })
+    .await?;
 
     let stop = CancellationToken::new();
     let metrics = Metrics::new();
     measure(&metrics, &stores);
+    city.measure(&metrics);
     let events = stores.stream.topic(EVENTS)?;
     let relay = tokio::spawn(relay::run(stores.records.clone(), events, stop.clone()));
     let register = tokio::spawn(write_down(devices.clone(), operators.clone(), stop.clone()));
@@ -95,11 +111,13 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
         .with_context(|| format!("http.listen: {} cannot be listened on", config.http.listen))?;
     let http = listener.local_addr()?;
     let public_url = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
-    let site = site(&layout, &pack, clock.clone())?;
+    let (site, base) = site(&layout, &pack, clock.clone())?;
     let routes = routes();
     let callers = Arc::new(Callers::new(operators.clone(), devices.clone(), clock, public_url.starts_with("https://")));
     let desk = desk(&operators, &callers, &pack, &public_url);
-    let rooms = devices::api::router(devices.clone()).merge(pages::router(Arc::new(desk)));
+    let rooms = devices::api::router(devices.clone())
+        .merge(pages::router(Arc::new(desk)))
+        .merge(city.router(&config, &pack, base));
     let router = router(&config, &stores, rooms, &site, &callers, &metrics, tracer, &routes);
     let first_link = operators.first_link(&pack.operations).await?.map(|token| format!("{public_url}/en/join/{token}"));
     let server = tokio::spawn(serve::serve(listener, router, stop.clone()));
@@ -111,7 +129,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     );
     Ok(Running {
         http,
-        mqtt: None,
+        mqtt: city.mqtt(),
+        city,
         stores,
         pack,
         catalog,
@@ -131,6 +150,17 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
 }
 
 impl Running {
+    /// Says where it is, to whoever started it.
+    pub fn announce(&self) {
+        println!("Lamppost: http://{}/", self.http);
+        if let Some(mqtt) = self.mqtt {
+            println!("Devices: mqtt://{mqtt}");
+        }
+        if let Some(link) = &self.first_link {
+            println!("Make the first account here, once, within a day: {link}");
+        }
+    }
+
     /// Takes no more, finishes what is at work, writes what is queued, closes. Ends within the configured limit in any case; what was
     /// acknowledged is durable either way.
     pub async fn stop(self) {
@@ -138,6 +168,7 @@ impl Running {
         self.stop.cancel();
         let orderly = async {
             drop(self.server.await);
+            self.city.stop().await;
             drop(self.relay.await);
             drop(self.register.await);
             if let Some(traces) = self.traces {
@@ -190,7 +221,7 @@ pub async fn load_pack(root: std::path::PathBuf) -> anyhow::Result<Arc<Pack>> {
 
 /// Every address of the program, for tests and for its description.
 pub fn routes() -> Vec<Route> {
-    [OWN, pages::ROUTES, devices::api::ROUTES].concat()
+    [OWN, pages::ROUTES, devices::api::ROUTES, &city::routes()].concat()
 }
 
 const OWN: &[Route] = &[
@@ -271,10 +302,25 @@ fn desk(operators: &Operators, callers: &Arc<Callers>, pack: &Pack, public_url: 
     }
 }
 
-fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<Site>> {
-    let catalogue = Catalogue::new(&[ui::TEXTS, pages::TEXTS])?;
-    let dist = Path::new("web/dist");
-    let assets = Assets::new(dist.is_dir().then_some(dist))?;
+/// Every text of every room.
+fn all_texts() -> Vec<ui::Texts> {
+    let mut texts = vec![ui::TEXTS, pages::TEXTS];
+    texts.extend(city::texts());
+    texts
+}
+
+fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<(Arc<Site>, Option<BaseMap>)> {
+    let catalogue = Catalogue::new(&all_texts())?;
+    let dist = islands();
+    let mut assets = Assets::new(dist.as_deref())?;
+    let base = match &pack.city.map.land {
+        Some(file) => {
+            let land = basemap::simplified(&pack.folder.root.join(file.get_ref()))?;
+            let url = assets.add("land.geojson", land, "application/geo+json");
+            Some(BaseMap { url, bounds: *pack.city.map.bounds.get_ref() })
+        }
+        None => None,
+    };
     let zone = jiff::tz::TimeZone::get(pack.city.time_zone.get_ref())?;
     let city = &pack.city.city;
     let zone_name = Text {
@@ -282,21 +328,28 @@ fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<A
         zh_hant: city.zh_hant.as_ref().map(|c| format!("{c}時間")),
         zh_hans: city.zh_hans.as_ref().map(|c| format!("{c}时间")),
     };
-    let footer = vec![NavItem { section: "", key: "footer.api", path: "/api/openapi.json".to_owned() }];
-    Ok(Arc::new(Site {
+    let item = |section, key, path: &str| NavItem { section, key, path: path.to_owned() };
+    let site = Site {
         city: city.clone(),
         zone,
         zone_name,
-        nav: Vec::new(),
-        alerts_path: None,
+        nav: vec![item("live", "nav.live", "/things"), item("map", "nav.map", "/map"), item("alarms", "nav.alarms", "/alarms")],
+        alerts_path: Some("/alarms".to_owned()),
         sign_in_path: Some("/sign-in".to_owned()),
         account_path: Some("/account".to_owned()),
-        footer,
+        footer: vec![item("", "footer.api", "/api/openapi.json"), item("", "footer.status", "/health/ready")],
         catalogue,
         assets,
         clock,
         csrf: ui::csrf::Key::new(secret(layout)?),
-    }))
+    };
+    Ok((Arc::new(site), base))
+}
+
+/// Where the built islands are: beside the program as it is released, or in the repository as it is developed.
+fn islands() -> Option<std::path::PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("islands")));
+    [beside, Some("web/dist".into())].into_iter().flatten().find(|folder| folder.is_dir())
 }
 
 /// 32 random bytes kept in the data folder, readable by its owner alone: what CSRF tokens are made with.

@@ -2,14 +2,18 @@
 //!
 //! A library with a thin `main`, so that tests start the whole program in their own process.
 
+mod basemap;
+pub mod city;
 pub mod cli;
 pub mod client;
 pub mod compose;
 pub mod config;
+mod demo;
 pub mod http;
 pub mod operators;
 pub mod pack;
 pub mod policy;
 pub mod relay;
+pub mod simulate;
 pub mod stores;
 pub mod telemetry;

@@ -66,6 +66,10 @@ impl Layout {
     fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
+    /// What is known of Datastreams between starts, so that none needs to be read.
+    pub fn heads(&self) -> PathBuf {
+        self.root.join("heads")
+    }
     pub fn secret(&self) -> PathBuf {
         self.root.join("secret")
     }

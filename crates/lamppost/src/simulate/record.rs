@@ -49,7 +49,8 @@ impl Record {
                 Some(&"Fine Suspended Particulates") => Pollutant::Pm25,
                 _ => continue,
             };
-            let Some([d, m, y]) = fields[0].split('-').collect::<Vec<_>>().try_into().ok() else { continue };
+            let date: Vec<&str> = fields[0].split('-').collect();
+            let [d, m, y] = date.as_slice() else { continue };
             let Some(&day) = index.get(&format!("{y}-{m}-{d}")) else { continue };
             for (station, value) in stations.iter().zip(&fields[2..]) {
                 if let Ok(value) = value.parse() {

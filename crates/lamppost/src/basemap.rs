@@ -1,0 +1,103 @@
+//! The land under the map: the pack's outline, reduced to what a screen can show.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::{Map, Value, json};
+
+/// About twenty metres: less than a pixel at the zoom levels of a city.
+const TOLERANCE: f64 = 0.0002;
+
+/// Reads GeoJSON and answers it with simpler lines, five decimals, and no properties.
+pub fn simplified(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let shown = file.display();
+    let text = std::fs::read(file).with_context(|| format!("{shown} cannot be read"))?;
+    let value: Value = serde_json::from_slice(&text).with_context(|| format!("{shown} is not JSON"))?;
+    let features = value["features"].as_array().with_context(|| format!("{shown} is not a FeatureCollection"))?;
+    let features: Vec<Value> = features.iter().filter_map(|f| feature(&f["geometry"])).collect();
+    Ok(serde_json::to_vec(&json!({ "type": "FeatureCollection", "features": features }))?)
+}
+
+fn feature(geometry: &Value) -> Option<Value> {
+    let coordinates = geometry["coordinates"].as_array()?;
+    let coordinates: Vec<Value> = match geometry["type"].as_str()? {
+        "Polygon" => vec![polygon(coordinates)?],
+        "MultiPolygon" => coordinates.iter().filter_map(|p| polygon(p.as_array()?)).collect(),
+        _ => return None,
+    };
+    let geometry = json!({ "type": "MultiPolygon", "coordinates": coordinates });
+    Some(json!({ "type": "Feature", "properties": Map::new(), "geometry": geometry }))
+}
+
+/// `None` when its outer ring is too small to be seen.
+fn polygon(rings: &[Value]) -> Option<Value> {
+    let mut kept = rings.iter().map(|ring| ring_of(ring.as_array()?));
+    let outer = kept.next()??;
+    Some(Value::Array(std::iter::once(outer).chain(kept.flatten()).collect()))
+}
+
+fn ring_of(ring: &[Value]) -> Option<Value> {
+    let points: Vec<[f64; 2]> = ring.iter().filter_map(|p| Some([p.get(0)?.as_f64()?, p.get(1)?.as_f64()?])).collect();
+    let round = |v: f64| (v * 100_000.0).round() / 100_000.0;
+    let kept = simplify(&points);
+    (kept.len() >= 4).then(|| json!(kept.iter().map(|p| [round(p[0]), round(p[1])]).collect::<Vec<_>>()))
+}
+
+/// Douglas and Peucker's line simplification, without recursion so that a long shore cannot exhaust the stack.
+fn simplify(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
+    if points.len() < 4 {
+        return points.to_vec();
+    }
+    let mut keep = vec![false; points.len()];
+    let last = points.len() - 1;
+    // A ring ends where it begins: it is cut at its farthest point, or everything would be zero away from the chord.
+    let far = (0..=last).max_by(|a, b| distance2(points[*a], points[0]).total_cmp(&distance2(points[*b], points[0]))).unwrap_or(last);
+    for at in [0, far, last] {
+        keep[at] = true;
+    }
+    let mut spans = vec![(0, far), (far, last)];
+    while let Some((from, to)) = spans.pop() {
+        let off = |at: usize| from_chord(points[at], points[from], points[to]);
+        let Some(worst) = (from + 1..to).max_by(|a, b| off(*a).total_cmp(&off(*b))) else { continue };
+        if off(worst) > TOLERANCE * TOLERANCE {
+            keep[worst] = true;
+            spans.extend([(from, worst), (worst, to)]);
+        }
+    }
+    points.iter().zip(keep).filter(|(_, keep)| *keep).map(|(p, _)| *p).collect()
+}
+
+fn distance2(a: [f64; 2], b: [f64; 2]) -> f64 {
+    (a[0] - b[0]).powi(2) + (a[1] - b[1]).powi(2)
+}
+
+/// Squared distance of `p` from the segment.
+fn from_chord(p: [f64; 2], a: [f64; 2], b: [f64; 2]) -> f64 {
+    let length = distance2(a, b);
+    if length == 0.0 {
+        return distance2(p, a);
+    }
+    let along = (((p[0] - a[0]) * (b[0] - a[0]) + (p[1] - a[1]) * (b[1] - a[1])) / length).clamp(0.0, 1.0);
+    distance2(p, [a[0] + along * (b[0] - a[0]), a[1] + along * (b[1] - a[1])])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hong_kong_becomes_a_tenth_and_keeps_its_districts() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packs/hong-kong/data/districts-land.geojson");
+        let before = std::fs::metadata(&data).expect("data").len();
+        let after = simplified(&data).expect("simplified");
+        assert!(after.len() as u64 * 5 < before, "{} of {before}", after.len());
+        let value: Value = serde_json::from_slice(&after).expect("JSON");
+        assert_eq!(value["features"].as_array().map(Vec::len), Some(18));
+    }
+
+    #[test]
+    fn what_is_straight_loses_its_middle_and_a_corner_stays() {
+        let square = [[0.0, 0.0], [0.5, 0.00001], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]];
+        assert_eq!(simplify(&square), [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]);
+    }
+}
