@@ -80,7 +80,12 @@ pub fn run(args: &Args) -> anyhow::Result<Vec<Figure>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut figures = Vec::new();
     if let Some(city) = &args.city {
-        figures.push(runtime.block_on(measure("Lamppost, PUBACK after the flush", city, "v1.1/+/Observations", args))?);
+        figures.push(runtime.block_on(measure(
+            "Lamppost, PUBACK after the flush",
+            city,
+            "v1.1/+/Observations",
+            args,
+        ))?);
     }
     let mosquitto = Mosquitto::start(&args.folder)?;
     let peer = City {
@@ -153,7 +158,8 @@ fn cpu(pid: u32) -> anyhow::Result<f64> {
     // The name may hold spaces; what follows its parenthesis does not. utime and stime are fields 14 and 15.
     let rest = stat.rsplit_once(')').context("stat")?.1;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    let ticks: u64 = fields.get(11).context("utime")?.parse::<u64>()? + fields.get(12).context("stime")?.parse::<u64>()?;
+    let ticks: u64 =
+        fields.get(11).context("utime")?.parse::<u64>()? + fields.get(12).context("stime")?.parse::<u64>()?;
     // Linux has told user space 100 ticks a second on every architecture since 2.6.
     Ok(ticks as f64 / 100.0)
 }
@@ -169,14 +175,19 @@ impl Client {
     async fn connect(city: &City, name: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(city.address).await?;
         stream.set_nodelay(true)?;
-        let mut client = Self { stream, codec: v3::Codec::default(), input: BytesMut::with_capacity(1 << 16), out: BytesMut::new() };
-        let secret = (!city.user.is_empty()).then(|| (city.user.as_str().into(), city.password.clone().into_bytes().into()));
+        let mut client =
+            Self { stream, codec: v3::Codec::default(), input: BytesMut::with_capacity(1 << 16), out: BytesMut::new() };
+        let secret =
+            (!city.user.is_empty()).then(|| (city.user.as_str().into(), city.password.clone().into_bytes().into()));
         let (username, password) = secret.unzip();
-        let connect = v3::Connect { clean_session: true, client_id: name.into(), username, password, ..v3::Connect::default() };
+        let connect =
+            v3::Connect { clean_session: true, client_id: name.into(), username, password, ..v3::Connect::default() };
         client.put(connect.into())?;
         client.flush().await?;
         match client.next().await? {
-            v3::Packet::ConnectAck(ack) => ensure!(ack.return_code == v3::ConnectAckReason::ConnectionAccepted, "{}", ack.return_code.reason()),
+            v3::Packet::ConnectAck(ack) => {
+                ensure!(ack.return_code == v3::ConnectAckReason::ConnectionAccepted, "{}", ack.return_code.reason())
+            }
             other => bail!("{other:?}"),
         }
         Ok(client)
@@ -299,7 +310,9 @@ async fn deliveries(city: &City, filter: &str, rate: f64, seconds: u64) -> anyho
     let reading = tokio::spawn(async move {
         let mut times = Vec::with_capacity(total);
         while times.len() < total {
-            let packet = tokio::time::timeout(Duration::from_secs(30), reader.next()).await.context("a message is missing")??;
+            let packet = tokio::time::timeout(Duration::from_secs(30), reader.next())
+                .await
+                .context("a message is missing")??;
             let v3::Packet::Publish(publish) = packet else { continue };
             let now = Instant::now();
             if let Some(packet_id) = publish.packet_id {

@@ -11,8 +11,8 @@ use sensing::{
     Scope,
     model::{DatastreamInfo, EntityId, Observation, ObservationType, ResultValue},
     mqtt::{
-        Applied, Authenticate, Door, Field, Keep, Live, Login, Options, Parts, RecordError, Refusal, Rights, SavedMessage,
-        SavedSession,
+        Applied, Authenticate, Door, Field, Keep, Live, Login, Options, Parts, RecordError, Refusal, Rights,
+        SavedMessage, SavedSession,
     },
 };
 use tokio::io::AsyncWriteExt;
@@ -37,7 +37,9 @@ fn info() -> Arc<DatastreamInfo> {
 
 impl Field for City {
     fn record(&self, observations: Vec<Observation>) -> BoxFuture<'static, Result<(), RecordError>> {
-        assert!(observations.iter().all(|o| o.datastream == EntityId(1) && o.result.number().is_none_or(f64::is_finite)));
+        assert!(
+            observations.iter().all(|o| o.datastream == EntityId(1) && o.result.number().is_none_or(f64::is_finite))
+        );
         async { Ok(()) }.boxed()
     }
     fn live(&self) -> BoxStream<'static, Live> {
@@ -124,8 +126,14 @@ fuzz_target!(|bytes: &[u8]| {
         // Half of the inputs are spared the search for a CONNECT.
         if let [first, rest @ ..] = bytes {
             match first % 3 {
-                0 => client.write_all(&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c']).await.expect("fits"),
-                1 => client.write_all(&[0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 0, 0, 0, 1, b'c']).await.expect("fits"),
+                0 => client
+                    .write_all(&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c'])
+                    .await
+                    .expect("fits"),
+                1 => client
+                    .write_all(&[0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 0, 0, 0, 1, b'c'])
+                    .await
+                    .expect("fits"),
                 _ => {}
             }
             client.write_all(rest).await.expect("fits");

@@ -31,9 +31,9 @@ use super::{
     session::{Audience, Delivery, Message, Outcome, Position, Session, Subscription},
     topic,
     wire::{
-        Disconnect, Packet, Publish, PublishAck, PublishAck2, PublishAck2Reason, PublishAckReason, PublishProperties, QoS,
-        Reason, RetainHandling, Subscribe, SubscribeAck, SubscribeAckReason, UnsubscribeAck, UnsubscribeAckReason, Version,
-        Wire, WireError,
+        Disconnect, Packet, Publish, PublishAck, PublishAck2, PublishAck2Reason, PublishAckReason, PublishProperties,
+        QoS, Reason, RetainHandling, Subscribe, SubscribeAck, SubscribeAckReason, UnsubscribeAck, UnsubscribeAckReason,
+        Version, Wire, WireError,
     },
 };
 use crate::model::{EntityId, Observation};
@@ -377,10 +377,16 @@ impl Connection {
     }
 
     async fn read_frame(&mut self, applied: Applied, start: usize) {
-        let subscriptions: Vec<_> =
-            self.session.lock().subscriptions.iter().map(|(f, s)| (ByteString::from(hub::split(f).1), *s, hub::split(f).0)).collect();
+        let subscriptions: Vec<_> = self
+            .session
+            .lock()
+            .subscriptions
+            .iter()
+            .map(|(f, s)| (ByteString::from(hub::split(f).1), *s, hub::split(f).0))
+            .collect();
         // A shared subscription is live only: its members take turns, which the stream knows nothing of.
-        let own: Vec<_> = subscriptions.into_iter().filter(|(.., group)| group.is_none()).map(|(f, s, _)| (f, s)).collect();
+        let own: Vec<_> =
+            subscriptions.into_iter().filter(|(.., group)| group.is_none()).map(|(f, s, _)| (f, s)).collect();
         let (session, limits, generation) = (&self.session, self.hub.options.queue, self.generation);
         let put = |delivery| session.own(generation, |state| session.refill(state, delivery, &limits)).unwrap_or(false);
         let stopped = hub::from_stream(&self.hub, session, &own, &applied, start, put).await;
@@ -567,7 +573,9 @@ impl Connection {
         if let Some(id) = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce) {
             let known = {
                 let state = self.session.lock();
-                if state.received.len() >= usize::from(self.hub.options.receive_max.get()) && !state.received.contains_key(&id) {
+                if state.received.len() >= usize::from(self.hub.options.receive_max.get())
+                    && !state.received.contains_key(&id)
+                {
                     return Err(End::Told(Reason::ReceiveMaximumExceeded));
                 }
                 // A message that could not be recorded has not been received.
@@ -582,7 +590,8 @@ impl Connection {
         }
         if self.version == Version::V5
             && publish.qos != QoS::AtMostOnce
-            && self.unacknowledged + self.batch.acks.iter().filter(|ack| ack.id.is_some()).count() >= usize::from(self.hub.options.receive_max.get())
+            && self.unacknowledged + self.batch.acks.iter().filter(|ack| ack.id.is_some()).count()
+                >= usize::from(self.hub.options.receive_max.get())
         {
             return Err(End::Told(Reason::ReceiveMaximumExceeded));
         }
@@ -808,8 +817,7 @@ impl Connection {
             });
         }
         self.keep_subscriptions().await?;
-        let ack =
-            SubscribeAck { packet_id: subscribe.packet_id, properties: Vec::new(), reason_string: None, status };
+        let ack = SubscribeAck { packet_id: subscribe.packet_id, properties: Vec::new(), reason_string: None, status };
         self.wire.encode(ack.into(), &mut self.out);
         for (filter, subscription) in retained {
             self.retained_for(filter, subscription).await;
@@ -869,13 +877,7 @@ async fn next_frame(replay: &mut Option<BoxStream<'static, Applied>>) -> Option<
 }
 
 /// A tenant's message, copied out of the read buffer: it may wait in queues for long.
-fn message(
-    topic: &str,
-    payload: &[u8],
-    properties: Option<PublishProperties>,
-    from: u64,
-    retain: bool,
-) -> Message {
+fn message(topic: &str, payload: &[u8], properties: Option<PublishProperties>, from: u64, retain: bool) -> Message {
     let expires = properties
         .as_ref()
         .and_then(|p| p.message_expiry_interval)

@@ -35,12 +35,7 @@ pub struct Welcome {
 }
 
 /// Reads CONNECT, asks who it is, answers CONNACK. `None` when the connection is not to go on.
-pub async fn welcome<S>(
-    hub: &Arc<Hub>,
-    stream: &mut S,
-    peer: SocketAddr,
-    certificate: Option<&[u8]>,
-) -> Option<Welcome>
+pub async fn welcome<S>(hub: &Arc<Hub>, stream: &mut S, peer: SocketAddr, certificate: Option<&[u8]>) -> Option<Welcome>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

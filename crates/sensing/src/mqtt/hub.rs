@@ -343,7 +343,11 @@ impl Hub {
                 let payload = render::observation(&self.options.base, o);
                 let audience = Audience::City { tenant: info.tenant.clone(), public: info.public };
                 if !found.is_empty() {
-                    self.deliver(&mut found, observation(own_topic.into(), payload.clone(), place(applied, index, false)), &audience);
+                    self.deliver(
+                        &mut found,
+                        observation(own_topic.into(), payload.clone(), place(applied, index, false)),
+                        &audience,
+                    );
                 }
                 if !all.is_empty() {
                     let topic = ByteString::from_static(ALL_OBSERVATIONS);

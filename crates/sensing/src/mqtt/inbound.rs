@@ -78,7 +78,13 @@ impl Known {
         Ok(allowed.then_some(info))
     }
 
-    async fn device(&mut self, hub: &Hub, topic: &str, device: &str, key: &str) -> Result<Option<EntityId>, RecordError> {
+    async fn device(
+        &mut self,
+        hub: &Hub,
+        topic: &str,
+        device: &str,
+        key: &str,
+    ) -> Result<Option<EntityId>, RecordError> {
         let now = Instant::now();
         if let Some((id, at)) = self.devices.get(topic)
             && now.duration_since(*at) < BELIEVED

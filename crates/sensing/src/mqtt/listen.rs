@@ -103,7 +103,8 @@ pub async fn accept(hub: Arc<Hub>, listener: TcpListener, tls: Option<TlsAccepto
             }
         });
     }
-    let _ = tokio::time::timeout(Duration::from_secs(10), async { while connections.join_next().await.is_some() {} }).await;
+    let _ =
+        tokio::time::timeout(Duration::from_secs(10), async { while connections.join_next().await.is_some() {} }).await;
 }
 
 async fn secure(hub: Arc<Hub>, tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {

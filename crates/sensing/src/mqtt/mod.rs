@@ -188,8 +188,7 @@ impl Door {
             None => None,
         };
         for (address, acceptor) in plain.map(|address| (address, None)).into_iter().chain(tls) {
-            let listener =
-                TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+            let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
             door.addresses.push(listener.local_addr().map_err(|source| Error::Listen { address, source })?);
             door.tasks.spawn(listen::accept(Arc::clone(&hub), listener, acceptor, Arc::clone(&places)));
         }

@@ -117,7 +117,8 @@ impl Field for Observed {
 
     fn replay(&self, offset: u64) -> BoxStream<'static, Applied> {
         let observe = self.observe.clone();
-        let opened = async move { observe.replay(offset).await.map_err(|e| tracing::warn!(error = %e, "no replay")).ok() };
+        let opened =
+            async move { observe.replay(offset).await.map_err(|e| tracing::warn!(error = %e, "no replay")).ok() };
         opened
             .into_stream()
             .filter_map(std::future::ready)
@@ -167,7 +168,8 @@ impl Field for Observed {
         async move {
             let sql = "SELECT id FROM sensing_datastream WHERE id > $1 ORDER BY id LIMIT $2";
             let limit = limit as i64;
-            let ids = catalog.records().read(move |read| read.query(sql, params![after.0, limit], |row| row.get::<i64>(0)));
+            let ids =
+                catalog.records().read(move |read| read.query(sql, params![after.0, limit], |row| row.get::<i64>(0)));
             let ids = ids.await.unwrap_or_else(|error: records::Error| {
                 tracing::warn!(%error, "Datastreams could not be listed for retained values");
                 Vec::new()

@@ -174,8 +174,8 @@ fn text(raw: &RawValue) -> Result<Option<Cow<'_, str>>, PayloadError> {
 
 /// Data arrays of one or more Datastreams (section 12.2).
 pub fn data_array(payload: &[u8]) -> Result<Vec<Sent>, PayloadError> {
-    let arrays: Vec<Array<'_>> =
-        serde_json::from_slice(payload).map_err(|e| PayloadError(format!("the payload is not a data array: {e}").into()))?;
+    let arrays: Vec<Array<'_>> = serde_json::from_slice(payload)
+        .map_err(|e| PayloadError(format!("the payload is not a data array: {e}").into()))?;
     let rows: usize = arrays.iter().map(|a| a.rows.len()).sum();
     if rows == 0 || rows > MAX_ROWS {
         return bad(format!("a data array has 1 to {MAX_ROWS} rows"));
@@ -205,10 +205,15 @@ pub fn data_array(payload: &[u8]) -> Result<Vec<Sent>, PayloadError> {
                     "resultQuality" => body.result_quality = Some(raw),
                     "parameters" => body.parameters = Some(raw),
                     "FeatureOfInterest/id" => {
-                        let id = raw.get().parse().map_err(|_| PayloadError("FeatureOfInterest/id must be a number".into()))?;
+                        let id = raw
+                            .get()
+                            .parse()
+                            .map_err(|_| PayloadError("FeatureOfInterest/id must be a number".into()))?;
                         body.feature = Some(Link { id });
                     }
-                    other => return bad(format!("'{}' is not a component", other.chars().take(40).collect::<String>())),
+                    other => {
+                        return bad(format!("'{}' is not a component", other.chars().take(40).collect::<String>()));
+                    }
                 }
             }
             all.push(sent(body)?);
@@ -262,7 +267,17 @@ mod tests {
     #[test]
     fn refuses_what_is_none() {
         let deep = format!(r#"{{"result":{}{}}}"#, "[".repeat(40), "]".repeat(40));
-        for bad in ["", "nan", "1e999", "{}", "[]", "{\"result\":1e999}", "1 2", r#"{"result":1,"phenomenonTime":"soon"}"#, &deep] {
+        for bad in [
+            "",
+            "nan",
+            "1e999",
+            "{}",
+            "[]",
+            "{\"result\":1e999}",
+            "1 2",
+            r#"{"result":1,"phenomenonTime":"soon"}"#,
+            &deep,
+        ] {
             assert!(observation(bad.as_bytes()).is_err(), "{bad}");
         }
     }

@@ -11,7 +11,11 @@ pub fn observation(base: &str, o: &Observation) -> Bytes {
     let id = o.id();
     let mut json = String::with_capacity(512);
     // Writing to a String cannot fail. Ids, times and the base hold nothing that JSON escapes.
-    let _ = write!(json, r#"{{"@iot.selfLink":"{base}/Observations({id})","@iot.id":"{id}","phenomenonTime":"{}""#, o.phenomenon);
+    let _ = write!(
+        json,
+        r#"{{"@iot.selfLink":"{base}/Observations({id})","@iot.id":"{id}","phenomenonTime":"{}""#,
+        o.phenomenon
+    );
     match o.result_time {
         Some(at) => {
             let _ = write!(json, r#","resultTime":"{at}""#);

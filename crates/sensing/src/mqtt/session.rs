@@ -226,7 +226,13 @@ impl Session {
     }
 
     /// Takes the next messages that may be sent with at most `window` unacknowledged, until `room` bytes are taken.
-    pub fn take(&self, state: &mut State, window: usize, mut room: usize, out: &mut Vec<(Option<NonZeroU16>, Delivery)>) {
+    pub fn take(
+        &self,
+        state: &mut State,
+        window: usize,
+        mut room: usize,
+        out: &mut Vec<(Option<NonZeroU16>, Delivery)>,
+    ) {
         while let Some(front) = state.outbox.front() {
             let reliable = front.qos != QoS::AtMostOnce;
             if room == 0 || (reliable && state.inflight.len() >= window) {

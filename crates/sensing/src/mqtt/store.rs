@@ -34,13 +34,15 @@ impl Keep for Store {
         let records = self.0.clone();
         async move {
             let read = records.read(|read| {
-                let sessions = read.query("SELECT key, body, expires_at FROM mqtt_session ORDER BY key", params![], |row| {
-                    Ok(SavedSession { key: row.get(0)?, body: row.get(1)?, expires_at: row.get(2)? })
-                })?;
-                let messages = read.query("SELECT topic, payload, qos FROM mqtt_retained ORDER BY topic", params![], |row| {
-                    let qos: i64 = row.get(2)?;
-                    Ok(SavedMessage { topic: row.get(0)?, payload: row.get(1)?, qos: qos.clamp(0, 2) as u8 })
-                })?;
+                let sessions =
+                    read.query("SELECT key, body, expires_at FROM mqtt_session ORDER BY key", params![], |row| {
+                        Ok(SavedSession { key: row.get(0)?, body: row.get(1)?, expires_at: row.get(2)? })
+                    })?;
+                let messages =
+                    read.query("SELECT topic, payload, qos FROM mqtt_retained ORDER BY topic", params![], |row| {
+                        let qos: i64 = row.get(2)?;
+                        Ok(SavedMessage { topic: row.get(0)?, payload: row.get(1)?, qos: qos.clamp(0, 2) as u8 })
+                    })?;
                 Ok((sessions, messages))
             });
             read.await.map_err(unavailable)
@@ -98,7 +100,9 @@ mod tests {
     #[tokio::test]
     async fn keeps_what_it_is_given() {
         let folder = tempfile::tempdir().expect("a folder");
-        let open = || Records::open(&records::Options::sqlite(folder.path().join("r.db")), Arc::new(SystemClock)).expect("opens");
+        let open = || {
+            Records::open(&records::Options::sqlite(folder.path().join("r.db")), Arc::new(SystemClock)).expect("opens")
+        };
         let store = Store::open(open()).expect("migrates");
         let session = |key: &str, body: &str| SavedSession {
             key: key.to_owned(),
@@ -107,7 +111,8 @@ mod tests {
         };
         store.save(vec![session("a", "1"), session("b", "1")], vec![]).await.expect("saved");
         store.save(vec![session("a", "2")], vec!["b".to_owned()]).await.expect("saved");
-        let message = |payload: &[u8]| SavedMessage { topic: "tenant/a/b".to_owned(), payload: payload.to_vec(), qos: 1 };
+        let message =
+            |payload: &[u8]| SavedMessage { topic: "tenant/a/b".to_owned(), payload: payload.to_vec(), qos: 1 };
         store.retain(message(b"x")).await.expect("kept");
         let store = Store::open(open()).expect("opens again");
         assert_eq!(store.load().await, Ok((vec![session("a", "2")], vec![message(b"x")])));

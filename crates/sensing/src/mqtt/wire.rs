@@ -10,9 +10,9 @@ use tokio_util::codec::{Decoder, Encoder};
 pub use rmqtt_codec::{
     types::Publish,
     v5::{
-        Connect, ConnectAck, ConnectAckReason, Disconnect, DisconnectReasonCode as Reason, Packet, PublishAck, PublishAck2,
-        PublishAck2Reason, PublishAckReason, PublishProperties, QoS, RetainHandling, Subscribe, SubscribeAck,
-        SubscribeAckReason, SubscriptionOptions, Unsubscribe, UnsubscribeAck, UnsubscribeAckReason,
+        Connect, ConnectAck, ConnectAckReason, Disconnect, DisconnectReasonCode as Reason, Packet, PublishAck,
+        PublishAck2, PublishAck2Reason, PublishAckReason, PublishProperties, QoS, RetainHandling, Subscribe,
+        SubscribeAck, SubscribeAckReason, SubscriptionOptions, Unsubscribe, UnsubscribeAck, UnsubscribeAckReason,
     },
 };
 

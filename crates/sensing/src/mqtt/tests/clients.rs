@@ -48,7 +48,9 @@ async fn run(program: impl AsRef<Path>, arguments: &[&str]) -> (bool, String) {
         .kill_on_drop(true)
         .output()
         .await
-        .unwrap_or_else(|e| panic!("{} does not run ({e}); `cargo xtask test` installs it", program.as_ref().display()));
+        .unwrap_or_else(|e| {
+            panic!("{} does not run ({e}); `cargo xtask test` installs it", program.as_ref().display())
+        });
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
@@ -74,7 +76,8 @@ async fn mosquitto_publishes_and_subscribes() {
             assert!(ok && said.contains(&format!("\"result\":{value}")), "{version} {qos}: {said}");
         }
     }
-    let (ok, _) = run("mosquitto_pub", &["-p", &port, "-u", "dsd-d1", "-P", "wrong", "-t", "tenant/dsd/a", "-m", "1"]).await;
+    let (ok, _) =
+        run("mosquitto_pub", &["-p", &port, "-u", "dsd-d1", "-P", "wrong", "-t", "tenant/dsd/a", "-m", "1"]).await;
     assert!(!ok, "a wrong key");
 }
 
@@ -91,7 +94,8 @@ async fn tls_with_and_without_a_client_certificate() {
     let world = World::with(options, MemoryField::new(), Default::default()).await;
     let port = world.door.addresses()[1].port().to_string();
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
-    let common = ["-h", "localhost", "-p", &port, "-u", "dsd-d1", "-P", "secret", "-q", "1", "-t", "devices/d1/rain", "-m", "5"];
+    let common =
+        ["-h", "localhost", "-p", &port, "-u", "dsd-d1", "-P", "secret", "-q", "1", "-t", "devices/d1/rain", "-m", "5"];
     let (ca, wrong_ca) = (text(papers.path("ca.pem")), text(other.path("ca.pem")));
     let pair = (text(papers.path("client.pem")), text(papers.path("client.key")));
     let wrong_pair = (text(other.path("client.pem")), text(other.path("client.key")));

@@ -133,8 +133,10 @@ async fn a_subscriber_that_lags_through_one_large_frame() {
     let mut client = world.connect(To::new(V5, "dsd-r", "r")).await;
     client.subscribe(TOPIC, QoS::AtLeastOnce).await;
     client.subscribe("v1.1/Observations", QoS::AtLeastOnce).await;
-    let rows = (0..100).map(|n| format!("[\"2026-01-01T00:{:02}:{:02}Z\",{n}]", n / 60, n % 60)).collect::<Vec<_>>().join(",");
-    let body = format!(r#"[{{"Datastream":{{"@iot.id":2}},"components":["phenomenonTime","result"],"dataArray":[{rows}]}}]"#);
+    let rows =
+        (0..100).map(|n| format!("[\"2026-01-01T00:{:02}:{:02}Z\",{n}]", n / 60, n % 60)).collect::<Vec<_>>().join(",");
+    let body =
+        format!(r#"[{{"Datastream":{{"@iot.id":2}},"components":["phenomenonTime","result"],"dataArray":[{rows}]}}]"#);
     let mut device = world.connect(To::new(V5, "dsd-d1", "d")).await;
     device.publish("v1.1/CreateObservations", &body, QoS::AtLeastOnce, 1).await;
     assert!(matches!(device.next().await, Packet::PublishAck(_)));
@@ -228,12 +230,9 @@ async fn wills() {
 
 #[tokio::test]
 async fn sessions_end_when_their_time_is_over() {
-    let world = World::with(
-        Options { sweep: Duration::from_millis(50), ..options() },
-        MemoryField::new(),
-        Default::default(),
-    )
-    .await;
+    let world =
+        World::with(Options { sweep: Duration::from_millis(50), ..options() }, MemoryField::new(), Default::default())
+            .await;
     let to = To { expiry: 1, clean: false, ..To::new(V5, "dsd-r", "r") };
     let mut client = world.connect(to).await;
     client.subscribe(TOPIC, QoS::AtLeastOnce).await;

@@ -178,7 +178,10 @@ async fn every_way_to_publish_an_observation() {
     let sent = [
         ("devices/d1/level", "1"),
         ("devices/d1/rain", r#"{"result":2,"phenomenonTime":"2026-01-01T00:00:00Z"}"#),
-        ("v1.1/Datastreams(3)/Observations", r#"{"result":3,"phenomenonTime":"2026-01-01T00:00:00Z/2026-01-01T01:00:00Z"}"#),
+        (
+            "v1.1/Datastreams(3)/Observations",
+            r#"{"result":3,"phenomenonTime":"2026-01-01T00:00:00Z/2026-01-01T01:00:00Z"}"#,
+        ),
         ("v1.1/Observations", r#"{"result":4,"Datastream":{"@iot.id":4}}"#),
         (
             "v1.1/CreateObservations",
@@ -217,7 +220,8 @@ async fn bytes_that_are_no_packets_end_the_connection_and_nothing_else() {
         check(version, &[0x38, 0x03, 0, 1, b'a'], Reason::MalformedPacket).await; // DUP with QoS 0
         check(version, &[0xc0, 0x01, 0], Reason::MalformedPacket).await; // PINGREQ with a body
         check(version, &[0x00, 0x00], Reason::ProtocolError).await;
-        check(version, &[0x10, 0x0d, 0, 4, b'M', b'Q', b'T', b'T', 9, 2, 0, 0, 0, 1, b'a'], Reason::ProtocolError).await;
+        check(version, &[0x10, 0x0d, 0, 4, b'M', b'Q', b'T', b'T', 9, 2, 0, 0, 0, 1, b'a'], Reason::ProtocolError)
+            .await;
         check(version, &[0x32, 0x05, 0, 1, b'a', 0, 0], Reason::MalformedPacket).await; // packet id 0
         check(version, &[0x80, 0x02, 0, 1], Reason::ProtocolError).await; // wrong flags
         check(version, &long_topic, Reason::TopicNameInvalid).await;
@@ -247,7 +251,8 @@ async fn what_came_before_a_bad_packet_stands() {
 #[tokio::test]
 async fn nothing_but_connect_comes_first() {
     let world = World::new().await;
-    for bytes in [&[0xc0u8, 0][..], &[0x30, 3, 0, 1, b'a'], b"GET / HTTP/1.1\r\n\r\n", &[0x10, 0xff, 0xff, 0xff, 0x7f]] {
+    for bytes in [&[0xc0u8, 0][..], &[0x30, 3, 0, 1, b'a'], b"GET / HTTP/1.1\r\n\r\n", &[0x10, 0xff, 0xff, 0xff, 0x7f]]
+    {
         let mut client = Client::dial(world.address, V5).await;
         client.raw(bytes).await;
         assert!(client.maybe().await.is_none(), "{bytes:02x?}");
@@ -334,7 +339,10 @@ async fn keep_alive_ends_the_silent() {
     let mut client = world.connect(To { keep_alive: 1, ..To::new(V5, "dsd-d", "d") }).await;
     let start = std::time::Instant::now();
     assert_eq!(reason(client.maybe().await), Some(Reason::KeepAliveTimeout));
-    assert!(start.elapsed() >= std::time::Duration::from_millis(1_400), "not before one and a half times the keep alive");
+    assert!(
+        start.elapsed() >= std::time::Duration::from_millis(1_400),
+        "not before one and a half times the keep alive"
+    );
 }
 
 #[tokio::test]

@@ -40,11 +40,14 @@ impl City {
     async fn open(folder: &Path) -> Self {
         let clock = Arc::new(SystemClock);
         let topic = TopicOptions::new("observations").guarded();
-        let stream = Stream::open(stream::Options::local(folder.join("stream"), [topic]), clock.clone()).await.expect("stream");
+        let stream =
+            Stream::open(stream::Options::local(folder.join("stream"), [topic]), clock.clone()).await.expect("stream");
         let lake = Lake::open(lake::Options::new(Root::Local(folder.join("lake")))).expect("lake");
-        let way = observe::Options { seal_every: Duration::from_secs(3_600), ..observe::Options::new(folder.join("heads")) };
+        let way =
+            observe::Options { seal_every: Duration::from_secs(3_600), ..observe::Options::new(folder.join("heads")) };
         let observe = Observe::open(way, stream.topic("observations").expect("topic"), &lake).await.expect("observe");
-        let records = Records::open(&records::Options::sqlite(folder.join("records.db")), clock.clone()).expect("records");
+        let records =
+            Records::open(&records::Options::sqlite(folder.join("records.db")), clock.clone()).expect("records");
         let catalog = Catalog::open(records.clone(), Arc::new(Everything), clock.clone()).expect("catalogue");
         let body = json!({
             "name": "t", "description": "d",
@@ -111,7 +114,8 @@ async fn from_the_device_to_the_lake_and_back_over_a_restart() {
     let (mut device, _) = city.connect(To::new(V3, "dsd-d1", "d")).await;
     let values = 0..300u16;
     for value in values.clone() {
-        let body = format!(r#"{{"result":{value},"phenomenonTime":"2026-01-01T{:02}:{:02}:00Z"}}"#, value / 60, value % 60);
+        let body =
+            format!(r#"{{"result":{value},"phenomenonTime":"2026-01-01T{:02}:{:02}:00Z"}}"#, value / 60, value % 60);
         device.publish("devices/d1/level", &body, QoS::AtLeastOnce, value + 1).await;
     }
     for value in values.clone() {

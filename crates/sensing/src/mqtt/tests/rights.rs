@@ -41,7 +41,15 @@ async fn guessing_is_cut_off() {
 #[tokio::test]
 async fn wildcards_show_nothing_of_other_tenants() {
     let world = World::new().await;
-    let filters = ["#", "v1.1/#", "v1.1/+/Observations", "v1.1/Observations", "+/+/+", "v1.1/Datastreams(12)/Observations", "v1.1/Datastreams(2)/Observations"];
+    let filters = [
+        "#",
+        "v1.1/#",
+        "v1.1/+/Observations",
+        "v1.1/Observations",
+        "+/+/+",
+        "v1.1/Datastreams(12)/Observations",
+        "v1.1/Datastreams(2)/Observations",
+    ];
     let mut readers = Vec::new();
     for (user, own) in [("dsd-r", vec![1, 2, 11]), ("epd-r", vec![1, 11, 12]), ("", vec![1, 11])] {
         for filter in filters {

@@ -60,7 +60,10 @@ impl MemoryField {
     }
     pub fn values(&self) -> Vec<(i64, f64)> {
         let log = self.log.lock();
-        log.iter().flat_map(|a| &a.observations).map(|o| (o.datastream.0, o.result.number().unwrap_or(f64::NAN))).collect()
+        log.iter()
+            .flat_map(|a| &a.observations)
+            .map(|o| (o.datastream.0, o.result.number().unwrap_or(f64::NAN)))
+            .collect()
     }
     pub fn info(id: i64) -> Option<Arc<DatastreamInfo>> {
         let owner = match id {
@@ -119,7 +122,9 @@ impl Field for Shared {
             let log = self.0.log.lock();
             (log[(offset as usize).min(log.len())..].to_vec(), self.0.live.subscribe())
         };
-        let live = tokio_stream::wrappers::BroadcastStream::new(live).take_while(|event| std::future::ready(event.is_ok())).filter_map(|event| std::future::ready(event.ok()));
+        let live = tokio_stream::wrappers::BroadcastStream::new(live)
+            .take_while(|event| std::future::ready(event.is_ok()))
+            .filter_map(|event| std::future::ready(event.ok()));
         futures::stream::iter(history).chain(live).map(|a| Applied::clone(&a)).boxed()
     }
     fn end(&self) -> u64 {
@@ -192,7 +197,8 @@ struct Kept(Arc<MemoryKeep>);
 
 impl Keep for Kept {
     fn load(&self) -> BoxFuture<'static, Result<(Vec<SavedSession>, Vec<SavedMessage>), RecordError>> {
-        let all = (self.0.sessions.lock().values().cloned().collect(), self.0.messages.lock().values().cloned().collect());
+        let all =
+            (self.0.sessions.lock().values().cloned().collect(), self.0.messages.lock().values().cloned().collect());
         async move { Ok(all) }.boxed()
     }
     fn save(&self, sessions: Vec<SavedSession>, ended: Vec<String>) -> BoxFuture<'static, Result<(), RecordError>> {
@@ -351,7 +357,8 @@ impl Client {
     }
 
     pub async fn hello(&mut self, to: To<'_>) -> Ack {
-        let credentials = (!to.user.is_empty()).then(|| (to.user.into(), bytes::Bytes::copy_from_slice(to.password.as_bytes())));
+        let credentials =
+            (!to.user.is_empty()).then(|| (to.user.into(), bytes::Bytes::copy_from_slice(to.password.as_bytes())));
         let (username, password) = credentials.unzip();
         let client_id = bytestring::ByteString::from(to.id);
         match &mut self.codec {
@@ -373,9 +380,7 @@ impl Client {
                 };
                 self.send3(connect.into()).await;
                 match self.next3().await {
-                    v3::Packet::ConnectAck(ack) => {
-                        Ack { present: ack.session_present, reason: ack.return_code.into() }
-                    }
+                    v3::Packet::ConnectAck(ack) => Ack { present: ack.session_present, reason: ack.return_code.into() },
                     other => panic!("{other:?}"),
                 }
             }
@@ -407,9 +412,7 @@ impl Client {
                 };
                 self.send(connect.into()).await;
                 match self.next().await {
-                    Packet::ConnectAck(ack) => {
-                        Ack { present: ack.session_present, reason: ack.reason_code.into() }
-                    }
+                    Packet::ConnectAck(ack) => Ack { present: ack.session_present, reason: ack.reason_code.into() },
                     other => panic!("{other:?}"),
                 }
             }
@@ -435,7 +438,9 @@ impl Client {
                     packet_id: s.packet_id,
                     topic_filters: s.topic_filters.into_iter().map(|(f, o)| (f, o.qos)).collect(),
                 },
-                Packet::Unsubscribe(u) => v3::Packet::Unsubscribe { packet_id: u.packet_id, topic_filters: u.topic_filters },
+                Packet::Unsubscribe(u) => {
+                    v3::Packet::Unsubscribe { packet_id: u.packet_id, topic_filters: u.topic_filters }
+                }
                 Packet::PublishAck(a) => v3::Packet::PublishAck { packet_id: a.packet_id },
                 Packet::PublishReceived(a) => v3::Packet::PublishReceived { packet_id: a.packet_id },
                 Packet::PublishRelease(a) => v3::Packet::PublishRelease { packet_id: a.packet_id },
