@@ -118,9 +118,12 @@ pub struct SavedMessage {
     pub qos: u8,
 }
 
+/// Everything that was kept.
+pub type Kept = (Vec<SavedSession>, Vec<SavedMessage>);
+
 /// Where sessions and retained messages survive a restart.
 pub trait Keep: Send + Sync + 'static {
-    fn load(&self) -> BoxFuture<'static, Result<(Vec<SavedSession>, Vec<SavedMessage>), RecordError>>;
+    fn load(&self) -> BoxFuture<'static, Result<Kept, RecordError>>;
     fn save(&self, sessions: Vec<SavedSession>, ended: Vec<String>) -> BoxFuture<'static, Result<(), RecordError>>;
     /// An empty payload removes the message.
     fn retain(&self, message: SavedMessage) -> BoxFuture<'static, Result<(), RecordError>>;

@@ -31,6 +31,8 @@ use super::{
 use crate::model::{DatastreamInfo, EntityId};
 
 type Group = Option<Arc<str>>;
+/// A retained message, the QoS it was published with, and whose it is.
+pub type Retained = (Arc<Message>, QoS, Tenant);
 
 /// A place in the tree of subscriptions.
 struct Subscriber {
@@ -51,7 +53,7 @@ pub struct Hub {
     pub stop: CancellationToken,
     pub sessions: Mutex<HashMap<String, Arc<Session>, RandomState>>,
     trie: RwLock<Trie<(u64, Group), Subscriber>>,
-    retained: Mutex<BTreeMap<ByteString, (Arc<Message>, QoS, Tenant)>>,
+    retained: Mutex<BTreeMap<ByteString, Retained>>,
     /// The offset after the last frame that has been routed.
     next: AtomicU64,
     numbers: AtomicU64,
@@ -475,7 +477,7 @@ impl Hub {
     }
 
     /// Retained tenant messages for a new subscription.
-    pub fn retained(&self, filter: &str) -> Vec<(Arc<Message>, QoS, Tenant)> {
+    pub fn retained(&self, filter: &str) -> Vec<Retained> {
         let retained = self.retained.lock();
         retained
             .iter()

@@ -64,7 +64,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use city::{
-    Applied, Authenticate, Field, Keep, Live, Login, RecordError, Refusal, Rights, SavedMessage, SavedSession,
+    Applied, Authenticate, Field, Keep, Kept, Live, Login, RecordError, Refusal, Rights, SavedMessage, SavedSession,
 };
 pub use listen::Tls;
 pub use observed::{DeviceKeys, Observed};

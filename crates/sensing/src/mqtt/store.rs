@@ -3,7 +3,7 @@
 use futures::{FutureExt, future::BoxFuture};
 use records::{Error, Migration, Records, params};
 
-use super::city::{Keep, RecordError, SavedMessage, SavedSession};
+use super::city::{Keep, Kept, RecordError, SavedMessage, SavedSession};
 
 const MIGRATIONS: [Migration; 1] = [Migration {
     version: 1,
@@ -30,7 +30,7 @@ fn unavailable(error: Error) -> RecordError {
 }
 
 impl Keep for Store {
-    fn load(&self) -> BoxFuture<'static, Result<(Vec<SavedSession>, Vec<SavedMessage>), RecordError>> {
+    fn load(&self) -> BoxFuture<'static, Result<Kept, RecordError>> {
         let records = self.0.clone();
         async move {
             let read = records.read(|read| {
