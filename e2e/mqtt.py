@@ -1,0 +1,241 @@
+"""The MQTT door as device programs see it: `paho-mqtt` in both protocol versions, and `mosquitto_pub` and `mosquitto_sub`.
+
+    python mqtt.py <http base> <mqtt port> <tenant> <its admin's API key> <another tenant> <that admin's API key>
+"""
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+
+import paho.mqtt.client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from common import Http, check, device, equal, finish, micros, now, stamp, streams_of, thing
+
+BASE, PORT, TENANT, KEY, OTHER, OTHER_KEY = sys.argv[1:7]
+PORT = int(PORT)
+PATIENCE = 30
+
+http, other = Http(BASE, KEY), Http(BASE, OTHER_KEY)
+mark = f"e2e-{now()}"
+mine = http.create("/v1.1/Things", thing(mark, ["level", "battery"]))
+level, battery = streams_of(http, mine)
+theirs = other.create("/v1.1/Things", thing(f"{mark} theirs", ["level"]))
+(their_level,) = streams_of(other, theirs)
+DEVICE, DEVICE_KEY = device(http, TENANT, mark, [mine])
+STRANGER, STRANGER_KEY = device(other, OTHER, mark, [theirs])
+
+
+def topic(stream):
+    return f"v1.1/Datastreams({stream})/Observations"
+
+
+class Client:
+    """A connected client whose messages can be waited for."""
+
+    def __init__(self, version, user=DEVICE, key=DEVICE_KEY, name="", clean=True):
+        start, lasting = {}, {}
+        if version == paho.MQTTv5:
+            properties = Properties(PacketTypes.CONNECT)
+            properties.SessionExpiryInterval = 0 if clean else 600
+            start = {"clean_start": clean, "properties": properties}
+        else:
+            lasting = {"clean_session": clean}
+        self.got, self.up, self.granted, self.down = queue.Queue(), queue.Queue(), queue.Queue(), threading.Event()
+        self.acks = {}
+        self.paho = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=name, protocol=version, reconnect_on_failure=False, **lasting)
+        if user is not None:
+            self.paho.username_pw_set(user, key)
+        self.paho.on_connect = lambda _c, _u, flags, reason, _p: self.up.put((flags.session_present, reason))
+        self.paho.on_message = lambda _c, _u, message: self.got.put(message)
+        self.paho.on_subscribe = lambda _c, _u, _m, reasons, _p: self.granted.put(reasons)
+        self.paho.on_publish = lambda _c, _u, number, reason, _p: self.acks.__setitem__(number, reason)
+        self.paho.on_disconnect = lambda *_: self.down.set()
+        self.paho.connect("127.0.0.1", PORT, 30, **start)
+        self.paho.loop_start()
+        self.present, self.reason = self.up.get(timeout=PATIENCE)
+
+    def subscribe(self, *topics, qos=1):
+        self.paho.subscribe([(t, qos) for t in topics])
+        return self.granted.get(timeout=PATIENCE)
+
+    def publish(self, where, body, qos=1):
+        sent = self.paho.publish(where, body if isinstance(body, (bytes, str)) else json.dumps(body), qos)
+        sent.wait_for_publish(PATIENCE)
+        assert sent.is_published(), "no acknowledgement"
+        return self.acks.get(sent.mid)
+
+    def next(self):
+        message = self.got.get(timeout=PATIENCE)
+        return message, json.loads(message.payload)
+
+    def __enter__(self):
+        assert not self.reason.is_failure, self.reason
+        return self
+
+    def __exit__(self, *_):
+        self.paho.disconnect()
+        self.paho.loop_stop()
+
+
+def latest(stream):
+    return http.get(f"/v1.1/Datastreams({stream})/Observations?$orderby=phenomenonTime desc&$top=1")["value"][0]
+
+
+def there_and_back(version):
+    def run():
+        with Client(version) as client:
+            for qos in (1, 2):
+                at = now()
+                client.publish(topic(level), {"result": qos + 0.5, "phenomenonTime": stamp(at)}, qos)
+                found = latest(level)
+                # What is acknowledged can be read at once.
+                equal((found["result"], micros(found["phenomenonTime"])), (qos + 0.5, at))
+            client.publish(topic(battery), "12.75")
+            equal(latest(battery)["result"], 12.75)
+            rows = [[stamp(now() + n), n] for n in range(100)]
+            before = http.get(f"/v1.1/Datastreams({level})/Observations?$count=true&$top=0")["@iot.count"]
+            client.publish(
+                "v1.1/CreateObservations",
+                [{"Datastream": {"@iot.id": level}, "components": ["phenomenonTime", "result"], "dataArray": rows}],
+            )
+            equal(http.get(f"/v1.1/Datastreams({level})/Observations?$count=true&$top=0")["@iot.count"], before + 100)
+
+    return run
+
+
+def subscribed(version):
+    def run():
+        with Client(version) as reader, Client(version) as writer:
+            writer.publish(topic(level), {"result": 7.25, "phenomenonTime": stamp(now())})
+            reader.subscribe(topic(level))
+            message, body = reader.next()
+            assert message.retain, "the first message is the latest value, retained"
+            equal(body["result"], 7.25)
+            for n in range(20):
+                writer.publish(topic(level), {"result": 100 + n, "phenomenonTime": stamp(now())})
+            for n in range(20):
+                message, body = reader.next()
+                equal((message.topic, body["result"], message.retain), (topic(level), 100 + n, False))
+            # Over HTTP too: one door's Observation leaves by the other.
+            http.ask("POST", f"/v1.1/Datastreams({level})/Observations", {"result": 55, "phenomenonTime": stamp(now())})
+            equal(reader.next()[1]["result"], 55)
+
+    return run
+
+
+def absent(version):
+    def run():
+        name = f"{mark}-absent-{version}"
+        with Client(version, name=name, clean=False) as first:
+            assert not first.present
+            first.subscribe(topic(battery))
+            first.next()
+        with Client(version) as writer:
+            for n in range(50):
+                writer.publish(topic(battery), {"result": n, "phenomenonTime": stamp(now())})
+        with Client(version, name=name, clean=False) as again:
+            assert again.present
+            equal([again.next()[1]["result"] for _ in range(50)], list(range(50)))
+
+    return run
+
+
+def no_entry(version):
+    def run():
+        for user, key in ((DEVICE, "lpd_aaaaaaaaaa_" + "A" * 43), (DEVICE, STRANGER_KEY[:-1] + "x"), (DEVICE, "")):
+            client = Client(version, user, key)
+            assert client.reason.is_failure, f"{client.reason} for a wrong key"
+            client.paho.loop_stop()
+
+    return run
+
+
+def strangers(version):
+    def run():
+        with Client(version, STRANGER, STRANGER_KEY) as stranger, Client(version) as writer:
+            stranger.subscribe(topic(level), "v1.1/Observations", "v1.1/+/Observations", "#", topic(their_level))
+            writer.publish(topic(level), {"result": 999, "phenomenonTime": stamp(now())})
+            at = now()
+            stranger.publish(topic(their_level), {"result": 1.5, "phenomenonTime": stamp(at)})
+            # The stream has one order: had the first been for this client, it would have come before its own.
+            while True:
+                message, body = stranger.next()
+                assert f"Datastreams({level})" not in message.payload.decode() + message.topic, "another department's value"
+                if body.get("result") == 1.5 and micros(body["phenomenonTime"]) == at:
+                    break
+        before = http.get(f"/v1.1/Datastreams({level})/Observations?$count=true&$top=0")["@iot.count"]
+        intruder = Client(version, STRANGER, STRANGER_KEY)
+        sent = intruder.paho.publish(topic(level), json.dumps({"result": 666}), 1)
+        if version == paho.MQTTv5:
+            sent.wait_for_publish(PATIENCE)
+            assert intruder.acks[sent.mid].is_failure, intruder.acks[sent.mid]
+        else:
+            # MQTT 3.1.1 has no words for a refusal.
+            assert intruder.down.wait(PATIENCE), "the connection stays open"
+        intruder.paho.disconnect()
+        intruder.paho.loop_stop()
+        equal(http.get(f"/v1.1/Datastreams({level})/Observations?$count=true&$top=0")["@iot.count"], before)
+
+    return run
+
+
+def nonsense(version):
+    def run():
+        before = http.get(f"/v1.1/Datastreams({level})/Observations?$count=true&$top=0")["@iot.count"]
+        for body in (b"", b"{", b'{"result": "deep"}', b'{"result": 1e999}', b"\xff\xfe", b'{"nothing": 1}'):
+            client = Client(version)
+            sent = client.paho.publish(topic(level), body, 1)
+            if version == paho.MQTTv5:
+                sent.wait_for_publish(PATIENCE)
+                assert client.acks[sent.mid].is_failure, (body, client.acks[sent.mid])
+            else:
+                assert client.down.wait(PATIENCE), (body, "the connection stays open")
+            client.paho.disconnect()
+            client.paho.loop_stop()
+        equal(http.get(f"/v1.1/Datastreams({level})/Observations?$count=true&$top=0")["@iot.count"], before)
+
+    return run
+
+
+def mosquitto(version):
+    def run():
+        who = ["-h", "127.0.0.1", "-p", str(PORT), "-u", DEVICE, "-P", DEVICE_KEY, "-V", version]
+        with subprocess.Popen(
+            ["mosquitto_sub", *who, "-q", "1", "-d", "-t", topic(battery), "-R", "-C", "3", "-W", str(PATIENCE), "-F", "@%p"],
+            stdout=subprocess.PIPE, text=True, bufsize=1,
+        ) as reader:
+            try:
+                lines = iter(reader.stdout.readline, "")
+                assert any("SUBACK" in line for line in lines), "not subscribed"
+                for n in range(3):
+                    subprocess.run(
+                        ["mosquitto_pub", *who, "-q", "1", "-t", topic(battery), "-m", json.dumps({"result": 11 + n, "phenomenonTime": stamp(now())})],
+                        check=True, timeout=PATIENCE,
+                    )
+                found = [json.loads(line[1:])["result"] for line in lines if line.startswith("@")]
+                equal(found, [11, 12, 13])
+            finally:
+                reader.kill()
+        wrong = subprocess.run(
+            ["mosquitto_pub", "-h", "127.0.0.1", "-p", str(PORT), "-u", DEVICE, "-P", "wrong", "-V", version, "-q", "1", "-t", topic(battery), "-m", "1"],
+            capture_output=True, timeout=PATIENCE,
+        )
+        assert wrong.returncode != 0, "a wrong key was let in"
+
+    return run
+
+
+for version, name in ((paho.MQTTv311, "3.1.1"), (paho.MQTTv5, "5")):
+    check(f"mqtt {name}: publish with QoS 1 and 2, read back over HTTP", there_and_back(version))
+    check(f"mqtt {name}: subscribe, the latest value first, then what comes from either door", subscribed(version))
+    check(f"mqtt {name}: a session that was absent misses nothing", absent(version))
+    check(f"mqtt {name}: a wrong key stays outside", no_entry(version))
+    check(f"mqtt {name}: another department gets nothing and changes nothing", strangers(version))
+    check(f"mqtt {name}: what is no Observation is refused and changes nothing", nonsense(version))
+for version in ("mqttv311", "mqttv5"):
+    check(f"mosquitto_pub and mosquitto_sub, {version}", mosquitto(version))
+finish()

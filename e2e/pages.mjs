@@ -1,0 +1,334 @@
+// Pages as people meet them: three languages, a phone and a desk, a keyboard, no scripts. axe looks for what shuts people out.
+
+import { mkdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { chromium } from "playwright-core";
+
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const shots = fileURLToPath(new URL("screenshots", import.meta.url));
+const languages = { en: "en", "zh-hant": "zh-Hant-HK", "zh-hans": "zh-Hans-HK" };
+const windows = { phone: { width: 375, height: 800 }, desk: { width: 1280, height: 900 } };
+const flags = [
+  "--headless",
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+  // The map is drawn in software here.
+  "--enable-unsafe-swiftshader",
+];
+const standards = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
+/** Which department has the things of a system; see packs/hong-kong/things. */
+const owners = { flood: "dsd", lamppost: "hyd", air: "epd", weather: "hko", parking: "td", toilet: "fehd", hepa: "ha" };
+
+function assert(truth, why) {
+  if (!truth) throw new Error(why);
+}
+
+/** A value that fits a Datastream's type, or nothing. */
+function fitting(type) {
+  if (type.endsWith("OM_Measurement")) return 21.5;
+  if (type.endsWith("OM_CountObservation")) return 3;
+  if (type.endsWith("OM_TruthObservation")) return true;
+  return undefined;
+}
+
+/** A latest value for everything, a day of one series, and one alarm. */
+async function seed(server) {
+  const now = Date.now();
+  let shown;
+  for (const [system, tenant] of Object.entries(owners)) {
+    const key = await server.key(tenant, "admin");
+    const filter = encodeURIComponent(`properties/system eq '${system}'`);
+    const expand = encodeURIComponent("Datastreams($select=id,observationType;$orderby=id asc)");
+    const things = await server.ask("GET", `/v1.1/Things?$filter=${filter}&$expand=${expand}&$orderby=id asc&$top=100`.replaceAll(" ", "%20"));
+    const groups = things.value.flatMap((thing) =>
+      thing.Datastreams.flatMap((stream) => {
+        const value = fitting(stream.observationType);
+        if (value === undefined) return [];
+        const dataArray = [[new Date(now - 60_000).toISOString(), value]];
+        return [{ Datastream: { "@iot.id": stream["@iot.id"] }, components: ["phenomenonTime", "result"], dataArray }];
+      }),
+    );
+    assert(groups.length > 0, `the pack has no Datastreams of the system ${system}`);
+    await server.ask("POST", "/v1.1/CreateObservations", key, groups);
+    if (system !== "flood") continue;
+    const thing = things.value[0];
+    const stream = thing.Datastreams[0]["@iot.id"];
+    const wave = (n) => Math.round((1.2 + Math.sin(n / 20) / 2) * 1_000) / 1_000;
+    const day = Array.from({ length: 288 }, (_, n) => [new Date(now - 86_400_000 + n * 300_000).toISOString(), wave(n)]);
+    const series = { Datastream: { "@iot.id": stream }, components: ["phenomenonTime", "result"], dataArray: day };
+    await server.ask("POST", "/v1.1/CreateObservations", key, [series]);
+    await server.ask("POST", `/v1.1/Datastreams(${stream})/Observations`, key, { result: 1_500, phenomenonTime: new Date(now).toISOString() });
+    shown = { thing: thing["@iot.id"], stream, key };
+  }
+  const until = Date.now() + 30_000;
+  for (;;) {
+    const { alarms } = await server.ask("GET", `/api/alarms?rule=e2e-high-water&thing=${shown.thing}`, shown.key);
+    if (alarms.length > 0) return { ...shown, alarm: alarms[0].id };
+    assert(Date.now() < until, "the rule raised no alarm within 30 s");
+    await new Promise((done) => setTimeout(done, 100));
+  }
+}
+
+/** Opens an address and notes what must not happen meanwhile. */
+async function open(page, server, path) {
+  const wrong = [];
+  const origin = new URL(server.base).origin;
+  const said = (message) => message.type() === "error" && wrong.push(`console: ${message.text()} ${message.location().url}`);
+  const threw = (error) => wrong.push(`script: ${error.message}`);
+  const asked = (request) => {
+    const url = new URL(request.url());
+    if (!["data:", "blob:", "about:"].includes(url.protocol) && url.origin !== origin) wrong.push(`another host: ${url.href}`);
+  };
+  page.on("console", said).on("pageerror", threw).on("request", asked);
+  const response = await page.goto(server.base + path, { waitUntil: "load" });
+  const done = () => {
+    page.off("console", said).off("pageerror", threw).off("request", asked);
+    return wrong;
+  };
+  return { status: response.status(), done };
+}
+
+async function violations(page) {
+  await page.evaluate(axe);
+  const found = await page.evaluate((tags) => globalThis.axe.run(document, { runOnly: tags, resultTypes: ["violations"] }), standards);
+  return found.violations
+    .filter((v) => v.impact === "serious" || v.impact === "critical")
+    .map((v) => `axe ${v.id} (${v.nodes.length}): ${v.nodes[0].target.join(" ")}: ${v.nodes[0].failureSummary}`);
+}
+
+async function look(page, server, { path, name, language, size, status = 200 }) {
+  await page.setViewportSize(windows[size]);
+  const opened = await open(page, server, `/${language}${path}`);
+  assert(opened.status === status, `${opened.status}, not ${status}`);
+  if (name === "map" || name === "home") await page.waitForSelector("canvas.maplibregl-canvas", { timeout: 30_000 });
+  if (name === "datastream") await page.waitForSelector(".uplot canvas", { timeout: 30_000 });
+  const headings = await page.locator("h1").allTextContents();
+  assert(headings.length === 1 && headings[0].trim() !== "", `h1: ${JSON.stringify(headings)}`);
+  const told = await page.getAttribute("html", "lang");
+  assert(told === languages[language], `lang=${told}`);
+  if (language !== "en") {
+    const untold = await page.evaluate(() => document.body.innerText.match(/\{[a-z_-]+\}|\b(?:page|nav|alarm|thing|home|map)\.[a-z-]+\b/)?.[0]);
+    assert(!untold, `a text is missing: ${untold}`);
+    assert(/\p{Script=Han}/u.test(headings[0]) || name === "thing" || name === "datastream", `the heading is not Chinese: ${headings[0]}`);
+  }
+  const found = await violations(page);
+  assert(found.length === 0, found.join("; "));
+  await page.screenshot({ path: join(shots, `${name}-${language}-${size}.png`) });
+  if (size === "phone") {
+    await page.setViewportSize({ width: 320, height: 640 });
+    const width = await page.evaluate(() => document.documentElement.scrollWidth);
+    assert(width <= 320, `at 320 pixels the page is ${width} wide`);
+  }
+  // The console's own line about an address that is meant to be missing is no error of the page.
+  const wrong = opened.done().filter((w) => status === 200 || !w.includes("Failed to load resource"));
+  assert(wrong.length === 0, wrong.join("; "));
+}
+
+async function keyboard(page, server, path) {
+  await page.setViewportSize(windows.desk);
+  await page.goto(server.base + path, { waitUntil: "load" });
+  const active = (read) => page.evaluate(read);
+  await page.keyboard.press("Tab");
+  const first = await active(() => ({ skip: document.activeElement?.matches("a.skip"), box: document.activeElement?.getBoundingClientRect().toJSON() }));
+  assert(first.skip, "the first stop is not the skip link");
+  assert(first.box.top >= 0 && first.box.left >= 0 && first.box.width > 10, "the skip link is not seen when it has the focus");
+  await page.keyboard.press("Enter");
+  assert(await active(() => document.activeElement?.id === "main"), "the skip link does not lead to the content");
+  await page.goto(server.base + path, { waitUntil: "load" });
+  for (let stop = 0; stop < 6; stop += 1) {
+    await page.keyboard.press("Tab");
+    const inside = await active(() => {
+      const at = document.activeElement;
+      const style = getComputedStyle(at);
+      return at.closest("nav.sections") && { seen: style.outlineStyle !== "none" || style.boxShadow !== "none", href: at.href };
+    });
+    if (!inside) continue;
+    assert(inside.seen, "one does not see where the focus is");
+    await Promise.all([page.waitForURL(inside.href), page.keyboard.press("Enter")]);
+    return;
+  }
+  throw new Error("six times Tab does not reach the main navigation");
+}
+
+async function join_(page, link, account, password) {
+  await page.goto(link);
+  await page.fill("input[name=name]", "Chan Tai Man");
+  await page.fill("input[name=account]", account);
+  await page.fill("input[name=password]", password);
+  await Promise.all([page.waitForNavigation(), page.click("main form button")]);
+}
+
+async function signIn(page, server, account, password, language = "en") {
+  await page.goto(`${server.base}/${language}/sign-in`);
+  await page.fill("input[name=account]", account);
+  await page.fill("input[name=password]", password);
+  await Promise.all([page.waitForNavigation(), page.click("main form button")]);
+  return page.url();
+}
+
+/** Alarm raised → acknowledged → undone on its page, without scripts. */
+async function acknowledge(page, server, shown, said) {
+  await page.goto(`${server.base}/zh-hant/alarms/${shown.alarm}`);
+  await page.fill("textarea[name=comment]", said);
+  await Promise.all([page.waitForNavigation(), page.click("button[name=deed][value=acknowledge]")]);
+  assert(page.url().endsWith(`/zh-hant/alarms/${shown.alarm}`), `one is led to ${page.url()}`);
+  assert((await page.locator("main").innerText()).includes(said), "the comment is not in the history");
+  const after = await server.ask("GET", `/api/alarms/${shown.alarm}`, shown.key);
+  assert(after.alarm.state === "acknowledged", `the state is ${after.alarm.state}`);
+  const last = after.history.at(-1);
+  assert(last.kind === "acknowledged" && last.comment === said, JSON.stringify(last));
+}
+
+/** The same form sent twice, as an impatient thumb does. */
+async function twice(context, server, shown) {
+  const [one, two] = [await context.newPage(), await context.newPage()];
+  const address = `${server.base}/en/alarms/${shown.alarm}`;
+  await one.goto(address);
+  await two.goto(address);
+  await Promise.all([one.waitForNavigation(), one.click("button[name=deed][value=unacknowledge]")]);
+  const [response] = await Promise.all([two.waitForNavigation(), two.click("button[name=deed][value=unacknowledge]")]);
+  assert(response.status() === 412, `the second is answered ${response.status()}, not 412`);
+  assert((await two.locator("h1").innerText()).trim() !== "", "without a page that says so");
+  const after = await server.ask("GET", `/api/alarms/${shown.alarm}`, shown.key);
+  const undone = after.history.filter((entry) => entry.kind === "unacknowledged");
+  assert(undone.length === 1, `it was undone ${undone.length} times`);
+  await one.close();
+  await two.close();
+}
+
+/** Live values come to an open page by themselves. */
+async function live(page, server, shown) {
+  await page.setViewportSize(windows.desk);
+  const stream = page.waitForRequest((request) => request.url().includes("/api/live"));
+  await page.goto(`${server.base}/en/datastreams/${shown.stream}`, { waitUntil: "load" });
+  await stream;
+  const value = 1.1 + Math.floor(Math.random() * 7) / 10;
+  const post = () => server.ask("POST", `/v1.1/Datastreams(${shown.stream})/Observations`, shown.key, { result: value, phenomenonTime: new Date().toISOString() });
+  await post();
+  const shows = (text) => [...document.querySelectorAll(`.live[data-datastream]`)].some((e) => e.innerText.includes(text));
+  // The connection may have opened just after the value came: values go on coming, as they do.
+  const again = setInterval(() => post().catch(() => {}), 2_000);
+  try {
+    await page.waitForFunction(shows, value.toFixed(1), { timeout: 20_000 });
+  } finally {
+    clearInterval(again);
+  }
+}
+
+export async function pages(server, check) {
+  mkdirSync(shots, { recursive: true });
+  const shown = await check("pages: values for every thing, a day of one series, an alarm", () => seed(server));
+  if (!shown) return;
+  const { paths } = await server.ask("GET", "/api/openapi.json");
+  const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: flags });
+  try {
+    const everybody = await browser.newContext();
+    const page = await everybody.newPage();
+    const open_ = [
+      { name: "home", path: "" },
+      { name: "map", path: "/map" },
+      { name: "things", path: "/things" },
+      { name: "thing", path: `/things/${shown.thing}` },
+      { name: "datastream", path: `/datastreams/${shown.stream}` },
+      { name: "alarms", path: "/alarms" },
+      { name: "sign-in", path: "/sign-in" },
+      { name: "missing", path: "/things/999999999", status: 404 },
+    ];
+    const visit = async (page, list) => {
+      for (const one of list) {
+        for (const language of Object.keys(languages)) {
+          for (const size of Object.keys(windows)) {
+            await check(`pages: ${one.name}, ${language}, ${size}`, () => look(page, server, { ...one, language, size }));
+          }
+        }
+      }
+    };
+    await visit(page, open_);
+    for (const { name, path } of open_.slice(0, 7)) {
+      await check(`pages: ${name} by keyboard`, () => keyboard(page, server, `/en${path}`));
+    }
+    await check("pages: a new value comes to an open page by itself", () => live(page, server, shown));
+    const dark = await browser.newContext({ colorScheme: "dark" });
+    const night = await dark.newPage();
+    for (const { name, path } of open_.slice(0, 7)) {
+      await check(`pages: ${name} in the dark`, async () => {
+        await night.goto(`${server.base}/en${path}`, { waitUntil: "load" });
+        const found = await violations(night);
+        assert(found.length === 0, found.join("; "));
+      });
+    }
+    await dark.close();
+
+    // Without scripts everything is still said, and everything can still be done.
+    const plain = await browser.newContext({ javaScriptEnabled: false });
+    const still = await plain.newPage();
+    const account = `operator-${Date.now()}`;
+    const password = "rain on a tin roof";
+    await check("pages: a one-time link makes an account, once", async () => {
+      const link = await server.invite("dsd", "operator");
+      await join_(still, link, account, password);
+      assert(!still.url().includes("/join/"), `one stays on ${still.url()}`);
+      const again = await still.goto(link);
+      assert(again.status() === 404, `the used link is answered ${again.status()}`);
+    });
+    await plain.clearCookies();
+    await check("pages: a wrong password is refused and what was typed is kept", async () => {
+      await signIn(still, server, account, "not the password at all");
+      assert(new URL(still.url()).pathname === "/en/sign-in", still.url());
+      assert((await still.inputValue("input[name=account]")) === account, "the account is lost");
+      assert((await still.inputValue("input[name=password]")) === "", "the password is sent back");
+    });
+    await check("pages: the right one lets in, without scripts", async () => {
+      const at = await signIn(still, server, account, password);
+      assert(new URL(at).pathname !== "/en/sign-in", at);
+    });
+    await check("pages: map and chart are drawings and tables without scripts", async () => {
+      await still.goto(`${server.base}/en/datastreams/${shown.stream}`);
+      assert((await still.locator("main svg").count()) > 0, "no drawing");
+      assert((await still.locator("main table tbody tr").count()) > 10, "no table");
+      await still.goto(`${server.base}/en/map`);
+      assert((await still.locator("main table tbody tr").count()) > 10, "no list beside the map");
+    });
+    await check("pages: an alarm is acknowledged, without scripts", () => acknowledge(still, server, shown, "消防已到場"));
+    await check("pages: a decision about an alarm that has changed meanwhile is refused", () => twice(plain, server, shown));
+    await check("pages: a form from elsewhere is refused", async () => {
+      const response = await plain.request.post(`${server.base}/en/alarms/${shown.alarm}`, {
+        form: { deed: "acknowledge", version: "1", csrf: "AAAA" },
+        headers: { Origin: "https://elsewhere.example" },
+      });
+      assert(response.status() === 403, `answered ${response.status()}`);
+    });
+    await plain.close();
+
+    const signed = await browser.newContext();
+    const desk = await signed.newPage();
+    await check("pages: sign in", async () => {
+      const at = await signIn(desk, server, account, password, "zh-hant");
+      assert(new URL(at).pathname !== "/zh-hant/sign-in", at);
+    });
+    const own = [
+      { name: "alarm", path: `/alarms/${shown.alarm}` },
+      { name: "alarms-signed-in", path: "/alarms" },
+      { name: "account", path: "/account" },
+      ...(paths["/{language}/devices"] ? [{ name: "devices", path: "/devices" }] : []),
+    ];
+    if (!paths["/{language}/devices"]) console.log("#    pages: this program lists no page of devices in /api/openapi.json");
+    await visit(desk, own);
+    await check("pages: who signs out is out", async () => {
+      await desk.goto(`${server.base}/en/account`);
+      await Promise.all([desk.waitForNavigation(), desk.click("form[action$='/account/sign-out'] button")]);
+      await desk.goto(`${server.base}/en/account`);
+      assert(new URL(desk.url()).pathname === "/en/sign-in", desk.url());
+    });
+  } finally {
+    await browser.close();
+  }
+}

@@ -1,0 +1,94 @@
+// The whole program, driven from outside by other people's clients: browsers, SensorThings and MQTT libraries, and kill -9.
+//
+//   node e2e/run.mjs <program> [pages] [sta] [mqtt] [kill]
+//
+// One line for each check, a last line with the sum, and an exit code that says whether all of them passed. E2E_KILLS=100 for the
+// long run. `cargo xtask test` installs what is needed (npm ci here, e2e/requirements.txt) and calls this with the program it has built.
+
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+import { pages } from "./pages.mjs";
+import { Server } from "./server.mjs";
+
+const here = fileURLToPath(new URL(".", import.meta.url));
+const parts = ["sta", "mqtt", "pages", "kill"];
+
+let passed = 0;
+let failed = 0;
+
+function line(text) {
+  if (text.startsWith("ok ")) passed += 1;
+  if (text.startsWith("FAIL ")) failed += 1;
+  console.log(text);
+}
+
+/** One line for one check. `run` throws when it is not so. */
+async function check(what, run) {
+  try {
+    const result = await run();
+    line(`ok   ${what}`);
+    return result;
+  } catch (error) {
+    line(`FAIL ${what}: ${String(error?.message ?? error).replace(/\s+/g, " ").slice(0, 1_000)}`);
+    return undefined;
+  }
+}
+
+function python() {
+  if (process.env.LAMPPOST_PYTHON) return process.env.LAMPPOST_PYTHON;
+  const cache = process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache");
+  const found = join(cache, "lamppost/venv/bin/python3");
+  if (!existsSync(found)) throw new Error(`${found} is not there; cargo xtask test makes it from e2e/requirements.txt`);
+  return found;
+}
+
+/** A script that prints lines of its own; one that ends badly without saying what failed is a failure too. */
+async function script(name, args) {
+  const before = failed;
+  const child = spawn(python(), ["-u", join(here, name), ...args], { stdio: ["ignore", "pipe", "inherit"] });
+  const lines = createInterface({ input: child.stdout });
+  lines.on("line", line);
+  const ended = new Promise((done) => child.on("close", done));
+  const drained = new Promise((done) => lines.on("close", done));
+  const [code] = await Promise.all([ended, drained]);
+  if (code !== 0 && failed === before) line(`FAIL ${name}: ended with ${code}`);
+}
+
+async function main() {
+  const [given, ...chosen] = process.argv.slice(2);
+  const unknown = chosen.find((part) => !parts.includes(part));
+  if (!given || unknown) throw new Error(`usage: node e2e/run.mjs <program> [${parts.join("] [")}]`);
+  const program = resolve(given);
+  if (!existsSync(program)) throw new Error(`${program} is not there`);
+  const wants = (part) => chosen.length === 0 || chosen.includes(part);
+  if (["sta", "mqtt", "pages"].some(wants)) {
+    const server = new Server(program);
+    try {
+      const started = await check("the server starts on an empty folder and is ready", () => server.start());
+      if (started !== undefined) {
+        const dsd = await server.key("dsd", "admin");
+        const epd = await server.key("epd", "admin");
+        if (wants("sta")) await script("sta.py", [server.base, dsd, epd]);
+        if (wants("mqtt")) await script("mqtt.py", [server.base, String(server.mqttPort), "dsd", dsd, "epd", epd]);
+        if (wants("pages")) await pages(server, check);
+      }
+      await check("the server stops when it is told to", () => server.stop());
+    } finally {
+      await server.remove();
+    }
+  }
+  if (wants("kill")) await script("kill.py", [program]);
+}
+
+try {
+  await main();
+} catch (error) {
+  line(`FAIL ${error.message}`);
+}
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed === 0 && passed > 0 ? 0 : 1;
