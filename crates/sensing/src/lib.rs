@@ -4,6 +4,8 @@ pub mod alarms;
 pub mod catalog;
 pub mod devices;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod model;
 pub mod mqtt;
 pub mod notify;

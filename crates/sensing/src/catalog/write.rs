@@ -96,7 +96,10 @@ impl<'w, 'tx> Writer<'w, 'tx> {
     }
     /// An entity that the caller may see.
     pub fn visible(&mut self, entity: EntityType, id: EntityId, at: &str) -> Result<Entity, Error> {
-        let found = self.load(entity, id)?.filter(|e| self.context.scope.admits(&e.tenant, e.public));
+        // The scope was computed before this command; what the command itself has written, it may see.
+        let found = self
+            .load(entity, id)?
+            .filter(|e| self.context.scope.admits(&e.tenant, e.public) || self.changes.tenants.contains(&e.tenant));
         found.ok_or_else(|| Error::field(at, format!("there is no {}({id})", entity.set())))
     }
     pub fn by_key(&mut self, entity: EntityType, tenant: &Tenant, key: &str) -> Result<Option<EntityId>, Error> {
@@ -118,7 +121,15 @@ impl<'w, 'tx> Writer<'w, 'tx> {
     ) -> Result<EntityId, Error> {
         let schema = Schema::of(draft.entity);
         let (ones, owner) = self.ties(schema, draft, bound, inherited)?;
-        self.require(action::WRITE, draft.entity, &owner, &format!("This {}", schema.entity.singular()))?;
+        if !self.allows(action::WRITE, draft.entity, &owner) {
+            // Nothing is given away: the tenant is the caller's own word.
+            return Err(if self.context.caller.is_anonymous() {
+                Problem::unauthenticated().into()
+            } else {
+                let kind = schema.entity.singular();
+                Problem::forbidden(format!("You may not create a {kind} for '{}'.", owner.tenant)).into()
+            });
+        }
         if let Some(key) = &draft.key
             && self.by_key(draft.entity, &owner.tenant, key)?.is_some()
         {

@@ -109,6 +109,11 @@ impl Engine {
     pub fn new(catalog: Catalog, series: Arc<dyn Series>, limits: Limits) -> Self {
         Self { catalog, series, limits, pushdown: true }
     }
+    /// Answers without asking SQL to narrow anything: the reference that the narrowing is held against.
+    #[must_use]
+    pub fn with_pushdown(self, pushdown: bool) -> Self {
+        Self { pushdown, ..self }
+    }
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
     }

@@ -8,6 +8,9 @@ mod path;
 mod read;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use axum::{
