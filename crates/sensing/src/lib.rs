@@ -2,6 +2,7 @@
 
 pub mod alarms;
 pub mod catalog;
+pub mod connect;
 pub mod devices;
 pub mod error;
 #[doc(hidden)]

@@ -1,0 +1,79 @@
+//! `/api/connectors`: how the feeds are doing, and running one at once.
+
+use axum::{
+    Extension, Json, Router,
+    extract::{Path, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use kernel::{Caller, Problem};
+use serde_json::json;
+
+use super::Connect;
+use crate::{
+    Audience, Error, Route,
+    route::action::{CONNECTOR_MANAGE, CONNECTOR_READ},
+};
+
+pub const ROUTES: &[Route] = &[
+    Route {
+        method: "GET",
+        path: "/api/connectors",
+        action: CONNECTOR_READ,
+        audience: Audience::SignedIn,
+        audit: false,
+        summary: "The feeds that are polled, and how their last runs went.",
+    },
+    Route {
+        method: "GET",
+        path: "/api/connectors/{key}",
+        action: CONNECTOR_READ,
+        audience: Audience::SignedIn,
+        audit: false,
+        summary: "One feed, with the account of its last run.",
+    },
+    Route {
+        method: "POST",
+        path: "/api/connectors/{key}/run",
+        action: CONNECTOR_MANAGE,
+        audience: Audience::SignedIn,
+        audit: true,
+        summary: "Poll a feed now and read it completely.",
+    },
+];
+
+pub fn router(connect: Connect) -> Router {
+    Router::new()
+        .route("/api/connectors", get(list))
+        .route("/api/connectors/{key}", get(one))
+        .route("/api/connectors/{key}/run", post(run))
+        .with_state(connect)
+}
+
+type Who = Option<Extension<Caller>>;
+
+fn signed_in(who: Who) -> Result<Caller, Error> {
+    who.map(|Extension(caller)| caller).filter(|c| !c.is_anonymous()).ok_or_else(|| Problem::unauthenticated().into())
+}
+
+/// What somebody may see is nobody else's to keep.
+fn fresh(body: impl IntoResponse) -> Response {
+    let mut response = body.into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn list(State(connect): State<Connect>, who: Who) -> Result<Response, Error> {
+    let connectors = connect.connectors(&signed_in(who)?).await?;
+    Ok(fresh(Json(json!({ "value": connectors }))))
+}
+
+async fn one(State(connect): State<Connect>, who: Who, Path(key): Path<String>) -> Result<Response, Error> {
+    Ok(fresh(Json(connect.connector(&signed_in(who)?, &key).await?)))
+}
+
+async fn run(State(connect): State<Connect>, who: Who, Path(key): Path<String>) -> Result<Response, Error> {
+    let view = connect.run_now(&signed_in(who)?, &key).await?;
+    Ok(fresh((StatusCode::ACCEPTED, Json(view))))
+}
