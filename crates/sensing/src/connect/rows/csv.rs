@@ -65,6 +65,25 @@ fn header<'t>(source: &Source, text: &'t str) -> Result<(StringRecord, u64, &'t 
     })
 }
 
+/// Numbers lines as editors do. The reader's own count is behind by a line where rows end in CR LF or empty lines were passed over.
+struct Lines<'t> {
+    text: &'t [u8],
+    at: usize,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// The line of the record that begins at or after this byte, which lies behind the last one asked for.
+    fn of(&mut self, byte: u64) -> u64 {
+        let byte = usize::try_from(byte).unwrap_or(usize::MAX);
+        while self.text.get(self.at).is_some_and(|c| self.at < byte || matches!(c, b'\r' | b'\n')) {
+            self.line += u64::from(self.text[self.at] == b'\n');
+            self.at += 1;
+        }
+        self.line
+    }
+}
+
 pub fn read(source: &Source, needed: &[&str], text: &str, visit: &mut Visit<'_>) -> Result<(), String> {
     let (header, line, below) = header(source, text)?;
     let names: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
@@ -81,11 +100,12 @@ pub fn read(source: &Source, needed: &[&str], text: &str, visit: &mut Visit<'_>)
     if visit(Item::Columns(&names)).is_break() {
         return Ok(());
     }
+    let mut lines = Lines { text: below.as_bytes(), at: 0, line: line + 1 };
     let mut reader = reader(source, below);
     let mut record = StringRecord::new();
     // The text is UTF-8 and rows may have any length, so nothing is left that could fail here.
     while reader.read_record(&mut record).map_err(|e| e.to_string())? {
-        let line = line + record.position().map_or(1, csv::Position::line);
+        let line = lines.of(record.position().map_or(0, csv::Position::byte));
         let first = record.get(0).unwrap_or_default();
         let empty = record.iter().all(|field| field.trim().is_empty());
         let item = if empty || source.skip.iter().any(|note| first.starts_with(note.as_str())) {
