@@ -1,18 +1,18 @@
 //! `/api/connectors`: how the feeds are doing, and running one at once.
 
 use axum::{
-    Extension, Json, Router,
+    Json, Router,
     extract::{Path, State},
-    http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::StatusCode,
+    response::Response,
     routing::{get, post},
 };
-use kernel::{Caller, Problem};
 use serde_json::json;
 
 use super::Connect;
 use crate::{
     Audience, Error, Route,
+    alarms::api::{Who, fresh, signed_in},
     route::action::{CONNECTOR_MANAGE, CONNECTOR_READ},
 };
 
@@ -49,19 +49,6 @@ pub fn router(connect: Connect) -> Router {
         .route("/api/connectors/{key}", get(one))
         .route("/api/connectors/{key}/run", post(run))
         .with_state(connect)
-}
-
-type Who = Option<Extension<Caller>>;
-
-fn signed_in(who: Who) -> Result<Caller, Error> {
-    who.map(|Extension(caller)| caller).filter(|c| !c.is_anonymous()).ok_or_else(|| Problem::unauthenticated().into())
-}
-
-/// What somebody may see is nobody else's to keep.
-fn fresh(body: impl IntoResponse) -> Response {
-    let mut response = body.into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 async fn list(State(connect): State<Connect>, who: Who) -> Result<Response, Error> {

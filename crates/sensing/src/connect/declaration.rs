@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, ops::Deref, time::Duration};
 use kernel::{FieldError, Problem, Tenant, Text};
 use serde::{Deserialize, Serialize};
 
+use crate::rules::model::is_key;
+
 use super::{
     guard,
     template::{self, Template},
@@ -259,7 +261,9 @@ impl Connector {
         if let Err(detail) = Tenant::parse(d.tenant.as_str()) {
             wrong("/tenant", detail);
         }
-        for (language, text) in [("en", Some(&d.name.en)), ("zh-hant", d.name.zh_hant.as_ref()), ("zh-hans", d.name.zh_hans.as_ref())] {
+        for (language, text) in
+            [("en", Some(&d.name.en)), ("zh-hant", d.name.zh_hant.as_ref()), ("zh-hans", d.name.zh_hans.as_ref())]
+        {
             if text.is_none_or(|t| t.trim().is_empty() || t.len() > MAX_TEXT) {
                 wrong(&format!("/name/{language}"), format!("a text of at most {MAX_TEXT} bytes is expected"));
             }
@@ -306,7 +310,6 @@ impl Connector {
         names.dedup();
         names
     }
-
 }
 
 impl Source {
@@ -348,7 +351,10 @@ fn check_source(source: &Source, wrong: &mut impl FnMut(&str, String)) {
     match source.format {
         Format::Csv => {
             match &source.header {
-                None => wrong("/source/header", "say which line is the header (from 1), or the text of one of its columns".to_owned()),
+                None => wrong(
+                    "/source/header",
+                    "say which line is the header (from 1), or the text of one of its columns".to_owned(),
+                ),
                 Some(Header::Line(line)) if !(1..=1_000).contains(line) => {
                     wrong("/source/header", "a line from 1 to 1000 is expected".to_owned());
                 }
@@ -417,7 +423,9 @@ fn check_values(d: &Declaration, wrong: &mut impl FnMut(&str, String)) -> Vec<Pl
 }
 
 fn check_lists(d: &Declaration, wrong: &mut impl FnMut(&str, String)) {
-    let entries = d.tables.values().map(BTreeMap::len).sum::<usize>() + d.placeholders.len() + d.only.values().map(Vec::len).sum::<usize>();
+    let entries = d.tables.values().map(BTreeMap::len).sum::<usize>()
+        + d.placeholders.len()
+        + d.only.values().map(Vec::len).sum::<usize>();
     if entries > MAX_LIST {
         wrong("/tables", format!("at most {MAX_LIST} entries of tables, placeholders and only are expected"));
     }
@@ -426,7 +434,10 @@ fn check_lists(d: &Declaration, wrong: &mut impl FnMut(&str, String)) {
     }
     for (text, placeholder) in &d.placeholders {
         if !is_code(&placeholder.quality) {
-            wrong(&format!("/placeholders/{text}/quality"), "a code of 1 to 40 of a-z, 0-9 and '-' is expected".to_owned());
+            wrong(
+                &format!("/placeholders/{text}/quality"),
+                "a code of 1 to 40 of a-z, 0-9 and '-' is expected".to_owned(),
+            );
         }
         if placeholder.value.is_some_and(|v| !v.is_finite()) {
             wrong(&format!("/placeholders/{text}/value"), "a finite number is expected".to_owned());
@@ -441,13 +452,6 @@ fn check_lists(d: &Declaration, wrong: &mut impl FnMut(&str, String)) {
 
 fn is_code(code: &str) -> bool {
     (1..=40).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-}
-
-/// Keys of connectors and Datastreams.
-pub fn is_key(key: &str) -> bool {
-    (1..=80).contains(&key.len())
-        && key.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'))
 }
 
 /// Connectors that one city may have.
@@ -470,7 +474,9 @@ pub fn check_all(declarations: Vec<Declaration>) -> Result<Vec<Connector>, Probl
         }
         match Connector::new(declaration) {
             Ok(connector) => connectors.push(connector),
-            Err(found) => errors.extend(found.into_iter().map(|e| FieldError { field: format!("/{at}{}", e.field), ..e })),
+            Err(found) => {
+                errors.extend(found.into_iter().map(|e| FieldError { field: format!("/{at}{}", e.field), ..e }))
+            }
         }
     }
     let Some(first) = errors.first() else { return Ok(connectors) };

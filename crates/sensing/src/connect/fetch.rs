@@ -42,7 +42,10 @@ pub struct Tags {
 pub enum Answer {
     /// 304: as it was.
     Same,
-    Document { bytes: Vec<u8>, tags: Tags },
+    Document {
+        bytes: Vec<u8>,
+        tags: Tags,
+    },
 }
 
 pub struct Fetcher {
@@ -117,8 +120,12 @@ impl Fetcher {
                 StatusCode::OK => return self.body(response).await,
                 status if status.is_redirection() => url = target(&url, response.headers())?,
                 status => {
-                    let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
-                    return Err(Failure { retry_after, ..Failure::new(format!("the publisher answered {}", status.as_u16())) });
+                    let retry_after =
+                        response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
+                    return Err(Failure {
+                        retry_after,
+                        ..Failure::new(format!("the publisher answered {}", status.as_u16()))
+                    });
                 }
             }
         }
@@ -128,7 +135,9 @@ impl Fetcher {
     /// Reads at most the limit, counted after decompression, so that a small answer cannot become a large one.
     async fn body(&self, mut response: Response) -> Result<Answer, Failure> {
         let too_large = || Failure::new(format!("the document is larger than {} bytes", self.max_bytes));
-        let tag = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).filter(|t| t.len() <= MAX_TAG).map(str::to_owned);
+        let tag = |name| {
+            response.headers().get(name).and_then(|v| v.to_str().ok()).filter(|t| t.len() <= MAX_TAG).map(str::to_owned)
+        };
         let tags = Tags { etag: tag(header::ETAG), modified: tag(header::LAST_MODIFIED) };
         let announced = response.content_length();
         if announced.is_some_and(|n| usize::try_from(n).map_or(true, |n| n > self.max_bytes)) {
@@ -154,7 +163,10 @@ impl Fetcher {
         if roots.iter().filter_map(|r| r.canonicalize().ok()).any(|root| real.starts_with(root)) {
             Ok(real)
         } else {
-            Err(Failure::new(format!("'{}' lies outside of what the operator has opened to connectors", path.display())))
+            Err(Failure::new(format!(
+                "'{}' lies outside of what the operator has opened to connectors",
+                path.display()
+            )))
         }
     }
 
@@ -211,7 +223,9 @@ fn fits(name: &str, pattern: Option<&str>) -> bool {
     let Some(pattern) = pattern else { return true };
     match pattern.split_once('*') {
         None => name == pattern,
-        Some((before, after)) => name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after),
+        Some((before, after)) => {
+            name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
+        }
     }
 }
 

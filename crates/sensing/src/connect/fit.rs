@@ -54,10 +54,13 @@ fn result(text: &str, plan: &Plan, kind: ObservationType) -> Result<ResultValue,
         }
         ObservationType::Category | ObservationType::Text | ObservationType::Temporal => json(text.into()),
         ObservationType::Geometry | ObservationType::Complex => {
-            let value = serde_json::from_str::<serde_json::Value>(text).map_err(|e| format!("JSON is expected: {e}"))?;
+            let value =
+                serde_json::from_str::<serde_json::Value>(text).map_err(|e| format!("JSON is expected: {e}"))?;
             json(value)
         }
-        ObservationType::Any => number.filter(|n| n.is_finite()).map_or_else(|| json(text.into()), |n| Ok(ResultValue::Number(n))),
+        ObservationType::Any => {
+            number.filter(|n| n.is_finite()).map_or_else(|| json(text.into()), |n| Ok(ResultValue::Number(n)))
+        }
     }
 }
 
@@ -99,7 +102,12 @@ pub const MAX_GAPS: u64 = 100_000;
 ///
 /// # Errors
 /// The time after which the steps are too many; what was filled until then is kept.
-pub fn fill(when: &When, kept: &mut Vec<Candidate>, extent: &mut Option<Extent>, left: &mut u64) -> Result<(), Timestamp> {
+pub fn fill(
+    when: &When,
+    kept: &mut Vec<Candidate>,
+    extent: &mut Option<Extent>,
+    left: &mut u64,
+) -> Result<(), Timestamp> {
     let (Some(first), Some(last)) = (kept.first(), kept.last()) else { return Ok(()) };
     let (first, last, model) = (first.observation.phenomenon, last.observation.phenomenon, first.observation.clone());
     // What lies between this window and those before it: a file may run from old to new or from new to old.
@@ -123,8 +131,12 @@ pub fn fill(when: &When, kept: &mut Vec<Candidate>, extent: &mut Option<Extent>,
                 return Err(step.start);
             }
             *left -= 1;
-            let observation =
-                Observation { phenomenon: step, result: ResultValue::Json(nothing.clone()), quality: Some(flag.clone()), ..model.clone() };
+            let observation = Observation {
+                phenomenon: step,
+                result: ResultValue::Json(nothing.clone()),
+                quality: Some(flag.clone()),
+                ..model.clone()
+            };
             kept.push(Candidate { observation, gap: true });
             at = step;
         }

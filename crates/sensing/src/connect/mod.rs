@@ -158,7 +158,8 @@ impl Connect {
     pub async fn apply(&self, caller: &Caller, declarations: Vec<Declaration>) -> Result<Applied, Error> {
         let connectors = check_all(declarations)?;
         let before = self.records().read(store::keys).await?;
-        let touched = connectors.iter().map(|c| (&c.key, &c.tenant)).chain(before.iter().map(|(key, tenant)| (key, tenant)));
+        let touched =
+            connectors.iter().map(|c| (&c.key, &c.tenant)).chain(before.iter().map(|(key, tenant)| (key, tenant)));
         for (key, tenant) in touched {
             if !self.may(caller, action::CONNECTOR_MANAGE, tenant, key) {
                 return Err(Problem::forbidden(format!("You may not manage the connectors of '{tenant}'.")).into());

@@ -19,11 +19,18 @@ pub trait Fields {
 pub enum Item<'a> {
     /// The columns of a file that names them once.
     Columns(&'a [String]),
-    Row { line: u64, row: &'a dyn Fields },
+    Row {
+        line: u64,
+        row: &'a dyn Fields,
+    },
     /// A line that is no row, as declared.
     Skipped,
     /// A row that cannot be read.
-    Broken { line: u64, text: &'a str, reason: &'a str },
+    Broken {
+        line: u64,
+        text: &'a str,
+        reason: &'a str,
+    },
 }
 
 /// Bytes that a document of trees may have, which take many times as much in memory.
@@ -42,7 +49,10 @@ type Visit<'v> = dyn FnMut(Item<'_>) -> ControlFlow<()> + 'v;
 pub fn read(connector: &Connector, bytes: &[u8], visit: &mut Visit<'_>) -> Result<(), String> {
     let source = &connector.source;
     if source.format != Format::Csv && bytes.len() > MAX_TREE {
-        return Err(format!("a document of {} bytes is too large for its format; at most {MAX_TREE} are read", bytes.len()));
+        return Err(format!(
+            "a document of {} bytes is too large for its format; at most {MAX_TREE} are read",
+            bytes.len()
+        ));
     }
     let text = text::decode(bytes, source.encoding)?;
     let mut rows = 0u64;

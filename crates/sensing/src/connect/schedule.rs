@@ -63,7 +63,12 @@ impl Connect {
     }
 
     /// Starts what is due; how long nothing will be.
-    async fn round(&self, places: &Arc<Semaphore>, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) -> Result<Duration, records::Error> {
+    async fn round(
+        &self,
+        places: &Arc<Semaphore>,
+        tasks: &mut JoinSet<()>,
+        shutdown: &CancellationToken,
+    ) -> Result<Duration, records::Error> {
         let now = self.now();
         let due = self.records().read(move |read| store::due(read, now, ROUND)).await?;
         for stored in due {
@@ -80,7 +85,8 @@ impl Connect {
             });
         }
         let next = self.records().read(store::next_due).await?;
-        let wait = next.map_or(LONGEST, |next| Duration::from_micros(next.micros_since(self.now()).max(0).unsigned_abs()));
+        let wait =
+            next.map_or(LONGEST, |next| Duration::from_micros(next.micros_since(self.now()).max(0).unsigned_abs()));
         Ok(wait.clamp(SHORTEST, LONGEST))
     }
 
@@ -89,7 +95,11 @@ impl Connect {
         let connector = match Connector::new(stored.declaration.clone()) {
             Ok(connector) => Arc::new(connector),
             Err(errors) => {
-                tracing::error!(connector = stored.declaration.key, ?errors, "the stored connector is not valid and is not run");
+                tracing::error!(
+                    connector = stored.declaration.key,
+                    ?errors,
+                    "the stored connector is not valid and is not run"
+                );
                 let (key, next) = (stored.declaration.key.clone(), after(self.now(), Duration::from_secs(LAST_RETRY)));
                 let text = "this program does not understand the declaration: apply the pack again";
                 self.records().write(move |tx| store::fail(tx, &key, text, 1, next)).await?;

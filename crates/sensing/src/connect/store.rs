@@ -46,7 +46,8 @@ pub struct Stored {
     pub report: Option<Report>,
 }
 
-const COLUMNS: &str = "body, next_run, forced, failures, started_at, succeeded_at, changed_at, failed_at, error, etag, modified, content,
+const COLUMNS: &str =
+    "body, next_run, forced, failures, started_at, succeeded_at, changed_at, failed_at, error, etag, modified, content,
     read_as, report, key";
 
 fn stored(row: &Row<'_>) -> Result<Option<Stored>, records::Error> {
@@ -86,7 +87,9 @@ pub fn one(read: &mut Read<'_>, key: &str) -> Result<Option<Stored>, records::Er
 }
 
 pub fn due(read: &mut Read<'_>, now: Timestamp, most: u32) -> Result<Vec<Stored>, records::Error> {
-    let sql = format!("SELECT {COLUMNS} FROM sensing_connector WHERE enabled = 1 AND next_run <= $1 ORDER BY next_run, key LIMIT $2");
+    let sql = format!(
+        "SELECT {COLUMNS} FROM sensing_connector WHERE enabled = 1 AND next_run <= $1 ORDER BY next_run, key LIMIT $2"
+    );
     let rows = read.query(&sql, params![now, most], stored)?;
     Ok(rows.into_iter().flatten().collect())
 }
@@ -109,7 +112,9 @@ pub fn put(tx: &mut Tx<'_>, connector: &Connector) -> Result<bool, records::Erro
 }
 
 pub fn keys(read: &mut Read<'_>) -> Result<Vec<(String, Tenant)>, records::Error> {
-    read.query("SELECT key, tenant FROM sensing_connector ORDER BY key", params![], |row| Ok((row.get(0)?, row.get(1)?)))
+    read.query("SELECT key, tenant FROM sensing_connector ORDER BY key", params![], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })
 }
 
 pub fn delete(tx: &mut Tx<'_>, key: &str) -> Result<(), records::Error> {
@@ -162,15 +167,18 @@ pub fn fail(tx: &mut Tx<'_>, key: &str, error: &str, failures: u32, next: Timest
 }
 
 pub fn force(tx: &mut Tx<'_>, key: &str) -> Result<bool, records::Error> {
-    let forced =
-        tx.execute("UPDATE sensing_connector SET forced = 1, next_run = $2 WHERE key = $1 AND enabled = 1", params![key, tx.now()])?;
+    let forced = tx.execute(
+        "UPDATE sensing_connector SET forced = 1, next_run = $2 WHERE key = $1 AND enabled = 1",
+        params![key, tx.now()],
+    )?;
     Ok(forced > 0)
 }
 
 pub fn files(read: &mut Read<'_>, key: &str) -> Result<HashMap<String, String>, records::Error> {
-    let rows = read.query("SELECT name, content FROM sensing_connector_file WHERE connector = $1", params![key], |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })?;
+    let rows =
+        read.query("SELECT name, content FROM sensing_connector_file WHERE connector = $1", params![key], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
     Ok(rows.into_iter().collect())
 }
 

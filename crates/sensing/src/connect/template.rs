@@ -98,14 +98,17 @@ impl Template {
                 }
                 Part::Field { name, through } => (name, through),
             };
-            let text = field(name).ok_or_else(|| (name.clone(), String::new(), "the row has no such field".to_owned()))?;
+            let text =
+                field(name).ok_or_else(|| (name.clone(), String::new(), "the row has no such field".to_owned()))?;
             let text = text.trim();
             match through.as_deref() {
                 None => out.push_str(text),
                 Some(SLUG) => slug(text, out),
                 Some(table) => match tables.get(table).and_then(|t| t.get(text)) {
                     Some(ours) => out.push_str(ours),
-                    None => return Err((name.clone(), text.to_owned(), format!("the table '{table}' does not know it"))),
+                    None => {
+                        return Err((name.clone(), text.to_owned(), format!("the table '{table}' does not know it")));
+                    }
                 },
             }
         }

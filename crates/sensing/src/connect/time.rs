@@ -1,11 +1,6 @@
 //! When it was measured: fields and a format to an instant or an interval of local time.
 
-use jiff::{
-    Span, Zoned,
-    civil::DateTime,
-    fmt::strtime::BrokenDownTime,
-    tz::TimeZone,
-};
+use jiff::{Span, Zoned, civil::DateTime, fmt::strtime::BrokenDownTime, tz::TimeZone};
 use kernel::{Interval, Timestamp};
 
 use super::{
@@ -32,12 +27,17 @@ impl When {
         }
         let zone = match &time.zone {
             None => None,
-            Some(name) => Some(TimeZone::get(name).map_err(|_| ("/zone", format!("'{name}' is not an IANA time zone, such as Asia/Hong_Kong")))?),
+            Some(name) => Some(
+                TimeZone::get(name)
+                    .map_err(|_| ("/zone", format!("'{name}' is not an IANA time zone, such as Asia/Hong_Kong")))?,
+            ),
         };
         let covers = match &time.covers {
             None => None,
             Some(text) => {
-                let span: Span = text.parse().map_err(|_| ("/covers", "an ISO 8601 duration is expected, such as P1D or PT1H".to_owned()))?;
+                let span: Span = text
+                    .parse()
+                    .map_err(|_| ("/covers", "an ISO 8601 duration is expected, such as P1D or PT1H".to_owned()))?;
                 if !span.is_positive() {
                     return Err(("/covers", "a duration above zero is expected".to_owned()));
                 }
@@ -52,7 +52,9 @@ impl When {
         }
         // A format that cannot be understood must not wait for the first row.
         if let Some(format) = &time.format {
-            BrokenDownTime::from(&Zoned::new(jiff::Timestamp::UNIX_EPOCH, TimeZone::UTC)).to_string(format).map_err(|e| ("/format", e.to_string()))?;
+            BrokenDownTime::from(&Zoned::new(jiff::Timestamp::UNIX_EPOCH, TimeZone::UTC))
+                .to_string(format)
+                .map_err(|e| ("/format", e.to_string()))?;
         }
         Ok(Self { fields: time.fields.clone(), format: time.format.clone(), zone, covers, stamp: time.stamp })
     }
@@ -94,7 +96,8 @@ impl When {
             if let Ok(at) = text.parse::<Timestamp>() {
                 return Ok(at);
             }
-            let civil: DateTime = text.parse().map_err(|_| "an RFC 3339 time or an ISO 8601 date is expected".to_owned())?;
+            let civil: DateTime =
+                text.parse().map_err(|_| "an RFC 3339 time or an ISO 8601 date is expected".to_owned())?;
             return self.local(civil);
         };
         let read = BrokenDownTime::parse(format, text).map_err(|e| format!("it is not as '{format}' says: {e}"))?;
@@ -131,7 +134,14 @@ mod tests {
 
     fn when(format: Option<&str>, zone: Option<&str>, covers: Option<&str>, stamp: Stamp) -> When {
         let text = |t: Option<&str>| t.map(str::to_owned);
-        When::new(&Time { fields: vec!["t".to_owned()], format: text(format), zone: text(zone), covers: text(covers), stamp }).expect("valid")
+        When::new(&Time {
+            fields: vec!["t".to_owned()],
+            format: text(format),
+            zone: text(zone),
+            covers: text(covers),
+            stamp,
+        })
+        .expect("valid")
     }
 
     #[test]
@@ -144,11 +154,35 @@ mod tests {
         check(None, None, Stamp::Start, "2026-11-22T09:00:00", Some("2026-11-22T01:00:00Z"));
         check(None, None, Stamp::Start, "2026-11-22", Some("2026-11-21T16:00:00Z"));
         check(None, None, Stamp::Start, "yesterday", None);
-        check(Some("%Y %m %d"), Some("P1D"), Stamp::Start, "2024 3 1", Some("2024-02-29T16:00:00Z/2024-03-01T16:00:00Z"));
-        check(Some("%d-%m-%Y"), Some("P1D"), Stamp::Start, "31-12-2024", Some("2024-12-30T16:00:00Z/2024-12-31T16:00:00Z"));
-        check(Some("%d/%m/%Y %H:%M"), Some("PT1H"), Stamp::End, "01/01/2024 01:00", Some("2023-12-31T16:00:00Z/2023-12-31T17:00:00Z"));
+        check(
+            Some("%Y %m %d"),
+            Some("P1D"),
+            Stamp::Start,
+            "2024 3 1",
+            Some("2024-02-29T16:00:00Z/2024-03-01T16:00:00Z"),
+        );
+        check(
+            Some("%d-%m-%Y"),
+            Some("P1D"),
+            Stamp::Start,
+            "31-12-2024",
+            Some("2024-12-30T16:00:00Z/2024-12-31T16:00:00Z"),
+        );
+        check(
+            Some("%d/%m/%Y %H:%M"),
+            Some("PT1H"),
+            Stamp::End,
+            "01/01/2024 01:00",
+            Some("2023-12-31T16:00:00Z/2023-12-31T17:00:00Z"),
+        );
         check(Some("%s"), None, Stamp::Start, "1700000000", Some("2023-11-14T22:13:20Z"));
-        check(Some("%Y-%m-%dT%H:%M:%S%z"), None, Stamp::Start, "2024-01-01T00:00:00+0900", Some("2023-12-31T15:00:00Z"));
+        check(
+            Some("%Y-%m-%dT%H:%M:%S%z"),
+            None,
+            Stamp::Start,
+            "2024-01-01T00:00:00+0900",
+            Some("2023-12-31T15:00:00Z"),
+        );
         // 1900 was no leap year, whatever the file says.
         check(Some("%Y %m %d"), None, Stamp::Start, "1900 2 29", None);
         check(Some("%Y %m %d"), None, Stamp::Start, "2024 13 1", None);

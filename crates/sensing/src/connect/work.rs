@@ -74,7 +74,14 @@ impl Connect {
         self.folder(connector, fresh).await
     }
 
-    async fn document(&self, connector: &Arc<Connector>, stored: &Stored, fresh: bool, bytes: Vec<u8>, tags: Tags) -> Result<Success, Failure> {
+    async fn document(
+        &self,
+        connector: &Arc<Connector>,
+        stored: &Stored,
+        fresh: bool,
+        bytes: Vec<u8>,
+        tags: Tags,
+    ) -> Result<Success, Failure> {
         let content = content_hash(&bytes);
         if !fresh && stored.content.as_ref() == Some(&content) {
             return Ok(unchanged(stored, tags));
@@ -103,7 +110,8 @@ impl Connect {
             if !fresh && before.as_ref() == Some(&content) {
                 continue;
             }
-            let (report, settled) = self.take(connector, bytes).await.map_err(|e| Failure::new(format!("{name}: {e}")))?;
+            let (report, settled) =
+                self.take(connector, bytes).await.map_err(|e| Failure::new(format!("{name}: {e}")))?;
             total.get_or_insert_default().add(report);
             let key = connector.key.clone();
             // A file in which something may be accepted later is not remembered, so that it comes again.

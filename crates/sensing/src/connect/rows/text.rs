@@ -38,7 +38,9 @@ mod tests {
 
     #[test]
     fn marks_decide() {
-        let check = |bytes: &[u8], expect: Option<&str>| assert_eq!(decode(bytes, Encoding::Utf8).ok().as_deref(), expect, "{bytes:?}");
+        let check = |bytes: &[u8], expect: Option<&str>| {
+            assert_eq!(decode(bytes, Encoding::Utf8).ok().as_deref(), expect, "{bytes:?}")
+        };
         check("\u{feff}雨量".as_bytes(), Some("雨量"));
         check(&[0xff, 0xfe, 0xe8, 0x96], Some("雨"));
         check(&[0xfe, 0xff, 0x96, 0xe8], Some("雨"));

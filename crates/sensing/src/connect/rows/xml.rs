@@ -133,7 +133,11 @@ pub fn read(at: &str, text: &str, visit: &mut Visit<'_>) -> Result<(), String> {
             }
         }
         if matches!(event, Event::Eof) {
-            return if above.is_empty() && open.is_none() { Ok(()) } else { Err("not XML: the document breaks off".to_owned()) };
+            return if above.is_empty() && open.is_none() {
+                Ok(())
+            } else {
+                Err("not XML: the document breaks off".to_owned())
+            };
         }
     }
 }

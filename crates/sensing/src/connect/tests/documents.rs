@@ -149,14 +149,19 @@ fn xml_elements_are_rows() {
         <w:station id="C"><time>2024-01-01T00:00:00Z</time><reading><value>&#50;</value></reading></w:station>
         <w:station id="D"/></w:stations>"#;
     let (report, readings) = map(&connector(XML), text.as_bytes()).expect("read");
-    assert_eq!(told(&readings), ["a-b.v 2024-01-01T00:00:00Z 1.5", "a-b.s 2024-01-01T00:00:00Z on", "c.v 2024-01-01T00:00:00Z 2"]);
+    assert_eq!(
+        told(&readings),
+        ["a-b.v 2024-01-01T00:00:00Z 1.5", "a-b.s 2024-01-01T00:00:00Z on", "c.v 2024-01-01T00:00:00Z 2"]
+    );
     assert_eq!((report.rows, report.rows_rejected), (3, 1));
     let wrong = |text: &str| map(&connector(XML), text.as_bytes()).expect_err("not well formed");
     wrong("<stations><station>");
     wrong("<stations></station>");
     wrong(&"<stations>".repeat(1_000));
     // Entities that multiply are never expanded.
-    wrong(r#"<!DOCTYPE s [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><stations><station><time>&b;</time></station></stations>"#);
+    wrong(
+        r#"<!DOCTYPE s [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><stations><station><time>&b;</time></station></stations>"#,
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod documents;
 mod real;
 mod running;
+mod store;
 
 use std::{ops::ControlFlow, path::PathBuf};
 

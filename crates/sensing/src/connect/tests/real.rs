@@ -41,7 +41,10 @@ fn wind_with_what_was_not_measured() {
     let (report, readings) = read("hko-waglan-wind", "waglan-daily-windspeed.csv");
     assert_eq!((report.rows, report.rows_skipped, report.rows_rejected), (18_417, 3, 0));
     assert_eq!(readings.len(), 18_414);
-    assert_eq!(qualities(&readings), BTreeMap::from([(r#"{"code":"incomplete"}"#, 1_840), (r#"{"code":"missing"}"#, 480)]));
+    assert_eq!(
+        qualities(&readings),
+        BTreeMap::from([(r#"{"code":"incomplete"}"#, 1_840), (r#"{"code":"missing"}"#, 480)])
+    );
     assert_eq!(readings.iter().filter(|r| r.content == Content::Missing).count(), 480);
 }
 
@@ -62,4 +65,23 @@ fn air_of_eighteen_stations_and_seven_pollutants() {
     let central = readings.iter().find(|r| r.datastream.as_ref() == "air-central.daily-co").expect("Central");
     assert_eq!((central.line, &central.content), (15, &Content::Text("61".into())));
     assert_eq!(central.at.to_string(), "2016-12-31T16:00:00Z/2017-01-01T16:00:00Z");
+}
+
+#[test]
+fn the_rules_of_the_pack_watch_what_the_pack_has() {
+    let things: String = ["flood", "hepa", "lampposts", "parking", "toilets"]
+        .map(|name| std::fs::read_to_string(pack().join(format!("things/{name}.toml"))).expect("file"))
+        .concat();
+    let mut all = Vec::new();
+    for name in ["flood", "hepa", "city"] {
+        let text = std::fs::read_to_string(pack().join(format!("rules/{name}.toml"))).expect("file");
+        all.extend(toml::from_str::<crate::rules::model::RuleFile>(&text).expect("a rule file").rule);
+    }
+    let rules = crate::rules::model::check_all(all).expect("valid");
+    assert_eq!(rules.len(), 7);
+    for rule in rules {
+        let (system, property) = (rule.select.system.as_deref().expect("system"), rule.select.observed_property.as_deref().expect("property"));
+        assert!(things.contains(&format!("tenant = \"{}\"\nsystem = \"{system}\"", rule.tenant)), "{}", rule.key);
+        assert!(things.contains(&format!("observed_property = \"{property}\"")), "{}", rule.key);
+    }
 }

@@ -17,7 +17,9 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use kernel::{Action, Caller, Clock, Decision, FixedClock, Policy, Principal, Resource, SystemClock, Tenant, Timestamp};
+use kernel::{
+    Action, Caller, Clock, Decision, FixedClock, Policy, Principal, Resource, SystemClock, Tenant, Timestamp,
+};
 use lake::{Lake, Root};
 use parking_lot::Mutex;
 use records::Records;
@@ -39,7 +41,11 @@ struct Own;
 impl Policy for Own {
     fn decide(&self, caller: &Caller, action: Action, resource: &Resource<'_>) -> Decision {
         let own = caller.tenant.is_some() && caller.tenant.as_ref() == resource.tenant;
-        if own && (action.0.ends_with(":read") || !caller.has_role("reader")) { Decision::Allow } else { Decision::Deny }
+        if own && (action.0.ends_with(":read") || !caller.has_role("reader")) {
+            Decision::Allow
+        } else {
+            Decision::Deny
+        }
     }
 }
 
@@ -61,12 +67,18 @@ impl City {
         let folder = tempfile::tempdir().expect("folder");
         let clock = Arc::new(FixedClock::at("2026-11-22T00:00:00Z".parse().expect("time")));
         let shared: Arc<dyn Clock> = clock.clone();
-        let records = Records::open(&records::Options::sqlite(folder.path().join("city.db")), shared.clone()).expect("records");
+        let records =
+            Records::open(&records::Options::sqlite(folder.path().join("city.db")), shared.clone()).expect("records");
         let catalog = Catalog::open(records, Arc::new(Own), shared).expect("catalogue");
         let topic = TopicOptions::new("observations").guarded().retain_bytes(1);
-        let stream = Stream::open(stream::Options::local(folder.path().join("stream"), [topic]), Arc::new(SystemClock)).await.expect("stream");
+        let stream = Stream::open(stream::Options::local(folder.path().join("stream"), [topic]), Arc::new(SystemClock))
+            .await
+            .expect("stream");
         let lake = Lake::open(lake::Options::new(Root::Local(folder.path().join("lake")))).expect("lake");
-        let tuned = observe::Options { seal_every: Duration::from_secs(3_600), ..observe::Options::new(folder.path().join("heads")) };
+        let tuned = observe::Options {
+            seal_every: Duration::from_secs(3_600),
+            ..observe::Options::new(folder.path().join("heads"))
+        };
         let observe = Observe::open(tuned, stream.topic("observations").expect("topic"), &lake).await.expect("observe");
         let mut options = Options::new(folder.path().to_owned());
         change(&mut options, folder.path());
@@ -85,8 +97,16 @@ impl City {
         };
         let put = |entity, key: &'static str, body| self.catalog.upsert(&caller, entity, &tenant, key, body);
         put(EntityType::Thing, "thing", named("thing")).await.expect("thing");
-        put(EntityType::Sensor, "sensor", with("sensor", json!({"encodingType": "text/html", "metadata": "https://example.org"}))).await.expect("sensor");
-        put(EntityType::ObservedProperty, "property", with("property", json!({"definition": "https://example.org/p"}))).await.expect("property");
+        put(
+            EntityType::Sensor,
+            "sensor",
+            with("sensor", json!({"encodingType": "text/html", "metadata": "https://example.org"})),
+        )
+        .await
+        .expect("sensor");
+        put(EntityType::ObservedProperty, "property", with("property", json!({"definition": "https://example.org/p"})))
+            .await
+            .expect("property");
         let mut ids = Vec::new();
         for key in keys {
             let body = with(
@@ -97,7 +117,9 @@ impl City {
                     "Thing": {"@iot.key": "thing"}, "Sensor": {"@iot.key": "sensor"}, "ObservedProperty": {"@iot.key": "property"},
                 }),
             );
-            ids.push(self.catalog.upsert(&caller, EntityType::Datastream, &tenant, key, body).await.expect("datastream"));
+            ids.push(
+                self.catalog.upsert(&caller, EntityType::Datastream, &tenant, key, body).await.expect("datastream"),
+            );
         }
         ids
     }
@@ -154,7 +176,11 @@ impl Publisher {
     }
 }
 
-async fn answer(State(publisher): State<Arc<Publisher>>, UrlPath(what): UrlPath<String>, headers: HeaderMap) -> Response {
+async fn answer(
+    State(publisher): State<Arc<Publisher>>,
+    UrlPath(what): UrlPath<String>,
+    headers: HeaderMap,
+) -> Response {
     publisher.asked.fetch_add(1, SeqCst);
     let body = publisher.body.lock().clone();
     let etag = format!("\"{}\"", crc32fast::hash(&body));
@@ -215,7 +241,11 @@ async fn the_real_record_is_written_once_and_then_only_what_changes() {
     assert_eq!((report.values, report.gaps, report.written), (49_034, 2_557, 51_591));
     assert_eq!((report.unchanged, report.rejected, report.flagged), (0, 0, 6_876 + 2_557));
     assert_eq!(city.observe.count(rain).await.expect("count"), 51_591);
-    assert_eq!(city.view("hko-daily-rainfall").await.health, Health::Rejecting, "a day that never was stands in the file");
+    assert_eq!(
+        city.view("hko-daily-rainfall").await.health,
+        Health::Rejecting,
+        "a day that never was stands in the file"
+    );
 
     // Nothing is read again while the publisher says that nothing has changed.
     let before = city.view("hko-daily-rainfall").await;
@@ -226,11 +256,17 @@ async fn the_real_record_is_written_once_and_then_only_what_changes() {
 
     // One value corrected and one day added: two Observations, with all of the rest in the lake.
     city.observe.seal().await.expect("sealed");
-    publisher.publish(text.replace("1884,3,7,50.6,C", "1884,3,7,50.7,C").replace("2025,5,31,Trace,C\n", "2025,5,31,Trace,C\n2025,6,1,12.5,#\n"));
+    publisher.publish(
+        text.replace("1884,3,7,50.6,C", "1884,3,7,50.7,C")
+            .replace("2025,5,31,Trace,C\n", "2025,5,31,Trace,C\n2025,6,1,12.5,#\n"),
+    );
     let report = of(city.poll("hko-daily-rainfall").await);
     assert_eq!((report.written, report.unchanged, report.gaps), (2, 51_590, 2_557));
     let latest = city.observe.head(rain).expect("head").latest;
-    assert_eq!((latest.result.number(), latest.quality.expect("quality").get()), (Some(12.5), r#"{"code":"incomplete"}"#));
+    assert_eq!(
+        (latest.result.number(), latest.quality.expect("quality").get()),
+        (Some(12.5), r#"{"code":"incomplete"}"#)
+    );
 
     // An operator's run reads everything, and finds it as it is.
     let view = city.connect.run_now(&person("hko", "operator"), "hko-daily-rainfall").await.expect("allowed");
@@ -284,7 +320,10 @@ async fn failures_are_told_and_tried_again_later() {
     let wait = |view: &View, city: &City| view.next_run.expect("enabled").micros_since(city.clock.now()) / 1_000_000;
     city.apply(vec![simple(&format!("url = \"{}\"", publisher.url("nothing?token=secret")))]).await;
     let view = city.poll("feed").await;
-    assert_eq!((view.health, view.failures, view.error.as_deref()), (Health::Failing, 1, Some("the publisher answered 404")));
+    assert_eq!(
+        (view.health, view.failures, view.error.as_deref()),
+        (Health::Failing, 1, Some("the publisher answered 404"))
+    );
     assert_eq!(wait(&view, &city), 30);
     assert!(!view.source.contains("secret"));
     assert_eq!(wait(&city.poll("feed").await, &city), 60);
@@ -371,13 +410,21 @@ async fn a_folder_gives_its_new_files() {
 async fn applying_is_idempotent_audited_and_guarded() {
     let city = City::open(|_, _| ()).await;
     let one = simple("url = \"https://example.org/a.csv\"");
-    let two = Declaration { key: "other".to_owned(), tenant: Tenant::parse("epd").expect("slug"), enabled: false, ..one.clone() };
+    let two = Declaration {
+        key: "other".to_owned(),
+        tenant: Tenant::parse("epd").expect("slug"),
+        enabled: false,
+        ..one.clone()
+    };
     let system = Caller::system("pack");
     let applied = city.connect.apply(&system, vec![one.clone(), two.clone()]).await.expect("applied");
     assert_eq!((applied.written, applied.removed, applied.unchanged), (2, 0, 0));
     let again = city.connect.apply(&system, vec![one.clone(), two.clone()]).await.expect("applied");
     assert_eq!((again.written, again.removed, again.unchanged), (0, 0, 2));
-    assert!(city.connect.apply(&person("hko", "operator"), vec![one.clone()]).await.is_err(), "it would remove another tenant's");
+    assert!(
+        city.connect.apply(&person("hko", "operator"), vec![one.clone()]).await.is_err(),
+        "it would remove another tenant's"
+    );
     let keys = |views: Vec<View>| views.into_iter().map(|v| v.key).collect::<Vec<_>>();
     assert_eq!(keys(city.connect.connectors(&person("hko", "reader")).await.expect("list")), ["feed"]);
     assert!(city.connect.connector(&person("hko", "reader"), "other").await.is_err());
@@ -427,7 +474,10 @@ async fn the_scheduler_runs_what_is_due_and_stops() {
     city.apply(vec![simple(&format!("url = \"{}\"", publisher.url("feed.csv")))]).await;
     // Applying wakes it; the Observation's arrival is what is waited for.
     tokio::time::timeout(Duration::from_secs(60), applied.recv()).await.expect("in time").expect("applied");
-    assert_eq!(city.observe.head(rain).expect("head").latest.phenomenon.start, "2024-01-01T00:00:00Z".parse::<Timestamp>().expect("time"));
+    assert_eq!(
+        city.observe.head(rain).expect("head").latest.phenomenon.start,
+        "2024-01-01T00:00:00Z".parse::<Timestamp>().expect("time")
+    );
     shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(60), scheduler).await.expect("stops").expect("without a panic");
 }
