@@ -75,7 +75,7 @@ impl Browser {
 }
 
 struct Door {
-    city: City,
+    _city: City,
     live: Live<Known>,
 }
 
@@ -86,7 +86,7 @@ impl Door {
             city.scopes.know(&tenant(slug));
         }
         let live = Live::new(Known(city.scopes.clone()), city.alarms.clone(), options, 0);
-        Self { city, live }
+        Self { _city: city, live }
     }
 
     async fn ask(&self, who: Option<Caller>, query: &str, last: Option<&str>) -> axum::response::Response {
