@@ -119,7 +119,7 @@ impl Drop for Taken {
 
 pub(crate) enum Take {
     Batch(Taken),
-    /// Nothing to write, but somebody asks for upkeep, or the time is up. Answer the errands when it is done.
+    /// Somebody asks for upkeep, or there was nothing to write for a while. Answer the errands when it is done.
     Idle(Vec<oneshot::Sender<()>>),
     Closed,
 }
@@ -178,16 +178,17 @@ impl Queue {
 
     /// Takes everything there is; `spare` is the vector of an earlier batch, whose capacity is used again.
     fn poll(&self, state: &mut State, spare: &mut Vec<Bytes>) -> Option<Take> {
+        // Before the records: a queue that is never empty must not put upkeep off for ever.
+        if state.nudged || !state.errands.is_empty() {
+            state.nudged = false;
+            return Some(Take::Idle(mem::take(&mut state.errands)));
+        }
         if !state.records.is_empty() {
             spare.clear();
             let records = mem::replace(&mut state.records, mem::take(spare));
             let batch = mem::take(&mut state.batch);
             let cost = mem::take(&mut state.bytes);
             return Some(Take::Batch(Taken { records, cost, batch }));
-        }
-        if state.nudged || !state.errands.is_empty() {
-            state.nudged = false;
-            return Some(Take::Idle(mem::take(&mut state.errands)));
         }
         state.closed.then_some(Take::Closed)
     }

@@ -88,7 +88,7 @@ fn backup_topic(topic: &Shared, to: &Path, at: Timestamp) -> Result<BackupReport
         *(if linked { &mut report.linked_bytes } else { &mut report.bytes }) += summary.len;
     }
     for status in consumers {
-        consumer::write(to, &status.name, status.next.max(report.start), at)?;
+        consumer::write(to, &status.name, status.next, at)?;
     }
     files::sync_dir(to)?;
     Ok(report)
