@@ -16,6 +16,7 @@ use records::{Records, RetryPolicy, params};
 use sensing::{
     Catalog, Route, Scope, Scopes,
     alarms::{self, Alarms},
+    connect::{self, Connect},
     devices::Devices,
     model::{DatastreamInfo, EntityId},
     mqtt,
@@ -48,6 +49,7 @@ pub struct City {
     pub alarms: Alarms,
     pub rules: Rules,
     pub live: Live<Catalog>,
+    pub connect: Connect,
     devices: Devices,
     engine: engine::Handle,
     door: Option<mqtt::Door>,
@@ -83,7 +85,8 @@ impl City {
         let (records, known) = (stores.records.clone(), scopes.clone());
         // Migrations block.
         let alarms = tokio::task::spawn_blocking(move || Alarms::open(records, known)).await?.context("alarms")?;
-        let rules = Rules::new(alarms.clone(), Allowed::default());
+        let hosts = || config.outgoing.iter().filter_map(|a| Some(a.rsplit_once(':')?.0.to_owned()));
+        let rules = Rules::new(alarms.clone(), Allowed::new(hosts()));
         apply_rules(pack, &rules).await?;
         let engine = engine::start(observe.clone(), alarms.clone(), clock.clone(), engine::Options::default())
             .await
@@ -94,7 +97,7 @@ impl City {
         let letters = notify::Options {
             smtp: config.mail.as_ref().map(smtp).transpose()?,
             secrets: BTreeMap::new(),
-            allowed: Allowed::default(),
+            allowed: Allowed::new(hosts()),
             timeout: Duration::from_secs(10),
             concurrency: DELIVERIES,
             retry: RetryPolicy::default(),
@@ -108,6 +111,13 @@ impl City {
             }
         });
 
+        let mut options = connect::Options::new(pack.folder.root.clone());
+        options.allowed = connect::Allowed::new(config.outgoing.iter().cloned());
+        let (known, observed) = (catalog.clone(), observe.clone());
+        let connect = tokio::task::spawn_blocking(move || Connect::open(options, known, observed)).await?.context("connectors")?;
+        apply_connectors(pack, &connect).await?;
+        tasks.spawn(connect.clone().run(stop.clone()));
+
         let events = stores.stream.topic(EVENTS)?;
         let from = events.end();
         let live = Live::new(catalog.clone(), alarms.clone(), notify::live::Options::default(), from.0);
@@ -119,7 +129,7 @@ impl City {
             None => None,
         };
         let (catalog, devices) = (catalog.clone(), devices.clone());
-        Ok(Self { catalog, observe, alarms, rules, live, devices, engine, door, tasks, stop })
+        Ok(Self { catalog, observe, alarms, rules, live, connect, devices, engine, door, tasks, stop })
     }
 
     /// Where devices connect; `None` when the door is closed.
@@ -134,12 +144,15 @@ impl City {
         let mqtt = self.mqtt().map(|address| format!("mqtt://{address}")).into_iter().collect();
         let things = SensorThings::new(engine, Settings { base_url: config.http.public_url.clone(), mqtt });
         let systems = pack.city.system.iter().map(|s| System { key: s.key.get_ref().clone(), name: s.name.clone() });
-        let pages = Pages::new(self.catalog.clone(), self.observe.clone(), self.alarms.clone(), systems.collect(), base);
+        let owners = pack.city.tenant.iter().map(|t| (t.slug.get_ref().clone(), t.name.clone())).collect();
+        let parts = (self.catalog.clone(), self.observe.clone(), self.alarms.clone());
+        let pages = Pages::new(parts, systems.collect(), owners, base);
         sta::router(things)
             .merge(alarms::api::router(self.alarms.clone()))
             .merge(rules::api::router(self.rules.clone()))
             .merge(notify::api::router(self.alarms.clone()))
             .merge(notify::live::router(self.live.clone()))
+            .merge(connect::api::router(self.connect.clone()))
             .merge(sensing::pages::router(pages))
     }
 
@@ -168,6 +181,7 @@ impl City {
     /// Rules or things have been declared anew.
     pub async fn declared(&self, pack: &Pack) -> anyhow::Result<()> {
         apply_rules(pack, &self.rules).await?;
+        apply_connectors(pack, &self.connect).await?;
         self.engine.reload();
         Ok(())
     }
@@ -190,8 +204,15 @@ impl City {
 
 /// All routes of the room.
 pub fn routes() -> Vec<Route> {
-    let parts: [&[Route]; 6] =
-        [sta::ROUTES, alarms::api::ROUTES, rules::api::ROUTES, notify::api::ROUTES, notify::live::ROUTES, sensing::pages::ROUTES];
+    let parts: [&[Route]; 7] = [
+        sta::ROUTES,
+        alarms::api::ROUTES,
+        rules::api::ROUTES,
+        notify::api::ROUTES,
+        notify::live::ROUTES,
+        connect::api::ROUTES,
+        sensing::pages::ROUTES,
+    ];
     parts.concat()
 }
 
@@ -228,6 +249,17 @@ async fn apply_rules(pack: &Pack, rules: &Rules) -> anyhow::Result<()> {
     if applied.written + applied.removed > 0 {
         tracing::info!(written = applied.written, removed = applied.removed, "the pack's rules were applied");
     }
+    Ok(())
+}
+
+/// Makes connectors those of the pack.
+async fn apply_connectors(pack: &Pack, connect: &Connect) -> anyhow::Result<()> {
+    let mut declared = Vec::new();
+    for file in &pack.connectors {
+        let form: connect::ConnectorFile = file.table.clone().try_into().with_context(|| file.source.name.clone())?;
+        declared.extend(form.connector);
+    }
+    connect.apply(&Caller::system("pack"), declared).await.context("the pack's connectors")?;
     Ok(())
 }
 

@@ -67,7 +67,9 @@ pub fn simulate(args: SimulateArgs) -> anyhow::Result<()> {
 }
 
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
-    let (config, _) = settings.read()?;
+    let (mut config, _) = settings.read()?;
+    // The published files come from the field, which is on this machine.
+    config.outgoing.push(FEEDS.to_owned());
     telemetry::log(&config.log_level, config.log_json)?;
     let (pack, file) = (config.pack.clone(), config.data.join("field.json"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

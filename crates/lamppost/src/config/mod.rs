@@ -40,6 +40,8 @@ pub struct Config {
     pub lake_seal: Duration,
     pub operators: Operators,
     pub mail: Option<Mail>,
+    /// Internal `host:port` that connectors and webhooks may reach.
+    pub outgoing: Vec<String>,
     pub log_json: bool,
     pub log_level: String,
     pub trace: Option<Trace>,
@@ -235,6 +237,10 @@ impl Reader<'_> {
                 session_limit: self.duration("operators.session_limit"),
                 invite_limit: self.duration("operators.invite_limit"),
             },
+            outgoing: self
+                .text("outgoing.allow")
+                .map(|list| list.split(',').map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect())
+                .unwrap_or_default(),
             mail: self.secret("mail.smtp_url").map(|smtp| {
                 let from = self.text("mail.from");
                 Mail { smtp, from: self.needed(from, "mail.from", "mail.smtp_url") }

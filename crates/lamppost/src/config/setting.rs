@@ -142,6 +142,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("operators.session_idle", Duration, "12h", "A session ends after so long without a request."),
     setting("operators.session_limit", Duration, "7d", "A session ends after so long in any case."),
     setting("operators.invite_limit", Duration, "24h", "How long a one-time link is good for."),
+    optional(
+        "outgoing.allow",
+        Text,
+        "Addresses inside the city's own network that connectors may poll and webhooks may reach, as `host:port` with commas between; every other internal address is refused.",
+    ),
     secret("mail.smtp_url", "`smtp://host:25`, `smtps://user:password@host:465`; no mail is sent without."),
     optional("mail.from", Text, "Sender of mail, such as `Lamppost <alerts@city.example>`."),
     setting("log.format", Choice(&["human", "json"]), "human", "How log lines are written to standard error."),

@@ -8,7 +8,7 @@ mod directory;
 mod map;
 mod things;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Router, routing::get};
 use kernel::{Action, Caller, Text, Timestamp};
@@ -46,13 +46,20 @@ pub struct Pages {
     observe: Observe,
     alarms: Alarms,
     directory: Arc<Directory>,
+    /// Names of departments by their slug.
+    owners: Arc<BTreeMap<String, Text>>,
     base: Option<BaseMap>,
 }
 
 impl Pages {
-    pub fn new(catalog: Catalog, observe: Observe, alarms: Alarms, systems: Vec<System>, base: Option<BaseMap>) -> Self {
+    pub fn new(
+        (catalog, observe, alarms): (Catalog, Observe, Alarms),
+        systems: Vec<System>,
+        owners: BTreeMap<String, Text>,
+        base: Option<BaseMap>,
+    ) -> Self {
         let directory = Arc::new(Directory::new(catalog.clone(), systems));
-        Self { catalog, observe, alarms, directory, base }
+        Self { catalog, observe, alarms, directory, owners: Arc::new(owners), base }
     }
     fn scope(&self, caller: &Caller) -> Arc<Scope> {
         self.catalog.scope(caller)

@@ -119,8 +119,9 @@ pub async fn thing(State(pages): State<Pages>, Path((_, id)): Path<(String, Stri
         let name = page.text(&system.name).to_owned();
         page = page.under(name, &format!("/things?system={}", system.key));
     }
+    let owner = pages.owners.get(thing.tenant.as_str()).map_or_else(|| thing.tenant.to_string(), |name| page.text(name).to_owned());
     let page = page.titled(heading);
-    Ok(Html(ThingPage { simulated: thing.simulated, description, numbers, charts, properties, alarms, api, owner: thing.tenant.to_string(), page }))
+    Ok(Html(ThingPage { simulated: thing.simulated, description, numbers, charts, properties, alarms, api, owner, page }))
 }
 
 fn live_number(pages: &Pages, page: &Page, d: &DatastreamEntry) -> LiveNumber {
