@@ -74,6 +74,9 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let (pack, file) = (config.pack.clone(), config.data.join("field.json"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        let stop = CancellationToken::new();
+        // The published files are there before the connectors ask for them.
+        let feeds = tokio::spawn(simulate::feeds(FEEDS.parse()?, pack.join("data"), stop.clone()));
         let running = compose::start(config, Arc::new(SystemClock)).await?;
         let mqtt = running.mqtt.context("the demonstration needs the MQTT door: set mqtt.listen")?;
         let fresh = !file.exists();
@@ -83,15 +86,15 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
             mqtt,
             since: kept.since.unwrap_or_else(|| jiff::Zoned::now().date()),
             keys: kept.keys,
-            feeds: Some(FEEDS.parse()?),
+            feeds: None,
             backfill: if fresh { BACKFILL } else { Duration::ZERO },
         };
         running.announce();
         println!("The readings of lampposts, flood stations, toilets, car parks, HEPA units and live weather are simulated.");
-        let stop = CancellationToken::new();
         let field = tokio::spawn(simulate::run(options, stop.clone()));
         ordered_to_stop().await?;
         stop.cancel();
+        drop(feeds.await);
         // The field goes first, or each device would cry over its lost connection.
         if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(5), field).await.unwrap_or(Ok(Ok(()))) {
             tracing::warn!(%error, "the simulated field ended badly");

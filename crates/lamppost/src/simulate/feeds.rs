@@ -1,6 +1,6 @@
 //! The published files, served as their publishers serve them, for connectors to poll: with `ETag`, and 304 when nothing has changed.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
 use axum::{
@@ -27,7 +27,7 @@ struct Feed {
 }
 
 /// Serves the feeds until told to stop.
-pub async fn serve(listen: SocketAddr, data: &Path, stop: CancellationToken) -> Result<()> {
+pub async fn serve(listen: SocketAddr, data: PathBuf, stop: CancellationToken) -> Result<()> {
     let mut feeds = BTreeMap::new();
     for (address, file) in FEEDS {
         let body = std::fs::read(data.join(file)).with_context(|| format!("the feed {file}"))?;

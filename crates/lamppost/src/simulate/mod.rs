@@ -22,6 +22,7 @@ use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use tokio_util::sync::CancellationToken;
 
 use crate::pack::{Pack, things::Thing};
+pub use feeds::serve as feeds;
 use field::Moment;
 use record::{Pollutant, Record};
 
@@ -68,7 +69,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(listen) = options.feeds {
         let stop = stop.clone();
-        tasks.spawn(async move { feeds::serve(listen, &data, stop).await });
+        tasks.spawn(async move { feeds::serve(listen, data, stop).await });
     }
     let mut devices = 0;
     for thing in pack.things.into_iter().filter(|t| t.simulated) {

@@ -30,7 +30,6 @@ struct Board {
     filters: Filters,
     table: Table,
     pager: Pager,
-    sources: bool,
 }
 
 #[derive(Template)]
@@ -75,8 +74,7 @@ fn severity(page: &Page, severity: Severity) -> &str {
     })
 }
 
-fn rows(pages: &Pages, page: &Page, alarms: Vec<Alarm>, empty: &str) -> Table {
-    let _ = pages;
+fn rows(page: &Page, alarms: Vec<Alarm>, empty: &str) -> Table {
     Table::new(page.t("alarm.caption"))
         .column(Column::text("state", page.t("alarm.col-state")))
         .column(Column::text("name", page.t("alarm.name")))
@@ -101,16 +99,19 @@ fn rows(pages: &Pages, page: &Page, alarms: Vec<Alarm>, empty: &str) -> Table {
 pub(super) async fn table(pages: &Pages, page: &Page, most: u32) -> Result<Table, Problem> {
     let filter = Filter { states: [AlarmState::Open, AlarmState::Acknowledged].into(), ..Filter::default() };
     let listing = pages.alarms.list(&page.caller, filter, None, Some(most)).await?;
-    Ok(rows(pages, page, listing.alarms, page.t("alarm.none-standing")))
+    Ok(rows(page, listing.alarms, page.t("alarm.none-standing")))
 }
 
 pub(super) async fn of_thing(pages: &Pages, page: &Page, thing: EntityId) -> Result<Table, Problem> {
     let filter = Filter { thing: Some(thing), ..Filter::default() };
     let listing = pages.alarms.list(&page.caller, filter, None, Some(10)).await?;
-    Ok(rows(pages, page, listing.alarms, page.t("alarm.none-here")))
+    Ok(rows(page, listing.alarms, page.t("alarm.none-here")))
 }
 
 pub async fn board(State(pages): State<Pages>, page: Page) -> Result<Html<impl Template>, Problem> {
+    if page.caller.is_anonymous() {
+        return Err(Problem::unauthenticated());
+    }
     let asked = page.query.all("state");
     let states = AlarmState::ALL.into_iter().filter(|s| asked.is_empty() && s.stands() || asked.iter().any(|a| *a == s.name()));
     let filter = Filter {
@@ -121,7 +122,7 @@ pub async fn board(State(pages): State<Pages>, page: Page) -> Result<Html<impl T
     let after = page.query.get("after").map(|a| a.parse::<Id<Alarm>>()).transpose().map_err(|e| Problem::field("after", e))?;
     let listing = pages.alarms.list(&page.caller, filter, after, Some(PER_PAGE)).await?;
     let next = listing.next.map(|id| id.to_string());
-    let table = rows(&pages, &page, listing.alarms, page.t("alarm.none-standing"));
+    let table = rows(&page, listing.alarms, page.t("alarm.none-standing"));
     let states = AlarmState::ALL.into_iter().map(|s| {
         let key = match s {
             AlarmState::Open => "alarm.state.open",
@@ -135,7 +136,7 @@ pub async fn board(State(pages): State<Pages>, page: Page) -> Result<Html<impl T
     let filters = Filters::default().checks("state", page.t("alarm.col-state"), states.collect()).checks("system", page.t("thing.system"), systems.collect());
     let pager = Pager::after(&page, next.as_deref());
     let page = page.in_section("alarms").wide().dense().titled_t("alarm.heading");
-    Ok(Html(Board { filters, table, pager, sources: false, page }))
+    Ok(Html(Board { filters, table, pager, page }))
 }
 
 pub async fn alarm(State(pages): State<Pages>, Path((_, id)): Path<(String, String)>, page: Page) -> Result<Html<impl Template>, Problem> {

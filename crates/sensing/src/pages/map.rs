@@ -31,7 +31,8 @@ struct Home {
     numbers: Vec<LiveNumber>,
     systems: Vec<SystemCard>,
     map: Markup,
-    alarms: Table,
+    /// Alerts are an officer's business; the public's warnings are made of them, not these.
+    alarms: Option<Table>,
     sources: bool,
 }
 
@@ -162,7 +163,7 @@ pub async fn home(State(pages): State<Pages>, page: Page) -> Result<Html<impl Te
     }
     let systems = pages.cards(&page, &things);
     let map = pages.island(&page, &things, false);
-    let alarms = super::alarms::table(&pages, &page, 5).await?;
+    let alarms = if page.caller.is_anonymous() { None } else { Some(super::alarms::table(&pages, &page, 5).await?) };
     let page = page.in_section("live").with_island("map").with_island("live").titled_t("home.heading");
     Ok(Html(Home { numbers, systems, map, alarms, sources: !things.is_empty(), page }))
 }

@@ -84,7 +84,7 @@ struct ThingPage {
     numbers: Vec<LiveNumber>,
     charts: Vec<Markup>,
     properties: Vec<(String, String)>,
-    alarms: Table,
+    alarms: Option<Table>,
     api: String,
     owner: String,
 }
@@ -107,7 +107,7 @@ pub async fn thing(State(pages): State<Pages>, Path((_, id)): Path<(String, Stri
     let hidden = ["key", "system", "name_zh_hant", "name_zh_hans", "simulated", "interval"];
     let properties = entity.properties().into_iter().filter(|(k, _)| !hidden.contains(&k.as_str()) && !k.starts_with("description"));
     let shown = |v: serde_json::Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-    let alarms = super::alarms::of_thing(&pages, &page, thing.id).await?;
+    let alarms = if page.caller.is_anonymous() { None } else { Some(super::alarms::of_thing(&pages, &page, thing.id).await?) };
     let localized = entity.properties().get(&format!("description_{}", page.language.segment().replace('-', "_"))).and_then(|v| v.as_str().map(str::to_owned));
     let description = localized.unwrap_or_else(|| entity.text("description").to_owned());
     let system = pages.directory.system(&thing.system);
