@@ -35,7 +35,9 @@ def check(what, run):
     try:
         result = run()
     except Exception as error:  # Whatever it is, the other checks still run.
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        here = pathlib.Path(__file__).parent
+        place = [f for f in frames if pathlib.Path(f.filename).parent == here][-1]
         fail(what, f"{type(error).__name__}: {error} ({pathlib.Path(place.filename).name}:{place.lineno})")
         return None
     ok(what)
