@@ -106,7 +106,7 @@ async function violations(page) {
 
 /** Islands start when they come near the window. */
 async function island(page, name, drawn) {
-  await page.locator(`[data-island="${name}"]`).first().scrollIntoViewIfNeeded();
+  await page.locator(`[data-island="${name}"]`).first().evaluate((element) => element.scrollIntoView());
   await page.waitForSelector(drawn, { state: "attached", timeout: 20_000 });
 }
 

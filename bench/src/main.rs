@@ -1,1 +1,109 @@
-fn main(){}
+//! `cargo xtask bench NAME`: ours and its peers, side by side in one run. How figures are taken stands in docs/benchmarks.md.
+
+mod city;
+mod http;
+mod ingest;
+mod mqtt;
+mod peers;
+mod records;
+mod stream;
+mod usage;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "bench", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Observations through the front door: Lamppost, InfluxDB 1.6, VictoriaMetrics and PostgreSQL 15.
+    Ingest(ingest::Args),
+    /// Small durable transactions: SQLite with group commit and without, PostgreSQL 15.
+    Records(Transactions),
+    /// QoS 1 messages, beside mosquitto.
+    Mqtt(Messages),
+    /// The log alone: batches of observations until they are durable.
+    Stream(stream::Args),
+}
+
+/// Which program to measure, and where it and its peers keep their data.
+#[derive(Clone, Debug, Args)]
+pub struct Place {
+    /// Lamppost's program [default: the one built beside this].
+    #[arg(long)]
+    program: Option<PathBuf>,
+    #[arg(long, default_value = "packs/hong-kong")]
+    pack: PathBuf,
+    /// Decides the disk; /tmp may be memory.
+    #[arg(long, default_value = ".")]
+    folder: PathBuf,
+}
+
+impl Place {
+    fn program(&self) -> anyhow::Result<PathBuf> {
+        let beside = || anyhow::Ok(std::env::current_exe()?.with_file_name("lamppost"));
+        let program = self.program.clone().map_or_else(beside, Ok)?;
+        anyhow::ensure!(program.is_file(), "{} is not there; cargo build --release -p lamppost", program.display());
+        Ok(program)
+    }
+}
+
+#[derive(Debug, Args)]
+struct Transactions {
+    #[arg(long, default_value_t = 256)]
+    callers: usize,
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    #[arg(long, default_value = ".")]
+    folder: PathBuf,
+    /// Writing connections to PostgreSQL.
+    #[arg(long, default_value_t = 16)]
+    writers: usize,
+    /// Transactions that share a COMMIT on one PostgreSQL connection.
+    #[arg(long, default_value_t = 1)]
+    postgres_batch: usize,
+}
+
+#[derive(Debug, Args)]
+struct Messages {
+    #[command(flatten)]
+    place: Place,
+    /// Connections that publish.
+    #[arg(long, default_value_t = 50)]
+    publishers: usize,
+    /// Messages under way on each.
+    #[arg(long, default_value_t = 100)]
+    window: u16,
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Ingest(args) => ingest::run(&args),
+        Command::Records(Transactions { callers, seconds, folder, writers, postgres_batch }) => {
+            crate::records::run(&crate::records::Args { callers, seconds, folder, writers, postgres_batch })
+        }
+        Command::Mqtt(args) => messages(args),
+        Command::Stream(args) => crate::stream::run(&args),
+    }
+}
+
+/// Starts the city with a device that may publish to a Datastream for each connection, then measures.
+fn messages(args: Messages) -> anyhow::Result<()> {
+    let Messages { place, publishers, window, seconds } = args;
+    let folder = tempfile::Builder::new().prefix("bench-mqtt-").tempdir_in(&place.folder)?;
+    let city = city::City::start(&place.program()?, &place.pack, folder.path())?;
+    let streams = city.datastreams(publishers)?;
+    let topics = streams.iter().map(|id| format!("v1.1/Datastreams({id})/Observations")).collect();
+    let (user, password) = ("bench".to_owned(), city.device()?);
+    let running = mqtt::City { address: city.mqtt, pid: city.pid(), user, password, topics };
+    mqtt::run(&mqtt::Args { publishers, window, seconds, folder: place.folder, city: Some(running) })?;
+    city.stop()
+}

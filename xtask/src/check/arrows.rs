@@ -15,7 +15,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("sensing", &["kernel", "records", "stream", "lake", "ui"]),
     ("lamppost", &["kernel", "records", "stream", "lake", "ui", "sensing"]),
     ("testkit", &["kernel"]),
-    ("bench", &["kernel", "records", "stream", "lake", "sensing"]),
+    ("bench", &["kernel", "records", "stream", "lake", "sensing", "testkit"]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,171 @@
+//! Lamppost as a process of its own, with Things to write to.
+
+use std::{
+    fs::File,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::http::{Connection, free_address};
+
+/// The department whose Things these are; any of the pack's would do.
+const TENANT: &str = "dsd";
+/// Datastreams of one Thing.
+const PER_THING: usize = 100;
+
+pub struct City {
+    child: Child,
+    pub http: SocketAddr,
+    pub mqtt: SocketAddr,
+    pub data: PathBuf,
+    pub key: String,
+}
+
+impl City {
+    pub fn start(program: &Path, pack: &Path, folder: &Path) -> anyhow::Result<Self> {
+        let (http, mqtt) = (free_address()?, free_address()?);
+        let data = folder.canonicalize()?.join("lamppost");
+        let log = folder.join("lamppost.log");
+        let settings: Vec<String> = [
+            ("--data", data.display().to_string()),
+            ("--pack", pack.display().to_string()),
+            ("--listen", http.to_string()),
+            ("--mqtt", mqtt.to_string()),
+            ("--set", "log.level=warn".to_owned()),
+        ]
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value])
+        .collect();
+        let output = File::create(&log)?;
+        let child = Command::new(program)
+            .arg("serve")
+            .args(&settings)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| program.display().to_string())?;
+        let mut city = Self { child, http, mqtt, data, key: String::new() };
+        let began = Instant::now();
+        loop {
+            if let Some(status) = city.child.try_wait()? {
+                bail!("lamppost ended with {status}:\n{}", std::fs::read_to_string(&log).unwrap_or_default());
+            }
+            let ready = Connection::open(http).and_then(|mut c| c.ask("GET", "/health/ready", &[], b""));
+            if ready.is_ok() {
+                break;
+            }
+            ensure!(began.elapsed() < Duration::from_secs(120), "lamppost is not ready after two minutes");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let admin = Command::new(program)
+            .args(["admin", "key", "--tenant", TENANT, "--role", "admin", "--name", "bench"])
+            .args(&settings)
+            .output()?;
+        ensure!(admin.status.success(), "lamppost admin key: {}", String::from_utf8_lossy(&admin.stderr));
+        city.key = String::from_utf8(admin.stdout)?.split_whitespace().last().context("no key")?.to_owned();
+        Ok(city)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn authorization(&self) -> String {
+        format!("Bearer {}", self.key)
+    }
+
+    fn post(&self, connection: &mut Connection, path: &str, body: &Value) -> anyhow::Result<crate::http::Answer> {
+        let authorization = self.authorization();
+        let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
+        connection.ask("POST", path, &headers, body.to_string().as_bytes())
+    }
+
+    /// Creates an entity; its id.
+    fn create(&self, connection: &mut Connection, set: &str, body: &Value) -> anyhow::Result<i64> {
+        let answer = self.post(connection, &format!("/v1.1/{set}"), body)?;
+        let location = answer.header("location").context("no Location")?;
+        let id = location
+            .rsplit_once('(')
+            .and_then(|(_, rest)| rest.strip_suffix(')'))
+            .context("a Location without an id")?;
+        Ok(id.parse()?)
+    }
+
+    /// Creates so many Datastreams; their ids.
+    pub fn datastreams(&self, count: usize) -> anyhow::Result<Vec<i64>> {
+        let mut connection = Connection::open(self.http)?;
+        let sensor = json!({"name": "bench", "description": "bench", "encodingType": "text/html", "metadata": "https://example.org/"});
+        let sensor = self.create(&mut connection, "Sensors", &sensor)?;
+        let property = json!({"name": "bench", "definition": "https://example.org/bench", "description": "bench"});
+        let property = self.create(&mut connection, "ObservedProperties", &property)?;
+        let mut ids = Vec::with_capacity(count);
+        while ids.len() < count {
+            let streams: Vec<Value> = (ids.len()..count.min(ids.len() + PER_THING))
+                .map(|n| {
+                    json!({
+                        "name": format!("series {n}"), "description": "bench",
+                        "observationType": "http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_Measurement",
+                        "unitOfMeasurement": {"name": "metre", "symbol": "m", "definition": "ucum:m"},
+                        "Sensor": {"@iot.id": sensor}, "ObservedProperty": {"@iot.id": property},
+                    })
+                })
+                .collect();
+            let wanted = streams.len();
+            let thing = json!({"name": format!("bench {}", ids.len()), "description": "bench", "Datastreams": streams});
+            let thing = self.create(&mut connection, "Things", &thing)?;
+            let path = format!("/v1.1/Things({thing})/Datastreams?$select=id&$orderby=id%20asc&$top={PER_THING}");
+            let page: Value = serde_json::from_slice(&self.get(&mut connection, &path)?)?;
+            let found = page["value"].as_array().into_iter().flatten().filter_map(|row| row["@iot.id"].as_i64());
+            let before = ids.len();
+            ids.extend(found);
+            ensure!(ids.len() == before + wanted, "{} Datastreams of {wanted} were made", ids.len() - before);
+        }
+        Ok(ids)
+    }
+
+    pub fn get(&self, connection: &mut Connection, path: &str) -> anyhow::Result<Vec<u8>> {
+        let authorization = self.authorization();
+        Ok(connection.ask("GET", path, &[("Authorization", authorization.as_str())], b"")?.body)
+    }
+
+    /// Registers a device that may write to every Datastream of the department; its key.
+    pub fn device(&self) -> anyhow::Result<String> {
+        let mut connection = Connection::open(self.http)?;
+        let body = json!({"tenant": TENANT, "key": "bench", "kind": "bench", "gateway": true});
+        let device: Value = serde_json::from_slice(&self.post(&mut connection, "/api/devices", &body)?.body)?;
+        let id = device["id"].as_str().context("a device without an id")?;
+        let key: Value =
+            serde_json::from_slice(&self.post(&mut connection, &format!("/api/devices/{id}/keys"), &json!({}))?.body)?;
+        Ok(key["key"].as_str().context("no key")?.to_owned())
+    }
+
+    /// One figure of `/metrics`, without its labels.
+    pub fn figure(&self, name: &str) -> anyhow::Result<f64> {
+        let text = Connection::open(self.http)?.ask("GET", "/metrics", &[], b"")?.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.with_context(|| format!("/metrics has no {name}"))?.trim().parse()?)
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        ensure!(told.success(), "lamppost could not be told to stop");
+        let status = self.child.wait()?;
+        ensure!(status.success(), "lamppost ended with {status}");
+        Ok(())
+    }
+}
+
+impl Drop for City {
+    fn drop(&mut self) {
+        // It has ended by itself when it was stopped.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
