@@ -13,7 +13,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from common import Http, check, device, equal, finish, micros, now, stamp, streams_of, thing
+from common import Http, Refused, check, device, equal, finish, micros, now, stamp, streams_of, thing
 
 BASE, PORT, TENANT, KEY, OTHER, OTHER_KEY = sys.argv[1:7]
 PORT = int(PORT)
@@ -144,6 +144,34 @@ def absent(version):
     return run
 
 
+def own_things_only(version):
+    def run():
+        neighbour = http.create("/v1.1/Things", thing(f"{mark} neighbour {version}", ["level"], public=True))
+        (beside,) = streams_of(http, neighbour)
+        with Client(version) as client:
+            sent = client.paho.publish(topic(beside), json.dumps({"result": 1}), 1)
+            if version == paho.MQTTv5:
+                sent.wait_for_publish(PATIENCE)
+                assert client.acks[sent.mid].is_failure, client.acks[sent.mid]
+            else:
+                assert client.down.wait(PATIENCE), "the connection stays open"
+        same = Http(BASE, DEVICE_KEY)
+        body = {"result": 1, "phenomenonTime": stamp(now())}
+        array = [{"Datastream": {"@iot.id": beside}, "components": ["phenomenonTime", "result"], "dataArray": [[stamp(now()), 1]]}]
+        for path, sent in ((f"/v1.1/Datastreams({beside})/Observations", body), ("/v1.1/CreateObservations", array)):
+            try:
+                answer = same.ask("POST", path, sent)
+            except Refused as refused:
+                assert refused.status in (403, 404), refused
+            else:
+                assert answer[2] == '["error"]', f"{path} was answered {answer[0]} {answer[2]}"
+        equal(http.get(f"/v1.1/Datastreams({beside})/Observations?$count=true&$top=0")["@iot.count"], 0)
+        # Its own it may write to, by HTTP as well.
+        same.ask("POST", f"/v1.1/Datastreams({level})/Observations", body)
+
+    return run
+
+
 def no_entry(version):
     def run():
         for user, key in ((DEVICE, "lpd_aaaaaaaaaa_" + "A" * 43), (DEVICE, STRANGER_KEY[:-1] + "x"), (DEVICE, "")):
@@ -227,6 +255,7 @@ for version, name in ((paho.MQTTv311, "3.1.1"), (paho.MQTTv5, "5")):
     check(f"mqtt {name}: subscribe, the latest value first, then what comes from either door", subscribed(version))
     check(f"mqtt {name}: a session that was absent misses nothing", absent(version))
     check(f"mqtt {name}: a wrong key stays outside", no_entry(version))
+    check(f"mqtt {name}: a device writes to its own Things only, by either door", own_things_only(version))
     check(f"mqtt {name}: another department gets nothing and changes nothing", strangers(version))
     check(f"mqtt {name}: what is no Observation is refused and changes nothing", nonsense(version))
 for version in ("mqttv311", "mqttv5"):
