@@ -235,6 +235,10 @@ impl TableInner {
         }
         self.files.store.delete_stream(futures::stream::iter(doomed).boxed()).try_collect::<Vec<_>>().await?;
         if let Some(folder) = self.folder.clone() {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "it is compared with the times of files, which the machine's clock gave them"
+            )]
             let before = SystemTime::now().checked_sub(keep).unwrap_or(SystemTime::UNIX_EPOCH);
             let swept = tokio::task::spawn_blocking(move || sweep_staged(&folder, before)).await;
             match swept {

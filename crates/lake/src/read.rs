@@ -318,7 +318,7 @@ mod tests {
         };
         check(Order::Ascending, 12, &[0..10, 20..22]);
         check(Order::Descending, 12, &[8..10, 20..30]);
-        check(Order::Descending, 3, &[27..30]);
+        check(Order::Descending, 3, std::slice::from_ref(&(27..30)));
         check(Order::Ascending, 0, &[]);
         check(Order::Ascending, 99, &[0..10, 20..30]);
     }

@@ -228,7 +228,7 @@ impl TableInner {
             }
         }
         let version = self.current.load().version;
-        if version % CHECKPOINT_EVERY == 0
+        if version.is_multiple_of(CHECKPOINT_EVERY)
             && let Err(error) = checkpoint(writer).await
         {
             // The commit stands; the next checkpoint covers this one too.

@@ -165,6 +165,10 @@ pub(crate) fn partition_values(layout: &Layout, file: &FileMeta) -> HashMap<Stri
 }
 
 /// The wall clock, which Delta wants in its log for retention. Nothing in this crate decides by it but vacuum.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the log of the table format carries the wall clock; nothing is decided by it"
+)]
 pub(crate) fn now_millis() -> i64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }

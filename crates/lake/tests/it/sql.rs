@@ -66,7 +66,7 @@ async fn sealed_and_unsealed_are_one_table() {
     };
     assert_eq!(number(&lake, "select count(*) from observation").await, 400 + 2 - 1 - 100);
     assert_eq!(number(&lake, "select count(*) from observation where value = -1").await, 1);
-    assert_eq!(number(&lake, &format!("select count(*) from observation where datastream = 1 and value = 5")).await, 0);
+    assert_eq!(number(&lake, "select count(*) from observation where datastream = 1 and value = 5").await, 0);
     assert_eq!(number(&lake, "select count(*) from observation where datastream = 3").await, 0);
     let late = "select count(*) from observation where phenomenon_time > timestamp '2026-01-25T00:00:00.000400Z'";
     assert_eq!(number(&lake, late).await, 1);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error,
-    model::{EntityId, EntityType, ObservationId, ResultValue, raw},
+    model::{EntityId, EntityType, ResultValue, raw},
 };
 
 /// Levels of JSON in a body; GeoJSON in a deep insert needs about 14.
@@ -444,13 +444,6 @@ fn unit(at: &str, map: &Map<String, Value>) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// The id of an Observation from JSON or an address.
-pub(crate) fn observation_id(text: &str) -> Result<ObservationId, Error> {
-    text.parse().map_err(|e: String| {
-        Error::not_found(format!("Observation '{}' ({e})", text.chars().take(60).collect::<String>()))
-    })
 }
 
 #[cfg(test)]

@@ -480,7 +480,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
                 .collect();
             let key = part.first().map(|c| format!("{}({})", c.entity.set(), c.id)).unwrap_or_default();
             let payload = json!({ "type": "sensing.catalogue", "changes": changes });
-            self.tx.emit(Event { topic: "events".into(), key: key.into(), payload })?;
+            self.tx.emit(Event { topic: "events".into(), key, payload })?;
         }
         self.changes.list.shrink_to_fit();
         Ok(std::mem::take(&mut self.changes))

@@ -72,7 +72,11 @@ struct Listing {
     after: Option<String>,
 }
 
-async fn list(State(devices): State<Devices>, Extension(caller): Extension<Caller>, Query(query): Query<Listing>) -> Result<Json<Value>, Error> {
+async fn list(
+    State(devices): State<Devices>,
+    Extension(caller): Extension<Caller>,
+    Query(query): Query<Listing>,
+) -> Result<Json<Value>, Error> {
     signed_in(&caller)?;
     let tenant = match query.tenant {
         Some(slug) => Tenant::parse(&slug).map_err(|e| Error::field("tenant", e))?,
@@ -84,7 +88,11 @@ async fn list(State(devices): State<Devices>, Extension(caller): Extension<Calle
     Ok(Json(json!({"devices": shown, "after": next})))
 }
 
-async fn register(State(devices): State<Devices>, Extension(caller): Extension<Caller>, bytes: bytes::Bytes) -> Result<Response, Error> {
+async fn register(
+    State(devices): State<Devices>,
+    Extension(caller): Extension<Caller>,
+    bytes: bytes::Bytes,
+) -> Result<Response, Error> {
     signed_in(&caller)?;
     let device = devices.register(&caller, body::<NewDevice>(&bytes)?).await?;
     let location = format!("/api/devices/{}", device.id);
@@ -95,19 +103,32 @@ async fn register(State(devices): State<Devices>, Extension(caller): Extension<C
     Ok(response)
 }
 
-async fn show(State(devices): State<Devices>, Extension(caller): Extension<Caller>, Path(text): Path<String>) -> Result<Json<Value>, Error> {
+async fn show(
+    State(devices): State<Devices>,
+    Extension(caller): Extension<Caller>,
+    Path(text): Path<String>,
+) -> Result<Json<Value>, Error> {
     signed_in(&caller)?;
     let device = devices.get(&caller, id(&text)?).await?;
     Ok(Json(shown(&devices, &device)))
 }
 
-async fn change(State(devices): State<Devices>, Extension(caller): Extension<Caller>, Path(text): Path<String>, bytes: bytes::Bytes) -> Result<Json<Value>, Error> {
+async fn change(
+    State(devices): State<Devices>,
+    Extension(caller): Extension<Caller>,
+    Path(text): Path<String>,
+    bytes: bytes::Bytes,
+) -> Result<Json<Value>, Error> {
     signed_in(&caller)?;
     let device = devices.update(&caller, id(&text)?, body::<Change>(&bytes)?).await?;
     Ok(Json(shown(&devices, &device)))
 }
 
-async fn remove(State(devices): State<Devices>, Extension(caller): Extension<Caller>, Path(text): Path<String>) -> Result<StatusCode, Error> {
+async fn remove(
+    State(devices): State<Devices>,
+    Extension(caller): Extension<Caller>,
+    Path(text): Path<String>,
+) -> Result<StatusCode, Error> {
     signed_in(&caller)?;
     devices.delete(&caller, id(&text)?).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -119,7 +140,12 @@ struct Issue {
     expires_at: Option<Timestamp>,
 }
 
-async fn issue(State(devices): State<Devices>, Extension(caller): Extension<Caller>, Path(text): Path<String>, bytes: bytes::Bytes) -> Result<Response, Error> {
+async fn issue(
+    State(devices): State<Devices>,
+    Extension(caller): Extension<Caller>,
+    Path(text): Path<String>,
+    bytes: bytes::Bytes,
+) -> Result<Response, Error> {
     signed_in(&caller)?;
     let wanted: Issue = body(&bytes)?;
     Ok(key(&devices.issue_key(&caller, id(&text)?, wanted.expires_at).await?))
@@ -132,7 +158,12 @@ struct Rotate {
     grace_seconds: Option<u32>,
 }
 
-async fn rotate(State(devices): State<Devices>, Extension(caller): Extension<Caller>, Path(text): Path<String>, bytes: bytes::Bytes) -> Result<Response, Error> {
+async fn rotate(
+    State(devices): State<Devices>,
+    Extension(caller): Extension<Caller>,
+    Path(text): Path<String>,
+    bytes: bytes::Bytes,
+) -> Result<Response, Error> {
     signed_in(&caller)?;
     let wanted: Rotate = body(&bytes)?;
     let seconds = wanted.grace_seconds.unwrap_or(86_400);
@@ -149,7 +180,11 @@ fn key(key: &NewKey) -> Response {
     response
 }
 
-async fn revoke(State(devices): State<Devices>, Extension(caller): Extension<Caller>, Path((text, prefix)): Path<(String, String)>) -> Result<StatusCode, Error> {
+async fn revoke(
+    State(devices): State<Devices>,
+    Extension(caller): Extension<Caller>,
+    Path((text, prefix)): Path<(String, String)>,
+) -> Result<StatusCode, Error> {
     signed_in(&caller)?;
     devices.revoke_key(&caller, id(&text)?, &prefix).await?;
     Ok(StatusCode::NO_CONTENT)

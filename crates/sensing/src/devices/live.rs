@@ -166,7 +166,10 @@ impl Live {
         let mut all = self.0.write();
         all.retain(|_, e| {
             let seen = e.seen.load(Relaxed);
-            e.connected.load(Relaxed) || seen == i64::MIN || now.as_micros() - seen < FORGET || seen != e.written.load(Relaxed)
+            e.connected.load(Relaxed)
+                || seen == i64::MIN
+                || now.as_micros() - seen < FORGET
+                || seen != e.written.load(Relaxed)
         });
         all.iter()
             .filter_map(|(device, entry)| {

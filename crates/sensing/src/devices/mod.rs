@@ -21,11 +21,7 @@ use records::Records;
 
 pub use model::{Change, Device, DeviceKey, Health, NewDevice};
 
-use crate::{
-    Error,
-    model::DatastreamInfo,
-    route::action,
-};
+use crate::{Error, model::DatastreamInfo, route::action};
 use live::{Entry, Live};
 use model::check_word;
 use token::Kind;
@@ -73,7 +69,11 @@ impl Devices {
 
     fn may(&self, caller: &Caller, manage: bool, tenant: &Tenant) -> bool {
         let action = if manage { action::DEVICE_MANAGE } else { action::DEVICE_READ };
-        self.inner.policy.allows(caller, action, &Resource { kind: "Device", id: "", tenant: Some(tenant), public: false })
+        self.inner.policy.allows(
+            caller,
+            action,
+            &Resource { kind: "Device", id: "", tenant: Some(tenant), public: false },
+        )
     }
 
     /// 404 for those who may not even read it, 403 for those who may only read.
@@ -125,7 +125,9 @@ impl Devices {
     pub async fn update(&self, caller: &Caller, id: Id<Device>, change: Change) -> Result<Device, Error> {
         let device = self.find(id).await?;
         self.demand(caller, true, &device)?;
-        for (field, text, most) in [("/name", &change.name, 200), ("/kind", &change.kind, 80), ("/firmware", &change.firmware, 200)] {
+        for (field, text, most) in
+            [("/name", &change.name, 200), ("/kind", &change.kind, 80), ("/firmware", &change.firmware, 200)]
+        {
             text.as_deref().map_or(Ok(()), |text| check_word(field, text, most))?;
         }
         check_things(change.things.as_deref().unwrap_or_default())?;
@@ -146,7 +148,12 @@ impl Devices {
     }
 
     /// A further key. The others stay good.
-    pub async fn issue_key(&self, caller: &Caller, id: Id<Device>, expires_at: Option<Timestamp>) -> Result<NewKey, Error> {
+    pub async fn issue_key(
+        &self,
+        caller: &Caller,
+        id: Id<Device>,
+        expires_at: Option<Timestamp>,
+    ) -> Result<NewKey, Error> {
         self.make_key(caller, id, expires_at, None).await
     }
 
@@ -156,7 +163,13 @@ impl Devices {
         self.make_key(caller, id, None, Some(self.now().plus_micros(micros))).await
     }
 
-    async fn make_key(&self, caller: &Caller, id: Id<Device>, expires_at: Option<Timestamp>, others: Option<Timestamp>) -> Result<NewKey, Error> {
+    async fn make_key(
+        &self,
+        caller: &Caller,
+        id: Id<Device>,
+        expires_at: Option<Timestamp>,
+        others: Option<Timestamp>,
+    ) -> Result<NewKey, Error> {
         let device = self.find(id).await?;
         self.demand(caller, true, &device)?;
         let now = self.now();
@@ -217,7 +230,8 @@ impl Devices {
                 return false;
             }
         }
-        let resource = Resource { kind: "Datastream", id: "", tenant: Some(&datastream.tenant), public: datastream.public };
+        let resource =
+            Resource { kind: "Datastream", id: "", tenant: Some(&datastream.tenant), public: datastream.public };
         self.inner.policy.allows(caller, action::OBSERVE, &resource)
     }
 
@@ -282,7 +296,10 @@ fn entry(device: &Device) -> Entry {
 
 fn check_things(things: &[crate::model::EntityId]) -> Result<(), Error> {
     if things.len() > THINGS {
-        return Err(Error::field("/things", format!("{} Things; at most {THINGS}, or make it a gateway", things.len())));
+        return Err(Error::field(
+            "/things",
+            format!("{} Things; at most {THINGS}, or make it a gateway", things.len()),
+        ));
     }
     Ok(())
 }

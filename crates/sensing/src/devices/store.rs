@@ -42,7 +42,8 @@ fn read_device(row: &Row<'_>) -> Result<Device, records::Error> {
 fn fill(read: &mut Read<'_>, mut device: Device) -> Result<Device, records::Error> {
     let sql = "SELECT thing FROM sensing_device_thing WHERE device = $1 ORDER BY thing";
     device.things = read.query(sql, params![device.id], |row| row.get(0).map(EntityId))?;
-    let sql = "SELECT prefix, created_at, expires_at FROM sensing_device_key WHERE device = $1 ORDER BY created_at, prefix";
+    let sql =
+        "SELECT prefix, created_at, expires_at FROM sensing_device_key WHERE device = $1 ORDER BY created_at, prefix";
     device.keys = read.query(sql, params![device.id], |row| {
         Ok(DeviceKey { prefix: row.get(0)?, created_at: row.get(1)?, expires_at: row.get(2)? })
     })?;
@@ -77,7 +78,8 @@ pub fn insert(tx: &mut Tx<'_>, caller: &Caller, id: Id<Device>, new: &NewDevice)
 fn put_things(tx: &mut Tx<'_>, id: Id<Device>, things: &[EntityId]) -> Result<(), Error> {
     tx.execute("DELETE FROM sensing_device_thing WHERE device = $1", params![id])?;
     for thing in things {
-        let sql = "INSERT INTO sensing_device_thing (device, thing) VALUES ($1, $2) ON CONFLICT (device, thing) DO NOTHING";
+        let sql =
+            "INSERT INTO sensing_device_thing (device, thing) VALUES ($1, $2) ON CONFLICT (device, thing) DO NOTHING";
         tx.execute(sql, params![id, thing.0])?;
     }
     Ok(())
@@ -119,7 +121,14 @@ pub fn delete(tx: &mut Tx<'_>, caller: &Caller, device: &Device) -> Result<(), E
     Ok(tx.audit(caller, "device:delete", "Device", &device.id.to_string(), Some(&device.tenant), detail)?)
 }
 
-pub fn insert_key(tx: &mut Tx<'_>, caller: &Caller, device: &Device, prefix: &str, hash: &str, expires_at: Option<Timestamp>) -> Result<(), Error> {
+pub fn insert_key(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    device: &Device,
+    prefix: &str,
+    hash: &str,
+    expires_at: Option<Timestamp>,
+) -> Result<(), Error> {
     tx.execute(
         "INSERT INTO sensing_device_key (prefix, device, hash, created_at, expires_at) VALUES ($1, $2, $3, $4, $5)",
         params![prefix, device.id, hash, tx.now(), expires_at],
@@ -145,9 +154,15 @@ pub fn delete_key(tx: &mut Tx<'_>, caller: &Caller, device: &Device, prefix: &st
 }
 
 /// The device and stored hash behind a prefix, when the key is not over and the device is enabled.
-pub fn by_prefix(read: &mut Read<'_>, prefix: &str, now: Timestamp) -> Result<Option<(Device, String)>, records::Error> {
-    let sql = "SELECT device, hash FROM sensing_device_key WHERE prefix = $1 AND (expires_at IS NULL OR expires_at > $2)";
-    let found = read.query_opt(sql, params![prefix, now], |row| Ok((row.get::<Id<Device>>(0)?, row.get::<String>(1)?)))?;
+pub fn by_prefix(
+    read: &mut Read<'_>,
+    prefix: &str,
+    now: Timestamp,
+) -> Result<Option<(Device, String)>, records::Error> {
+    let sql =
+        "SELECT device, hash FROM sensing_device_key WHERE prefix = $1 AND (expires_at IS NULL OR expires_at > $2)";
+    let found =
+        read.query_opt(sql, params![prefix, now], |row| Ok((row.get::<Id<Device>>(0)?, row.get::<String>(1)?)))?;
     let Some((id, hash)) = found else { return Ok(None) };
     Ok(get(read, id)?.filter(|device| device.enabled).map(|device| (device, hash)))
 }

@@ -81,9 +81,7 @@ impl ObservationType {
                     (Self::Category | Self::Text, b'"') => true,
                     (Self::Temporal, b'"') => serde_json::from_str::<Interval>(text).is_ok(),
                     (Self::Complex, b'{') => true,
-                    (Self::Geometry, b'{') => {
-                        serde_json::from_str::<geojson::Geometry>(text).is_ok()
-                    }
+                    (Self::Geometry, b'{') => serde_json::from_str::<geojson::Geometry>(text).is_ok(),
                     _ => false,
                 }
             }

@@ -136,7 +136,10 @@ impl FromStr for ObservationId {
         };
         // Only the canonical spelling is an id: '007-…' must not be a second name of '7-…'.
         read().filter(|id| id.to_string() == s).ok_or_else(|| {
-            format!("'{}' is not an Observation id; it looks like '42-1732240000000000-7'", s.chars().take(60).collect::<String>())
+            format!(
+                "'{}' is not an Observation id; it looks like '42-1732240000000000-7'",
+                s.chars().take(60).collect::<String>()
+            )
         })
     }
 }

@@ -20,7 +20,9 @@ impl std::str::FromStr for Step {
     type Err = String;
     /// An ISO 8601 duration of one unit: `PT5M`, `PT1H`, `P1D`, `P7D`, `P1M`, `P1Y`.
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let bad = || format!("'{}' is not an interval; use PT5M, PT1H, P1D, P1M or P1Y", s.chars().take(20).collect::<String>());
+        let bad = || {
+            format!("'{}' is not an interval; use PT5M, PT1H, P1D, P1M or P1Y", s.chars().take(20).collect::<String>())
+        };
         let (time, rest) = match s.strip_prefix("PT") {
             Some(rest) => (true, rest),
             None => (false, s.strip_prefix('P').ok_or_else(bad)?),
@@ -107,7 +109,13 @@ impl Observe {
         let edges = edges(from, to, q.step, &q.zone)?;
         let mut buckets: Vec<Bucket> = edges.windows(2).map(|e| Bucket::empty(e[0], e[1])).collect();
         let mut at = 0;
-        let mut page = super::SeriesQuery { from: Some(from.max(q.from)), to: Some(to.plus_micros(-1)), limit: CHUNK, order: Order::Ascending, ..super::SeriesQuery::all(q.datastream) };
+        let mut page = super::SeriesQuery {
+            from: Some(from.max(q.from)),
+            to: Some(to.plus_micros(-1)),
+            limit: CHUNK,
+            order: Order::Ascending,
+            ..super::SeriesQuery::all(q.datastream)
+        };
         loop {
             let rows = self.0.page(&page).await?;
             for row in &rows {
@@ -131,7 +139,8 @@ impl Observe {
 fn usable(row: &Row) -> Option<f64> {
     let Some(extra) = &row.extra else { return Some(row.value) };
     let bad = extra.quality.as_ref().is_some_and(|q| {
-        serde_json::from_str::<serde_json::Value>(q.get()).is_ok_and(|v| matches!(v["code"].as_str(), Some("bad" | "missing")))
+        serde_json::from_str::<serde_json::Value>(q.get())
+            .is_ok_and(|v| matches!(v["code"].as_str(), Some("bad" | "missing")))
     });
     (extra.result.is_none() && !bad).then_some(row.value)
 }
@@ -159,7 +168,8 @@ fn edges(from: Timestamp, to: Timestamp, step: Step, zone: &TimeZone) -> Result<
         Step::Hours(n) => Some(i64::from(n) * 3_600_000_000),
         Step::Days(_) | Step::Months(_) | Step::Years(_) => None,
     };
-    let too_many = || Error::Query(format!("the interval is too fine for the time asked: at most {MAX_BUCKETS} buckets"));
+    let too_many =
+        || Error::Query(format!("the interval is too fine for the time asked: at most {MAX_BUCKETS} buckets"));
     let calendar = |error: jiff::Error| Error::Query(format!("the calendar does not reach that far: {error}"));
     let local = from.to_jiff().to_zoned(zone.clone());
     let midnight = local.start_of_day().map_err(calendar)?;
@@ -176,7 +186,9 @@ fn edges(from: Timestamp, to: Timestamp, step: Step, zone: &TimeZone) -> Result<
     let (first, span) = match step {
         Step::Days(n) => (midnight, Span::new().days(n)),
         Step::Months(n) => (midnight.first_of_month().map_err(calendar)?, Span::new().months(n)),
-        Step::Years(n) | Step::Minutes(n) | Step::Hours(n) => (midnight.first_of_year().map_err(calendar)?, Span::new().years(n)),
+        Step::Years(n) | Step::Minutes(n) | Step::Hours(n) => {
+            (midnight.first_of_year().map_err(calendar)?, Span::new().years(n))
+        }
     };
     let mut edges = vec![Timestamp::from_jiff(first.timestamp())];
     let mut i = 0;
@@ -209,8 +221,8 @@ fn fill(mut buckets: Vec<Bucket>, fill: Fill) -> Vec<Bucket> {
             let known: Vec<(usize, f64)> = buckets.iter().enumerate().filter_map(|(i, b)| Some((i, b.mean?))).collect();
             for pair in known.windows(2) {
                 let ((a, left), (b, right)) = (pair[0], pair[1]);
-                for i in a + 1..b {
-                    buckets[i].mean = Some(left + (right - left) * (i - a) as f64 / (b - a) as f64);
+                for (i, bucket) in buckets[a + 1..b].iter_mut().enumerate() {
+                    bucket.mean = Some(left + (right - left) * (i + 1) as f64 / (b - a) as f64);
                 }
             }
         }
@@ -238,20 +250,23 @@ mod tests {
     #[test]
     fn days_are_local_days() {
         let hong_kong = TimeZone::get("Asia/Hong_Kong").expect("zone");
-        let edges = edges(at("2026-11-21T17:00:00Z"), at("2026-11-22T17:00:00Z"), Step::Days(1), &hong_kong).expect("edges");
+        let edges =
+            edges(at("2026-11-21T17:00:00Z"), at("2026-11-22T17:00:00Z"), Step::Days(1), &hong_kong).expect("edges");
         assert_eq!(edges, [at("2026-11-21T16:00:00Z"), at("2026-11-22T16:00:00Z"), at("2026-11-23T16:00:00Z")]);
     }
 
     #[test]
     fn a_day_of_25_hours_is_one_bucket() {
         let london = TimeZone::get("Europe/London").expect("zone");
-        let edges = edges(at("2026-10-25T00:00:00Z"), at("2026-10-26T00:00:00Z"), Step::Days(1), &london).expect("edges");
+        let edges =
+            edges(at("2026-10-25T00:00:00Z"), at("2026-10-26T00:00:00Z"), Step::Days(1), &london).expect("edges");
         assert_eq!(edges[1].micros_since(edges[0]), 25 * 3_600_000_000);
     }
 
     #[test]
     fn months_count_from_the_first() {
-        let edges = edges(at("2026-01-31T00:00:00Z"), at("2026-04-01T00:00:00Z"), Step::Months(1), &TimeZone::UTC).expect("edges");
+        let edges = edges(at("2026-01-31T00:00:00Z"), at("2026-04-01T00:00:00Z"), Step::Months(1), &TimeZone::UTC)
+            .expect("edges");
         assert_eq!(edges.last(), Some(&at("2026-04-01T00:00:00Z")));
         assert_eq!(edges.len(), 4);
     }
@@ -259,7 +274,8 @@ mod tests {
     #[test]
     fn gaps_are_filled_as_asked() {
         let make = || {
-            let mut buckets: Vec<Bucket> = (0..5).map(|i| Bucket::empty(Timestamp::from_secs(i), Timestamp::from_secs(i + 1))).collect();
+            let mut buckets: Vec<Bucket> =
+                (0..5).map(|i| Bucket::empty(Timestamp::from_secs(i), Timestamp::from_secs(i + 1))).collect();
             buckets[1].add(10.0);
             buckets[4].add(40.0);
             buckets

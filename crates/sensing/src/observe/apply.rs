@@ -18,7 +18,11 @@ pub(super) struct Turned {
     pub next: u64,
 }
 
-pub(super) async fn run(inner: Arc<Inner>, mut subscription: Subscription, mut turns: mpsc::Receiver<oneshot::Sender<Turned>>) {
+pub(super) async fn run(
+    inner: Arc<Inner>,
+    mut subscription: Subscription,
+    mut turns: mpsc::Receiver<oneshot::Sender<Turned>>,
+) {
     loop {
         tokio::select! {
             biased;
@@ -79,7 +83,8 @@ fn observed(inner: &Inner, open: &Generation, run: &super::Run) {
         let mut row = 0;
         // A row counts as fresh when no generation in memory held it; the lake is asked only for rows before its own end.
         open.put(run, |key, new| {
-            let known = new && sealing.as_ref().is_some_and(|g| g.with(run.datastream, |s| s.contains(&key)).unwrap_or(false));
+            let known =
+                new && sealing.as_ref().is_some_and(|g| g.with(run.datastream, |s| s.contains(&key)).unwrap_or(false));
             let end = run.extra(row).and_then(|e| e.end).map_or(key.at, |e| e.as_micros());
             let this = row;
             head.saw(|| run.observation(this), &key, end, new && !known);
@@ -100,7 +105,9 @@ fn removed(inner: &Inner, open: &Generation, id: &ObservationId) {
 fn turn(inner: &Inner, reply: oneshot::Sender<Turned>) {
     let before = inner.unsealed.generations.load_full();
     debug_assert!(before.sealing.is_none(), "one seal at a time");
-    for id in before.open.datastreams().into_iter().chain(before.open.dropped()).collect::<std::collections::BTreeSet<_>>() {
+    for id in
+        before.open.datastreams().into_iter().chain(before.open.dropped()).collect::<std::collections::BTreeSet<_>>()
+    {
         inner.heads.change(id, super::head::Entry::turn);
     }
     let generation = before.open.clone();

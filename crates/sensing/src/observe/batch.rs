@@ -27,13 +27,20 @@ pub struct Extra {
 impl Extra {
     pub fn is_empty(&self) -> bool {
         let Self { result_time, end, result, quality, valid, parameters } = self;
-        result_time.is_none() && end.is_none() && result.is_none() && quality.is_none() && valid.is_none() && parameters.is_none()
+        result_time.is_none()
+            && end.is_none()
+            && result.is_none()
+            && quality.is_none()
+            && valid.is_none()
+            && parameters.is_none()
     }
 }
 
 impl PartialEq for Extra {
     fn eq(&self, other: &Self) -> bool {
-        let same = |a: &Option<Arc<RawValue>>, b: &Option<Arc<RawValue>>| a.as_ref().map(|r| r.get()) == b.as_ref().map(|r| r.get());
+        let same = |a: &Option<Arc<RawValue>>, b: &Option<Arc<RawValue>>| {
+            a.as_ref().map(|r| r.get()) == b.as_ref().map(|r| r.get())
+        };
         self.result_time == other.result_time
             && self.end == other.end
             && self.valid == other.valid
@@ -87,12 +94,24 @@ impl Run {
         self.extras.get(row).and_then(Option::as_ref)
     }
     pub fn observation(&self, row: usize) -> Observation {
-        observation(self.datastream, self.feature, Timestamp::from_micros(self.times[row]), self.values[row], self.extra(row).map(|e| &**e))
+        observation(
+            self.datastream,
+            self.feature,
+            Timestamp::from_micros(self.times[row]),
+            self.values[row],
+            self.extra(row).map(|e| &**e),
+        )
     }
 }
 
 /// Puts an Observation together from its columns.
-pub(super) fn observation(datastream: EntityId, feature: EntityId, start: Timestamp, value: f64, extra: Option<&Extra>) -> Observation {
+pub(super) fn observation(
+    datastream: EntityId,
+    feature: EntityId,
+    start: Timestamp,
+    value: f64,
+    extra: Option<&Extra>,
+) -> Observation {
     let extra = extra.cloned().unwrap_or_default();
     Observation {
         datastream,
@@ -157,7 +176,9 @@ impl Batch {
     }
     /// Adds a whole run; an empty one is ignored.
     pub fn push_run(&mut self, run: Run) {
-        debug_assert!(run.values.len() == run.times.len() && (run.extras.is_empty() || run.extras.len() == run.times.len()));
+        debug_assert!(
+            run.values.len() == run.times.len() && (run.extras.is_empty() || run.extras.len() == run.times.len())
+        );
         if !run.is_empty() {
             self.rows += run.len();
             self.runs.push(run);

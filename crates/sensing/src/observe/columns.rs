@@ -6,7 +6,10 @@ use kernel::{Interval, Timestamp};
 use lake::{
     Partition, TableSpec,
     arrow::{
-        array::{Array, ArrayRef, AsArray, Float64Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder},
+        array::{
+            Array, ArrayRef, AsArray, Float64Builder, Int64Builder, RecordBatch, StringBuilder,
+            TimestampMicrosecondBuilder,
+        },
         datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType},
     },
 };
@@ -165,7 +168,9 @@ pub fn rows(batch: &RecordBatch) -> Vec<Row> {
                 end: micros(optional(5, row)),
                 result: text(6, row).or_else(|| value.is_null(row).then(|| RawValue::NULL.to_owned().into())),
                 quality: text(7, row),
-                valid: micros(optional(8, row)).zip(micros(optional(9, row))).map(|(start, end)| Interval { start, end }),
+                valid: micros(optional(8, row))
+                    .zip(micros(optional(9, row)))
+                    .map(|(start, end)| Interval { start, end }),
                 parameters: text(10, row),
             };
             Row { key: Key { result_time, ..key }, value: number, extra: (!extra.is_empty()).then(|| Arc::new(extra)) }

@@ -282,20 +282,36 @@ pub(super) mod tests {
 
     pub fn an_observation() -> impl Strategy<Value = Observation> {
         let time = (0i64..100).prop_map(|n| Timestamp::from_secs(1_700_000_000 + n));
-        let result = prop_oneof![any::<i16>().prop_map(|n| ResultValue::Number(f64::from(n) / 10.0)), json().prop_map(ResultValue::Json)];
+        let result = prop_oneof![
+            any::<i16>().prop_map(|n| ResultValue::Number(f64::from(n) / 10.0)),
+            json().prop_map(ResultValue::Json)
+        ];
         (
-            (1i64..4, 1i64..3, time.clone(), prop_oneof![4 => Just(0i64), 1 => 1i64..60], proptest::option::weighted(0.2, time.clone())),
-            (result, proptest::option::weighted(0.2, json()), proptest::option::weighted(0.1, time), proptest::option::weighted(0.1, json())),
-        )
-            .prop_map(|((ds, foi, start, long, result_time), (result, quality, valid, parameters))| Observation {
-                datastream: EntityId(ds),
-                feature: EntityId(foi),
-                phenomenon: Interval { start, end: start.plus_secs(long) },
-                result_time,
+            (
+                1i64..4,
+                1i64..3,
+                time.clone(),
+                prop_oneof![4 => Just(0i64), 1 => 1i64..60],
+                proptest::option::weighted(0.2, time.clone()),
+            ),
+            (
                 result,
-                quality,
-                valid: valid.map(Interval::instant),
-                parameters,
+                proptest::option::weighted(0.2, json()),
+                proptest::option::weighted(0.1, time),
+                proptest::option::weighted(0.1, json()),
+            ),
+        )
+            .prop_map(|((ds, foi, start, long, result_time), (result, quality, valid, parameters))| {
+                Observation {
+                    datastream: EntityId(ds),
+                    feature: EntityId(foi),
+                    phenomenon: Interval { start, end: start.plus_secs(long) },
+                    result_time,
+                    result,
+                    quality,
+                    valid: valid.map(Interval::instant),
+                    parameters,
+                }
             })
     }
 

@@ -143,12 +143,12 @@ impl Entry {
             [false, false] => (before + inserted).saturating_sub(deleted),
         };
         self.cut[SEALING] = false;
-        self.sealed = self.latest.clone().zip(self.phenomenon).filter(|_| count > 0).map(|(latest, phenomenon)| Sealed {
-            count,
-            latest,
-            phenomenon,
-            result_time: self.result_time,
-        });
+        self.sealed = self
+            .latest
+            .clone()
+            .zip(self.phenomenon)
+            .filter(|_| count > 0)
+            .map(|(latest, phenomenon)| Sealed { count, latest, phenomenon, result_time: self.result_time });
     }
 
     /// Replaces what can be seen, after a lookup found out what is left.
@@ -167,7 +167,12 @@ impl Entry {
     }
 
     pub fn head(&self) -> Option<Head> {
-        Some(Head { latest: self.latest.clone()?, count: self.count(), phenomenon: self.phenomenon?, result_time: self.result_time })
+        Some(Head {
+            latest: self.latest.clone()?,
+            count: self.count(),
+            phenomenon: self.phenomenon?,
+            result_time: self.result_time,
+        })
     }
 }
 
@@ -253,7 +258,12 @@ impl Checkpoint {
     }
 
     /// Appends what one seal changed. Durable on return.
-    pub fn append<'a>(&mut self, through: u64, dropped: &[i64], heads: impl Iterator<Item = (i64, &'a Sealed)>) -> io::Result<()> {
+    pub fn append<'a>(
+        &mut self,
+        through: u64,
+        dropped: &[i64],
+        heads: impl Iterator<Item = (i64, &'a Sealed)>,
+    ) -> io::Result<()> {
         self.file.write_all(&entry(through, dropped, heads))?;
         self.file.sync_data()?;
         self.entries += 1;
@@ -340,7 +350,8 @@ fn read_entry(bytes: &[u8], at: usize, loaded: &mut Loaded) -> Option<usize> {
         let (fixed, tail) = input.split_first_chunk::<33>()?;
         input = tail;
         let int = |i: usize| i64::from_le_bytes(fixed[i * 8..i * 8 + 8].try_into().unwrap_or_default());
-        let interval = |start: i64, end: i64| Interval { start: Timestamp::from_micros(start), end: Timestamp::from_micros(end) };
+        let interval =
+            |start: i64, end: i64| Interval { start: Timestamp::from_micros(start), end: Timestamp::from_micros(end) };
         let result_time = if fixed[32] == 1 {
             let (rt, tail) = input.split_first_chunk::<16>()?;
             input = tail;
@@ -354,7 +365,8 @@ fn read_entry(bytes: &[u8], at: usize, loaded: &mut Loaded) -> Option<usize> {
         input = tail;
         let Ok(Frame::Observed(batch)) = frame::decode(latest) else { return None };
         let latest = batch.observations().next()?;
-        heads.push((int(0), Sealed { count: int(1) as u64, latest, phenomenon: interval(int(2), int(3)), result_time }));
+        heads
+            .push((int(0), Sealed { count: int(1) as u64, latest, phenomenon: interval(int(2), int(3)), result_time }));
     }
     for id in dropped.as_chunks::<8>().0 {
         loaded.heads.remove(&i64::from_le_bytes(*id));
@@ -371,9 +383,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn sealed() -> impl Strategy<Value = Sealed> {
-        (an_observation(), 1u64..1_000, proptest::option::of(Just(Interval::instant(Timestamp::from_secs(5))))).prop_map(|(latest, count, result_time)| {
-            Sealed { count, phenomenon: latest.phenomenon, latest, result_time }
-        })
+        (an_observation(), 1u64..1_000, proptest::option::of(Just(Interval::instant(Timestamp::from_secs(5)))))
+            .prop_map(|(latest, count, result_time)| Sealed {
+                count,
+                phenomenon: latest.phenomenon,
+                latest,
+                result_time,
+            })
     }
 
     proptest! {

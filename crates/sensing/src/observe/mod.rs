@@ -62,7 +62,13 @@ pub struct Options {
 
 impl Options {
     pub fn new(heads: PathBuf) -> Self {
-        Self { heads, seal_every: Duration::from_secs(30), seal_rows: 2_000_000, max_unsealed: 10_000_000, live_buffer: 1_024 }
+        Self {
+            heads,
+            seal_every: Duration::from_secs(30),
+            seal_rows: 2_000_000,
+            max_unsealed: 10_000_000,
+            live_buffer: 1_024,
+        }
     }
 }
 

@@ -93,7 +93,12 @@ impl Observe {
 
     pub async fn get(&self, id: &ObservationId) -> Result<Option<Observation>, Error> {
         let key = Key::of(id);
-        Ok(self.0.rows(id.datastream, Some(key), Some(key), Order::Ascending, 1).await?.pop().map(|r| r.observation(id.datastream)))
+        Ok(self
+            .0
+            .rows(id.datastream, Some(key), Some(key), Order::Ascending, 1)
+            .await?
+            .pop()
+            .map(|r| r.observation(id.datastream)))
     }
 
     /// A page of Observations, in order. Never more than `limit`; fewer only at the end.
@@ -112,7 +117,8 @@ impl Observe {
         for order in ends {
             found.extend(self.read(SeriesQuery { order, ..SeriesQuery::latest(datastream, 1) }).await?);
         }
-        let extent = found.first().zip(found.last()).map(|(a, b)| Interval { start: a.phenomenon.start, end: b.phenomenon.end });
+        let extent =
+            found.first().zip(found.last()).map(|(a, b)| Interval { start: a.phenomenon.start, end: b.phenomenon.end });
         self.0.heads.change(datastream.0, |entry| entry.refreshed(found.last().cloned(), extent));
         Ok(())
     }
@@ -140,7 +146,14 @@ impl Inner {
     }
 
     /// Rows with `from <= key <= to`, in order, at most `limit`.
-    pub(super) async fn rows(&self, id: EntityId, from: Option<Key>, to: Option<Key>, order: Order, limit: usize) -> Result<Vec<Row>, Error> {
+    pub(super) async fn rows(
+        &self,
+        id: EntityId,
+        from: Option<Key>,
+        to: Option<Key>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Row>, Error> {
         if limit == 0 || from.zip(to).is_some_and(|(f, t)| f > t) {
             return Ok(Vec::new());
         }
@@ -152,14 +165,25 @@ impl Inner {
         }
         // The newest rows are usually all in memory: then the lake need not be asked.
         let lake_can_add = match (&sealed, order, memory.rows.last()) {
-            (Some(extent), Order::Descending, Some(last)) if memory.rows.len() == limit => last.key.at <= extent.end.as_micros(),
+            (Some(extent), Order::Descending, Some(last)) if memory.rows.len() == limit => {
+                last.key.at <= extent.end.as_micros()
+            }
             _ => true,
         };
         if !lake_can_add {
             return Ok(memory.rows);
         }
         let hidden = memory.hidden(&generations, id);
-        let sealed_rows = self.lake_rows(id, from, to, order, limit.saturating_add(hidden.len()).saturating_add(memory.rows.len().min(limit)), &hidden).await?;
+        let sealed_rows = self
+            .lake_rows(
+                id,
+                from,
+                to,
+                order,
+                limit.saturating_add(hidden.len()).saturating_add(memory.rows.len().min(limit)),
+                &hidden,
+            )
+            .await?;
         let compare = move |a: &Key, b: &Key| match order {
             Order::Ascending => a.cmp(b),
             Order::Descending => b.cmp(a),
@@ -167,7 +191,15 @@ impl Inner {
         Ok(merge(sealed_rows.into_iter(), memory.rows.into_iter(), compare).take(limit).collect())
     }
 
-    async fn lake_rows(&self, id: EntityId, from: Option<Key>, to: Option<Key>, order: Order, limit: usize, hidden: &[Key]) -> Result<Vec<Row>, Error> {
+    async fn lake_rows(
+        &self,
+        id: EntityId,
+        from: Option<Key>,
+        to: Option<Key>,
+        order: Order,
+        limit: usize,
+        hidden: &[Key],
+    ) -> Result<Vec<Row>, Error> {
         let view = self.table.view();
         let mut rows: Vec<Row> = Vec::new();
         let (mut lower, mut upper) = (from.map_or(FIRST, |k| k.at), to.map_or(LAST, |k| k.at));
@@ -227,14 +259,25 @@ pub(super) struct Memory {
 impl Memory {
     /// Keys that the lake may still have but that are removed, ascending.
     fn hidden(&self, generations: &Arc<Generations>, id: EntityId) -> Vec<Key> {
-        let mut keys: Vec<Key> = generations.each().filter_map(|g| g.with(id, |s| s.removed().copied().collect::<Vec<_>>())).flatten().collect();
+        let mut keys: Vec<Key> = generations
+            .each()
+            .filter_map(|g| g.with(id, |s| s.removed().copied().collect::<Vec<_>>()))
+            .flatten()
+            .collect();
         keys.sort_unstable();
         keys.dedup();
         keys
     }
 }
 
-pub(super) fn memory_rows(generations: &Arc<Generations>, id: EntityId, from: Option<&Key>, to: Option<&Key>, order: Order, limit: usize) -> Memory {
+pub(super) fn memory_rows(
+    generations: &Arc<Generations>,
+    id: EntityId,
+    from: Option<&Key>,
+    to: Option<&Key>,
+    order: Order,
+    limit: usize,
+) -> Memory {
     let newest_first = order == Order::Descending;
     let (mut rows, mut whole) = (Vec::new(), false);
     // Oldest generation first; each newer one hides and replaces.

@@ -51,7 +51,13 @@ pub struct Row {
 
 impl Row {
     pub fn observation(&self, datastream: EntityId) -> Observation {
-        observation(datastream, EntityId(self.key.feature), Timestamp::from_micros(self.key.at), self.value, self.extra.as_deref())
+        observation(
+            datastream,
+            EntityId(self.key.feature),
+            Timestamp::from_micros(self.key.at),
+            self.value,
+            self.extra.as_deref(),
+        )
     }
 }
 
@@ -138,14 +144,19 @@ impl Series {
         let lower = lower.min(upper);
         let inside = |key: &Key| from.is_none_or(|f| key >= f) && to.is_none_or(|t| key <= t);
         let plain = (lower..upper).map(|row| (self.plain_key(row), self.values[row]));
-        let plain = plain.filter(|(key, _)| inside(key) && !self.removed.contains(key) && !self.other.contains_key(key));
+        let plain =
+            plain.filter(|(key, _)| inside(key) && !self.removed.contains(key) && !self.other.contains_key(key));
         let plain = plain.map(|(key, value)| Row { key, value, extra: None });
         if from.zip(to).is_some_and(|(f, t)| f > t) {
             return Vec::new();
         }
         use std::ops::Bound::{Included, Unbounded};
         let bounds = (from.map_or(Unbounded, |k| Included(*k)), to.map_or(Unbounded, |k| Included(*k)));
-        let other = self.other.range(bounds).map(|(key, (value, extra))| Row { key: *key, value: *value, extra: extra.clone() });
+        let other = self.other.range(bounds).map(|(key, (value, extra))| Row {
+            key: *key,
+            value: *value,
+            extra: extra.clone(),
+        });
         if newest_first {
             merge(plain.rev(), other.rev(), |a, b| b.cmp(a)).take(limit).collect()
         } else {
@@ -189,7 +200,11 @@ pub struct Generation {
 
 impl Default for Generation {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| RwLock::default()), dropped: RwLock::default(), rows: AtomicUsize::new(0) }
+        Self {
+            shards: std::array::from_fn(|_| RwLock::default()),
+            dropped: RwLock::default(),
+            rows: AtomicUsize::new(0),
+        }
     }
 }
 

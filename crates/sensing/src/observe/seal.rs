@@ -73,7 +73,9 @@ async fn compact(inner: Arc<Inner>) {
     // One at a time: a second one would only find the first one's work.
     let Ok(_alone) = inner.compacting.try_lock() else { return };
     match inner.table.compact(Compaction::default()).await {
-        Ok(done) if done.merged > 0 => tracing::info!(files = done.merged, into = done.into, rows = done.rows, "compacted observations"),
+        Ok(done) if done.merged > 0 => {
+            tracing::info!(files = done.merged, into = done.into, rows = done.rows, "compacted observations")
+        }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "compaction failed; it will be tried again"),
     }
@@ -84,7 +86,8 @@ async fn compact(inner: Arc<Inner>) {
 
 async fn seal(inner: &Arc<Inner>, turned: &Turned, checkpoint: &mut Checkpoint) -> Result<(), Error> {
     let generation = turned.generation.clone();
-    let rows = tokio::task::spawn_blocking(move || generation_rows(&[&generation])).await.map_err(std::io::Error::other)??;
+    let rows =
+        tokio::task::spawn_blocking(move || generation_rows(&[&generation])).await.map_err(std::io::Error::other)??;
     let dropped = turned.generation.dropped();
     let through = turned.next - 1;
     let report = inner
@@ -110,7 +113,12 @@ async fn seal(inner: &Arc<Inner>, turned: &Turned, checkpoint: &mut Checkpoint) 
     }
     inner.unsealed.finish_seal();
     let outcome = if checkpoint.wants_rewrite() {
-        let all: Vec<(i64, Sealed)> = inner.heads.ids().into_iter().filter_map(|id| Some((id, inner.heads.get(EntityId(id), |e| e.sealed.clone())??))).collect();
+        let all: Vec<(i64, Sealed)> = inner
+            .heads
+            .ids()
+            .into_iter()
+            .filter_map(|id| Some((id, inner.heads.get(EntityId(id), |e| e.sealed.clone())??)))
+            .collect();
         checkpoint.rewrite(through, all.iter().map(|(id, s)| (*id, s)))
     } else {
         checkpoint.append(through, &touched, changed.iter().map(|(id, s)| (*id, s)))
@@ -170,7 +178,12 @@ impl Default for Unsealed {
 impl Unsealed {
     /// Nothing is unsealed before `next`.
     pub(super) fn begin(&self, next: u64) {
-        self.generations.store(Arc::new(Generations { open: Arc::default(), sealing: None, open_from: next, from: next }));
+        self.generations.store(Arc::new(Generations {
+            open: Arc::default(),
+            sealing: None,
+            open_from: next,
+            from: next,
+        }));
         self.next.store(next, Relaxed);
     }
 
@@ -189,7 +202,13 @@ impl Tail for Unsealed {
         let generations = self.generations.load_full();
         let newest_first: Vec<&Generation> = generations.each().map(|g| &**g).collect();
         match generation_rows(&newest_first) {
-            Ok(rows) => TailRows { from: generations.from, through: next.checked_sub(1), batches: rows.puts, removed: rows.deletes, dropped_series: rows.dropped },
+            Ok(rows) => TailRows {
+                from: generations.from,
+                through: next.checked_sub(1),
+                batches: rows.puts,
+                removed: rows.deletes,
+                dropped_series: rows.dropped,
+            },
             Err(error) => {
                 tracing::error!(%error, "unsealed rows could not be shown as a table");
                 TailRows::default()

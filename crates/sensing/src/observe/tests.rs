@@ -18,10 +18,13 @@ struct City {
 impl City {
     async fn open(folder: &Path) -> Self {
         let topic = TopicOptions::new("observations").guarded().retain_bytes(1);
-        let stream = Stream::open(stream::Options::local(folder.join("stream"), [topic]), Arc::new(SystemClock)).await.expect("stream");
+        let stream = Stream::open(stream::Options::local(folder.join("stream"), [topic]), Arc::new(SystemClock))
+            .await
+            .expect("stream");
         let lake = Lake::open(lake::Options::new(Root::Local(folder.join("lake")))).expect("lake");
         let options = Options { seal_every: Duration::from_secs(3_600), ..Options::new(folder.join("heads")) };
-        let observe = Observe::open(options, stream.topic("observations").expect("topic"), &lake).await.expect("observe");
+        let observe =
+            Observe::open(options, stream.topic("observations").expect("topic"), &lake).await.expect("observe");
         Self { stream, observe }
     }
 

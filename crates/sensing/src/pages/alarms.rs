@@ -113,13 +113,15 @@ pub async fn board(State(pages): State<Pages>, page: Page) -> Result<Html<impl T
         return Err(Problem::unauthenticated());
     }
     let asked = page.query.all("state");
-    let states = AlarmState::ALL.into_iter().filter(|s| asked.is_empty() && s.stands() || asked.iter().any(|a| *a == s.name()));
+    let states =
+        AlarmState::ALL.into_iter().filter(|s| asked.is_empty() && s.stands() || asked.iter().any(|a| *a == s.name()));
     let filter = Filter {
         states: states.collect(),
         system: page.query.get("system").filter(|s| !s.is_empty()),
         ..Filter::default()
     };
-    let after = page.query.get("after").map(|a| a.parse::<Id<Alarm>>()).transpose().map_err(|e| Problem::field("after", e))?;
+    let after =
+        page.query.get("after").map(|a| a.parse::<Id<Alarm>>()).transpose().map_err(|e| Problem::field("after", e))?;
     let listing = pages.alarms.list(&page.caller, filter, after, Some(PER_PAGE)).await?;
     let next = listing.next.map(|id| id.to_string());
     let table = rows(&page, listing.alarms, page.t("alarm.none-standing"));
@@ -133,13 +135,21 @@ pub async fn board(State(pages): State<Pages>, page: Page) -> Result<Html<impl T
         FilterChoice::new(s.name(), page.t(key))
     });
     let systems = pages.directory.systems().iter().map(|s| FilterChoice::new(&s.key, page.text(&s.name)));
-    let filters = Filters::default().checks("state", page.t("alarm.col-state"), states.collect()).checks("system", page.t("thing.system"), systems.collect());
+    let filters = Filters::default().checks("state", page.t("alarm.col-state"), states.collect()).checks(
+        "system",
+        page.t("thing.system"),
+        systems.collect(),
+    );
     let pager = Pager::after(&page, next.as_deref());
     let page = page.in_section("alarms").wide().dense().titled_t("alarm.heading");
     Ok(Html(Board { filters, table, pager, page }))
 }
 
-pub async fn alarm(State(pages): State<Pages>, Path((_, id)): Path<(String, String)>, page: Page) -> Result<Html<impl Template>, Problem> {
+pub async fn alarm(
+    State(pages): State<Pages>,
+    Path((_, id)): Path<(String, String)>,
+    page: Page,
+) -> Result<Html<impl Template>, Problem> {
     let id: Id<Alarm> = id.parse().map_err(Problem::not_found)?;
     let alarm = pages.alarms.get(&page.caller, id).await?;
     let entries = pages.alarms.history(&page.caller, id).await?;
@@ -158,7 +168,12 @@ pub async fn alarm(State(pages): State<Pages>, Path((_, id)): Path<(String, Stri
                 EntryKind::Remark => "alarm.did.remarked",
             };
             let by = if page.caller.is_anonymous() { String::new() } else { e.by.clone() };
-            vec![Cell::At(e.at), Cell::text(page.t(word)), Cell::text(by), Cell::text(e.comment.as_deref().unwrap_or_default())]
+            vec![
+                Cell::At(e.at),
+                Cell::text(page.t(word)),
+                Cell::text(by),
+                Cell::text(e.comment.as_deref().unwrap_or_default()),
+            ]
         }));
     let may = |action| {
         let text = alarm.id.to_string();
@@ -228,7 +243,15 @@ pub async fn act(
         "unacknowledge" => Deed::Unacknowledge,
         "close" => Deed::Close,
         "remark" => Deed::Remark,
-        other => return Err(Problem::field("deed", format!("'{}' is none of acknowledge, unacknowledge, close, remark", other.chars().take(20).collect::<String>()))),
+        other => {
+            return Err(Problem::field(
+                "deed",
+                format!(
+                    "'{}' is none of acknowledge, unacknowledge, close, remark",
+                    other.chars().take(20).collect::<String>()
+                ),
+            ));
+        }
     };
     pages.alarms.act(&page.caller, id, deed, Some(form.version), form.comment.trim()).await?;
     Ok(Redirect::to(&page.href(&format!("/alarms/{id}"))).into_response())

@@ -49,8 +49,15 @@ impl Pages {
     }
 
     /// A series that fits a chart: the Observations themselves when they are few, else means by a fitting interval.
-    async fn points(&self, id: EntityId, from: Timestamp, to: Timestamp, zone: &TimeZone) -> Result<Vec<(Timestamp, Option<f64>)>, Problem> {
-        let raw = SeriesQuery { from: Some(from), to: Some(to), limit: CHART_POINTS as usize + 1, ..SeriesQuery::all(id) };
+    async fn points(
+        &self,
+        id: EntityId,
+        from: Timestamp,
+        to: Timestamp,
+        zone: &TimeZone,
+    ) -> Result<Vec<(Timestamp, Option<f64>)>, Problem> {
+        let raw =
+            SeriesQuery { from: Some(from), to: Some(to), limit: CHART_POINTS as usize + 1, ..SeriesQuery::all(id) };
         let rows = self.observe.read(raw).await.map_err(Error::from)?;
         if rows.len() <= CHART_POINTS as usize {
             return Ok(rows.iter().map(|o| (o.phenomenon.start, o.result.number())).collect());
@@ -67,14 +74,20 @@ impl Pages {
             10_081..=43_200 => Step::Months(1),
             _ => Step::Years(1),
         };
-        let query = AggregateQuery { datastream: id, from, to: to.plus_micros(1), step, zone: zone.clone(), fill: Fill::Skip };
+        let query =
+            AggregateQuery { datastream: id, from, to: to.plus_micros(1), step, zone: zone.clone(), fill: Fill::Skip };
         let buckets = self.observe.aggregate(query).await.map_err(Error::from)?;
         Ok(buckets.into_iter().map(|b| (b.start, b.mean)).collect())
     }
 }
 
 /// The span that the address asks for: `from` and `to`, by default the last day, or the last year of what comes once a day.
-fn span(query: &Query, now: Timestamp, newest: Option<Timestamp>, interval: Option<i64>) -> Result<(Timestamp, Timestamp), Problem> {
+fn span(
+    query: &Query,
+    now: Timestamp,
+    newest: Option<Timestamp>,
+    interval: Option<i64>,
+) -> Result<(Timestamp, Timestamp), Problem> {
     let to = time(query, "to")?;
     let from = time(query, "from")?;
     let end = to.unwrap_or_else(|| newest.map_or(now, |n| n.max(now.plus_secs(-86_400)).min(now)));
@@ -88,7 +101,11 @@ fn span(query: &Query, now: Timestamp, newest: Option<Timestamp>, interval: Opti
     Ok((from, end))
 }
 
-pub async fn page(State(pages): State<Pages>, Path((_, id)): Path<(String, String)>, page: Page) -> Result<Html<impl Template>, Problem> {
+pub async fn page(
+    State(pages): State<Pages>,
+    Path((_, id)): Path<(String, String)>,
+    page: Page,
+) -> Result<Html<impl Template>, Problem> {
     let entity = pages.datastream(&page.caller, &id).await?;
     let properties = entity.properties();
     let name = name_of(entity.name(), &properties);
@@ -106,7 +123,9 @@ pub async fn page(State(pages): State<Pages>, Path((_, id)): Path<(String, Strin
         .range(from, to)
         .source(format!("/api/datastreams/{}/series", entity.id))
         .download("CSV", csv.clone());
-    let mut number = LiveNumber::new(&label, head.as_ref().and_then(|h| h.latest.result.number()), &unit).simulated(simulated).datastream(entity.id);
+    let mut number = LiveNumber::new(&label, head.as_ref().and_then(|h| h.latest.result.number()), &unit)
+        .simulated(simulated)
+        .datastream(entity.id);
     if let Some(h) = &head {
         number = number.at(h.latest.phenomenon.end).decimals(h.latest.result.number().map_or(0, decimals));
     }
@@ -114,8 +133,20 @@ pub async fn page(State(pages): State<Pages>, Path((_, id)): Path<(String, Strin
         number = number.stale_after(interval * 3);
         chart = chart.gap_after((interval * 5).max(1_800));
     }
-    let after = page.query.get("after").map(|a| a.parse::<ObservationId>()).transpose().map_err(|e| Problem::field("after", e))?;
-    let query = SeriesQuery { from: Some(from), to: Some(to), order: Order::Descending, after, limit: PER_PAGE + 1, ..SeriesQuery::all(entity.id) };
+    let after = page
+        .query
+        .get("after")
+        .map(|a| a.parse::<ObservationId>())
+        .transpose()
+        .map_err(|e| Problem::field("after", e))?;
+    let query = SeriesQuery {
+        from: Some(from),
+        to: Some(to),
+        order: Order::Descending,
+        after,
+        limit: PER_PAGE + 1,
+        ..SeriesQuery::all(entity.id)
+    };
     let mut rows = pages.observe.read(query).await.map_err(Error::from)?;
     let more = rows.len() > PER_PAGE;
     rows.truncate(PER_PAGE);
@@ -134,14 +165,20 @@ pub async fn page(State(pages): State<Pages>, Path((_, id)): Path<(String, Strin
         .download("CSV", csv)
         .empty(page.t("datastream.none"));
     let pager = Pager::after(&page, next.as_deref());
-    let mut facts = vec![(page.t("datastream.type").to_owned(), entity.text("observationType").rsplit('/').next().unwrap_or_default().to_owned())];
+    let mut facts = vec![(
+        page.t("datastream.type").to_owned(),
+        entity.text("observationType").rsplit('/').next().unwrap_or_default().to_owned(),
+    )];
     if let Some(h) = &head {
         facts.push((page.t("datastream.count").to_owned(), page.number(&(h.count as f64), 0)));
         facts.push((page.t("datastream.first").to_owned(), page.exact(&h.phenomenon.start)));
         facts.push((page.t("datastream.last").to_owned(), page.exact(&h.phenomenon.end)));
     }
     if let Some(interval) = interval {
-        facts.push((page.t("datastream.interval").to_owned(), page.msg("datastream.seconds").n(interval as u64).to_string()));
+        facts.push((
+            page.t("datastream.interval").to_owned(),
+            page.msg("datastream.seconds").n(interval as u64).to_string(),
+        ));
     }
     let scope = pages.scope(&page.caller);
     let thing = match entity.one("Thing") {
@@ -153,7 +190,8 @@ pub async fn page(State(pages): State<Pages>, Path((_, id)): Path<(String, Strin
         (page.href(&format!("/things/{}", t.id)), page.text(&name).to_owned())
     });
     let api = format!("/v1.1/Datastreams({})/Observations", entity.id);
-    let mut page = page.in_section("live").under_t("things.heading", "/things").with_island("chart").with_island("live");
+    let mut page =
+        page.in_section("live").under_t("things.heading", "/things").with_island("chart").with_island("live");
     if let Some((href, name)) = &thing {
         let path = href.split_once("/things/").map_or("/things".to_owned(), |(_, id)| format!("/things/{id}"));
         page = page.under(name, &path);

@@ -90,7 +90,11 @@ impl Pages {
     async fn standing(&self, caller: &Caller) -> Result<BTreeMap<EntityId, &'static str>, Problem> {
         let filter = Filter { states: [AlarmState::Open, AlarmState::Acknowledged].into(), ..Filter::default() };
         let listing = self.alarms.list(caller, filter, None, Some(500)).await?;
-        Ok(listing.alarms.into_iter().map(|a| (a.thing, if a.state == AlarmState::Open { "alarm" } else { "warning" })).collect())
+        Ok(listing
+            .alarms
+            .into_iter()
+            .map(|a| (a.thing, if a.state == AlarmState::Open { "alarm" } else { "warning" }))
+            .collect())
     }
 
     fn cards(&self, page: &Page, things: &[ThingEntry]) -> Vec<SystemCard> {
@@ -198,7 +202,12 @@ pub async fn map(State(pages): State<Pages>, page: Page) -> Result<Html<impl Tem
     Ok(Html(MapPage { map, list, systems, more, page }))
 }
 
-fn state_of(thing: &ThingEntry, shown: Option<&Shown>, standing: &BTreeMap<EntityId, &'static str>, now: Timestamp) -> ui::State {
+fn state_of(
+    thing: &ThingEntry,
+    shown: Option<&Shown>,
+    standing: &BTreeMap<EntityId, &'static str>,
+    now: Timestamp,
+) -> ui::State {
     match (standing.get(&thing.id), shown) {
         (Some(&"alarm"), _) => ui::State::Alarm,
         (Some(_), _) => ui::State::Warning,
@@ -267,6 +276,7 @@ pub async fn layer(
         }
         features.push(json!({ "type": "Feature", "geometry": { "type": "Point", "coordinates": position }, "properties": properties }));
     }
-    let headers = [(axum::http::header::CONTENT_TYPE, "application/geo+json"), (axum::http::header::CACHE_CONTROL, "no-store")];
+    let headers =
+        [(axum::http::header::CONTENT_TYPE, "application/geo+json"), (axum::http::header::CACHE_CONTROL, "no-store")];
     Ok((headers, Json(json!({ "type": "FeatureCollection", "features": features }))))
 }

@@ -13,12 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{Router, routing::get};
 use kernel::{Action, Caller, Text, Timestamp};
 
-use crate::{
-    Audience, Catalog, Route, Scope,
-    alarms::Alarms,
-    observe::Observe,
-    route::action,
-};
+use crate::{Audience, Catalog, Route, Scope, alarms::Alarms, observe::Observe, route::action};
 
 pub use directory::{Directory, System};
 
@@ -86,9 +81,24 @@ pub const ROUTES: &[Route] = &[
         audit: true,
         summary: "Acknowledge, close or comment on an alarm",
     },
-    page("/api/map/layers/{layer}", action::READ, Audience::Public, "A layer of the map as GeoJSON, now or at a moment"),
-    page("/api/datastreams/{id}/series", action::READ, Audience::Public, "A Datastream as a chart draws it: aggregated to fit"),
-    page("/api/datastreams/{id}/observations.csv", action::READ, Audience::Public, "Observations of a Datastream as CSV"),
+    page(
+        "/api/map/layers/{layer}",
+        action::READ,
+        Audience::Public,
+        "A layer of the map as GeoJSON, now or at a moment",
+    ),
+    page(
+        "/api/datastreams/{id}/series",
+        action::READ,
+        Audience::Public,
+        "A Datastream as a chart draws it: aggregated to fit",
+    ),
+    page(
+        "/api/datastreams/{id}/observations.csv",
+        action::READ,
+        Audience::Public,
+        "Observations of a Datastream as CSV",
+    ),
 ];
 
 pub fn router(pages: Pages) -> Router {

@@ -27,9 +27,11 @@ pub async fn list(State(pages): State<Pages>, page: Page) -> Result<Html<impl Te
     let sought = page.query.get("q").unwrap_or_default().trim().to_lowercase();
     let chosen: Vec<_> = all
         .iter()
-        .filter(|t| systems.is_empty() || systems.iter().any(|s| *s == t.system))
-        .filter(|t| districts.is_empty() || districts.iter().any(|d| *d == t.district))
-        .filter(|t| sought.is_empty() || kernel::Language::ALL.iter().any(|l| t.name.get(*l).to_lowercase().contains(&sought)))
+        .filter(|t| systems.is_empty() || systems.contains(&t.system))
+        .filter(|t| districts.is_empty() || districts.contains(&t.district))
+        .filter(|t| {
+            sought.is_empty() || kernel::Language::ALL.iter().any(|l| t.name.get(*l).to_lowercase().contains(&sought))
+        })
         .collect();
     let number: usize = page.query.get("page").and_then(|p| p.parse().ok()).unwrap_or(1usize).max(1);
     let rows = chosen.iter().skip((number - 1).saturating_mul(PER_PAGE)).take(PER_PAGE).map(|t| {
@@ -59,9 +61,11 @@ pub async fn list(State(pages): State<Pages>, page: Page) -> Result<Html<impl Te
         .rows(rows)
         .empty(page.t("things.none"));
     let count = |f: &dyn Fn(&super::directory::ThingEntry) -> bool| all.iter().filter(|t| f(t)).count() as u64;
-    let system_choices = pages.directory.systems().iter().map(|s| {
-        FilterChoice::new(&s.key, page.text(&s.name)).count(count(&|t| t.system == s.key))
-    });
+    let system_choices = pages
+        .directory
+        .systems()
+        .iter()
+        .map(|s| FilterChoice::new(&s.key, page.text(&s.name)).count(count(&|t| t.system == s.key)));
     let mut names: Vec<&str> = all.iter().map(|t| t.district.as_str()).filter(|d| !d.is_empty()).collect();
     names.sort_unstable();
     names.dedup();
@@ -89,7 +93,11 @@ struct ThingPage {
     owner: String,
 }
 
-pub async fn thing(State(pages): State<Pages>, Path((_, id)): Path<(String, String)>, page: Page) -> Result<Html<impl Template>, Problem> {
+pub async fn thing(
+    State(pages): State<Pages>,
+    Path((_, id)): Path<(String, String)>,
+    page: Page,
+) -> Result<Html<impl Template>, Problem> {
     let missing = || Problem::not_found(format!("The thing {}", id.chars().take(20).collect::<String>()));
     let number: i64 = id.parse().map_err(|_| missing())?;
     let scope = pages.scope(&page.caller);
@@ -105,23 +113,42 @@ pub async fn thing(State(pages): State<Pages>, Path((_, id)): Path<(String, Stri
         }
     }
     let hidden = ["key", "system", "name_zh_hant", "name_zh_hans", "simulated", "interval"];
-    let properties = entity.properties().into_iter().filter(|(k, _)| !hidden.contains(&k.as_str()) && !k.starts_with("description"));
+    let properties =
+        entity.properties().into_iter().filter(|(k, _)| !hidden.contains(&k.as_str()) && !k.starts_with("description"));
     let shown = |v: serde_json::Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-    let alarms = if page.caller.is_anonymous() { None } else { Some(super::alarms::of_thing(&pages, &page, thing.id).await?) };
-    let localized = entity.properties().get(&format!("description_{}", page.language.segment().replace('-', "_"))).and_then(|v| v.as_str().map(str::to_owned));
+    let alarms =
+        if page.caller.is_anonymous() { None } else { Some(super::alarms::of_thing(&pages, &page, thing.id).await?) };
+    let localized = entity
+        .properties()
+        .get(&format!("description_{}", page.language.segment().replace('-', "_")))
+        .and_then(|v| v.as_str().map(str::to_owned));
     let description = localized.unwrap_or_else(|| entity.text("description").to_owned());
     let system = pages.directory.system(&thing.system);
     let heading = page.text(&thing.name).to_owned();
     let api = format!("/v1.1/Things({})?$expand=Locations,Datastreams", thing.id);
     let properties = properties.map(|(k, v)| (k.replace('_', " "), shown(v))).collect();
-    let mut page = page.in_section("live").under_t("things.heading", "/things").with_island("live").with_island("chart");
+    let mut page =
+        page.in_section("live").under_t("things.heading", "/things").with_island("live").with_island("chart");
     if let Some(system) = system {
         let name = page.text(&system.name).to_owned();
         page = page.under(name, &format!("/things?system={}", system.key));
     }
-    let owner = pages.owners.get(thing.tenant.as_str()).map_or_else(|| thing.tenant.to_string(), |name| page.text(name).to_owned());
+    let owner = pages
+        .owners
+        .get(thing.tenant.as_str())
+        .map_or_else(|| thing.tenant.to_string(), |name| page.text(name).to_owned());
     let page = page.titled(heading);
-    Ok(Html(ThingPage { simulated: thing.simulated, description, numbers, charts, properties, alarms, api, owner, page }))
+    Ok(Html(ThingPage {
+        simulated: thing.simulated,
+        description,
+        numbers,
+        charts,
+        properties,
+        alarms,
+        api,
+        owner,
+        page,
+    }))
 }
 
 fn live_number(pages: &Pages, page: &Page, d: &DatastreamEntry) -> LiveNumber {
@@ -143,7 +170,8 @@ fn live_number(pages: &Pages, page: &Page, d: &DatastreamEntry) -> LiveNumber {
 
 async fn chart(pages: &Pages, page: &Page, d: &DatastreamEntry) -> Result<Option<Markup>, Problem> {
     let rows = pages.observe.read(SeriesQuery::latest(d.id, CHART_POINTS)).await.map_err(Error::from)?;
-    let points: Vec<(Timestamp, Option<f64>)> = rows.iter().rev().map(|o| (o.phenomenon.start, o.result.number())).collect();
+    let points: Vec<(Timestamp, Option<f64>)> =
+        rows.iter().rev().map(|o| (o.phenomenon.start, o.result.number())).collect();
     if points.iter().all(|(_, v)| v.is_none()) {
         return Ok(None);
     }

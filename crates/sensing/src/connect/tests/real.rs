@@ -80,7 +80,10 @@ fn the_rules_of_the_pack_watch_what_the_pack_has() {
     let rules = crate::rules::model::check_all(all).expect("valid");
     assert_eq!(rules.len(), 7);
     for rule in rules {
-        let (system, property) = (rule.select.system.as_deref().expect("system"), rule.select.observed_property.as_deref().expect("property"));
+        let (system, property) = (
+            rule.select.system.as_deref().expect("system"),
+            rule.select.observed_property.as_deref().expect("property"),
+        );
         assert!(things.contains(&format!("tenant = \"{}\"\nsystem = \"{system}\"", rule.tenant)), "{}", rule.key);
         assert!(things.contains(&format!("observed_property = \"{property}\"")), "{}", rule.key);
     }

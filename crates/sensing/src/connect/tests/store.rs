@@ -42,7 +42,10 @@ fn remembers(records: &Records, clock: &FixedClock) {
 
     let fail = |next| records.write_blocking(move |tx| store::fail(tx, key, "gone", 3, next)).expect("fail");
     fail(at(900));
-    assert_eq!((one().next_run, one().failures, one().error.as_deref(), one().failed_at), (at(900), 3, Some("gone"), Some(at(200))));
+    assert_eq!(
+        (one().next_run, one().failures, one().error.as_deref(), one().failed_at),
+        (at(900), 3, Some("gone"), Some(at(200)))
+    );
     assert!(records.write_blocking(|tx| store::force(tx, key)).expect("force"));
     fail(at(900));
     assert_eq!((one().next_run, one().forced), (at(200), true), "a wish is not put off");
@@ -50,14 +53,19 @@ fn remembers(records: &Records, clock: &FixedClock) {
     clock.set(at(300));
     let report = Report { rows: 3, values: 3, written: 3, ..Report::default() };
     let tags = Tags { etag: Some("\"1\"".to_owned()), modified: None };
-    let success = Success { tags, content: Some("c".to_owned()), read_as: Some(rain.hash.clone()), report: Some(report.clone()) };
-    let succeed = |success: Success| records.write_blocking(move |tx| store::succeed(tx, key, &success)).expect("succeed");
+    let success =
+        Success { tags, content: Some("c".to_owned()), read_as: Some(rain.hash.clone()), report: Some(report.clone()) };
+    let succeed =
+        |success: Success| records.write_blocking(move |tx| store::succeed(tx, key, &success)).expect("succeed");
     succeed(success.clone());
     clock.set(at(400));
     succeed(Success { report: None, ..success });
     let now = one();
     assert_eq!((now.failures, now.error, now.changed_at, now.succeeded_at), (0, None, Some(at(300)), Some(at(400))));
-    assert_eq!((now.report, now.tags.etag.as_deref(), now.content.as_deref()), (Some(report), Some("\"1\""), Some("c")));
+    assert_eq!(
+        (now.report, now.tags.etag.as_deref(), now.content.as_deref()),
+        (Some(report), Some("\"1\""), Some("c"))
+    );
 
     let write = |name: &'static str, content: &'static str| {
         records.write_blocking(move |tx| store::put_file(tx, key, name, content)).expect("file");
