@@ -1,13 +1,17 @@
 //! The commands.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use kernel::{Caller, Role, SystemClock, Tenant};
 
 use crate::{
-    compose,
+    backup, compose,
     config::{self, Config, Sources},
     demo,
     operators::Operators,
@@ -43,6 +47,24 @@ pub enum Command {
     Pack {
         #[command(subcommand)]
         command: PackCommand,
+    },
+    /// Write everything into a new folder, while the city is served or not.
+    Backup {
+        /// The new folder. Of a city that is served: below its backup.folder.
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+        /// A file with an API key that may do ops:manage, for a city that is served.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Bring a backup back into an empty data folder.
+    Restore {
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
+        #[command(flatten)]
+        settings: Settings,
     },
     /// Operators, keys and rights.
     Admin {
@@ -180,6 +202,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             );
             Ok(())
         }
+        Command::Backup { to, key_file, settings } => backup(&settings, &to, key_file.as_deref()),
+        Command::Restore { from, settings } => {
+            let (config, _) = settings.read()?;
+            let manifest = backup::restore(&from, &config, Arc::new(SystemClock))?;
+            println!("{}: brought back as of {}, {} files", config.data.display(), manifest.at, manifest.files.len());
+            Ok(())
+        }
         Command::Pack { command: PackCommand::Apply(settings) } => apply(&settings),
         Command::Admin { command: AdminCommand::Invite { tenant, roles, settings } } => {
             let (token, config) = admin(
@@ -233,6 +262,56 @@ fn apply(settings: &Settings) -> anyhow::Result<()> {
         println!("{}: {}", config.pack.display(), if changed? { "applied" } else { "nothing to do" });
         anyhow::Ok(())
     })
+}
+
+fn backup(settings: &Settings, to: &Path, key_file: Option<&Path>) -> anyhow::Result<()> {
+    let (config, _) = settings.read()?;
+    telemetry::log(&config.log_level, config.log_json)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let layout = stores::Layout::new(&config.data);
+    anyhow::ensure!(layout.root().exists(), "there is no folder {}", layout.root().display());
+    match layout.take() {
+        Ok(_lock) => {
+            let pack = check(&config.pack)?;
+            let manifest = runtime.block_on(async {
+                let clock = Arc::new(SystemClock);
+                let stores = stores::Stores::open(&config, clock.clone()).await?;
+                let made = backup::write(&stores, &config, &pack.hash, clock.as_ref(), to).await;
+                stores.close().await;
+                made
+            })?;
+            println!("{}: {} files as of {}", to.display(), manifest.files.len(), manifest.at);
+            Ok(())
+        }
+        Err(_) => runtime.block_on(backup_served(&config, to, key_file)),
+    }
+}
+
+/// Asks the program that serves the city, and waits until it has done it.
+async fn backup_served(config: &Config, to: &Path, key_file: Option<&Path>) -> anyhow::Result<()> {
+    let key_file = key_file
+        .context("the city is being served: name a file with an API key that may do ops:manage (--key-file)")?;
+    let key = std::fs::read_to_string(key_file).with_context(|| key_file.display().to_string())?;
+    let folder = config.backup_folder.as_ref().context("the city is being served: set backup.folder")?;
+    let inside = to.parent() == Some(folder.as_path());
+    let name = to.file_name().and_then(|n| n.to_str()).filter(|_| inside);
+    let name = name.with_context(|| format!("the city is being served: --to must be {}/<name>", folder.display()))?;
+    let url = format!("http://{}/api/ops/backups/{name}", config.http.listen);
+    let client = crate::client::new(std::time::Duration::from_secs(30))?;
+    let mut method = reqwest::Method::PUT;
+    loop {
+        let answer = client.request(method, &url).bearer_auth(key.trim()).send().await?;
+        let (status, body) = (answer.status(), answer.json::<serde_json::Value>().await.unwrap_or_default());
+        anyhow::ensure!(status.is_success(), "{status}: {}", body["detail"].as_str().unwrap_or("no reason given"));
+        match body["state"].as_str() {
+            Some("done") => break,
+            Some("running") => tokio::time::sleep(std::time::Duration::from_millis(500)).await,
+            _ => anyhow::bail!("the backup failed; the log of the program that serves the city says why"),
+        }
+        method = reqwest::Method::GET;
+    }
+    println!("{}: done", to.display());
+    Ok(())
 }
 
 fn named(roles: Vec<String>) -> BTreeSet<Role> {

@@ -20,6 +20,7 @@ use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer, li
 use ui::{Assets, Catalogue, NavItem, Site};
 
 use crate::{
+    backup::{self, api::Backups},
     basemap,
     city::{self, City, Ground},
     config::Config,
@@ -113,9 +114,12 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     let public_url = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
     let (site, base) = site(&layout, &pack, clock.clone())?;
     let routes = routes();
-    let callers = Arc::new(Callers::new(operators.clone(), devices.clone(), clock, public_url.starts_with("https://")));
+    let callers =
+        Arc::new(Callers::new(operators.clone(), devices.clone(), clock.clone(), public_url.starts_with("https://")));
     let desk = desk(&operators, &callers, &pack, &public_url);
+    let backups = Backups::new(stores.clone(), config.clone(), pack.hash.clone(), pack.policy.clone(), clock);
     let rooms = devices::api::router(devices.clone())
+        .merge(backup::api::router(Arc::new(backups)))
         .merge(pages::router(Arc::new(desk)))
         .merge(city.router(&config, &pack, base));
     let router = router(&config, &stores, rooms, &site, &callers, &metrics, tracer, &routes);
@@ -221,7 +225,7 @@ pub async fn load_pack(root: std::path::PathBuf) -> anyhow::Result<Arc<Pack>> {
 
 /// Every address of the program, for tests and for its description.
 pub fn routes() -> Vec<Route> {
-    [OWN, pages::ROUTES, devices::api::ROUTES, &city::routes()].concat()
+    [OWN, pages::ROUTES, backup::api::ROUTES, devices::api::ROUTES, &city::routes()].concat()
 }
 
 const OWN: &[Route] = &[

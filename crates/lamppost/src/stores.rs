@@ -107,14 +107,19 @@ impl Stores {
     }
 }
 
-/// The records alone. Blocks.
-pub fn open_records(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Records> {
+/// How the records are opened.
+pub fn records_options(config: &Config) -> records::Options {
     let mut options = match &config.records {
         RecordsEngine::Sqlite => records::Options::sqlite(Layout::new(&config.data).records()),
         RecordsEngine::Postgres { url } => records::Options::postgres(url.expose()),
     };
     options.readers = config.records_readers;
-    Records::open(&options, clock).context("records")
+    options
+}
+
+/// The records alone. Blocks.
+pub fn open_records(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Records> {
+    Records::open(&records_options(config), clock).context("records")
 }
 
 fn stream_options(config: &Config, layout: &Layout) -> stream::Options {

@@ -30,6 +30,7 @@ pub struct Config {
     pub data: PathBuf,
     pub pack: PathBuf,
     pub http: Http,
+    pub backup_folder: Option<PathBuf>,
     pub shutdown_limit: Duration,
     /// `None` when the door is closed.
     pub mqtt: Option<Mqtt>,
@@ -219,6 +220,7 @@ impl Reader<'_> {
                 concurrency: self.positive("http.concurrency"),
                 trust_proxy: self.truth("http.trust_proxy"),
             },
+            backup_folder: self.path("backup.folder"),
             shutdown_limit: self.duration("shutdown.limit"),
             mqtt: self.mqtt(unspecified),
             records: match self.text("records.engine").as_deref() {

@@ -11,6 +11,7 @@ mod delete;
 mod entity;
 mod feature;
 pub mod geometry;
+mod ids;
 mod migrations;
 pub mod schema;
 mod write;
@@ -22,6 +23,7 @@ use records::{Records, params};
 use serde_json::Value;
 
 pub use entity::{Entity, Field};
+pub use ids::{last_ids, skip_ids};
 pub use schema::Schema;
 
 use crate::{
