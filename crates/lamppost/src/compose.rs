@@ -10,9 +10,10 @@ use anyhow::Context;
 use axum::{Router, extract::DefaultBodyLimit, routing::get};
 use kernel::{Clock, Policy, Role, Tenant, Text};
 use records::Records;
-use sensing::{pages::BaseMap, 
+use sensing::{
     Catalog, Route,
     devices::{self, Devices},
+    pages::BaseMap,
 };
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -337,7 +338,11 @@ fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<(
         city: city.clone(),
         zone,
         zone_name,
-        nav: vec![item("live", "nav.live", "/things"), item("map", "nav.map", "/map"), item("alarms", "nav.alarms", "/alarms")],
+        nav: vec![
+            item("live", "nav.live", "/things"),
+            item("map", "nav.map", "/map"),
+            item("alarms", "nav.alarms", "/alarms"),
+        ],
         alerts_path: Some("/alarms".to_owned()),
         sign_in_path: Some("/sign-in".to_owned()),
         account_path: Some("/account".to_owned()),

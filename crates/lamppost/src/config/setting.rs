@@ -97,11 +97,7 @@ pub const SETTINGS: &[Setting] = &[
         "false",
         "Take the client's address from the last `X-Forwarded-For` entry. Only behind a proxy of your own.",
     ),
-    optional(
-        "backup.folder",
-        Path,
-        "Where backups that are begun over HTTP are written. None can be begun without.",
-    ),
+    optional("backup.folder", Path, "Where backups that are begun over HTTP are written. None can be begun without."),
     setting(
         "shutdown.limit",
         Duration,

@@ -17,6 +17,17 @@ async fn everything(city: &TestCity, key: &str) -> String {
         next = page["after"].as_str().map(|after| format!("/api/devices?tenant=dsd&after={after}"));
         out.push_str(&page.to_string());
     }
+    for path in [
+        "/v1.1/Datastreams?$orderby=id&$top=500",
+        "/v1.1/Things?$orderby=id&$top=1000",
+        "/api/alarms",
+        &observations(city).await,
+    ] {
+        let answer = city.get(path).bearer_auth(key).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        // Links name the port, which differs from start to start.
+        out.push_str(&answer.text().await.unwrap().replace(&city.url(""), ""));
+    }
     let records = &city.running().stores.records;
     for table in [
         "sensing_thing",
@@ -33,6 +44,33 @@ async fn everything(city: &TestCity, key: &str) -> String {
         out.push_str(&format!("\n{table}: {}", count.unwrap_or_else(|e: records::Error| panic!("{table}: {e}"))));
     }
     out
+}
+
+/// A Datastream of flood monitoring: its id.
+async fn level(city: &TestCity) -> String {
+    let path = "/v1.1/Datastreams?$filter=name%20eq%20'Water%20level'&$orderby=id&$top=1&$select=id";
+    let found: Value = city.get(path).send().await.unwrap().json().await.unwrap();
+    found["value"][0]["@iot.id"].to_string()
+}
+async fn observations(city: &TestCity) -> String {
+    format!("/v1.1/Datastreams({})/Observations?$orderby=phenomenonTime&$top=1000", level(city).await)
+}
+
+async fn observe(city: &TestCity, key: &str, minutes: std::ops::Range<i64>) {
+    let path = format!("/v1.1/Datastreams({})/Observations", level(city).await);
+    for minute in minutes {
+        let at = kernel::Timestamp::from_secs(1_700_000_000 + minute * 60);
+        let body = serde_json::json!({"phenomenonTime": at, "result": minute as f64 / 8.0}).to_string();
+        let answer = city
+            .request("POST", &path)
+            .bearer_auth(key)
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+    }
 }
 
 async fn devices(city: &TestCity, key: &str, from: usize, to: usize) {
@@ -75,7 +113,12 @@ async fn what_is_brought_back_is_what_was_there() {
     let folder = backups.path().to_owned();
     let mut city = TestCity::with(|config| config.backup_folder = Some(folder.clone())).await;
     let (manager, admin) = (city.key("dsd", "device-manager").await, city.key("city", "admin").await);
+    let operator = city.key("dsd", "operator").await;
     devices(&city, &manager, 0, 20).await;
+    // Some of it in the lake, some only on the stream.
+    observe(&city, &operator, 0..30).await;
+    city.running().city.observe.seal().await.unwrap();
+    observe(&city, &operator, 30..45).await;
 
     let viewer = city.key("city", "viewer").await;
     let refused = city.request("PUT", "/api/ops/backups/one").bearer_auth(&viewer).send().await.unwrap();
@@ -92,6 +135,7 @@ async fn what_is_brought_back_is_what_was_there() {
     let before = everything(&city, &manager).await;
     // What comes after the backup is not in it.
     devices(&city, &manager, 20, 25).await;
+    observe(&city, &operator, 45..50).await;
     assert_ne!(everything(&city, &manager).await, before);
 
     city.running.take().unwrap().stop().await;
@@ -101,6 +145,10 @@ async fn what_is_brought_back_is_what_was_there() {
     tokio::task::spawn_blocking(move || backup::restore(&from, &into, Arc::new(SystemClock))).await.unwrap().unwrap();
     city.running = Some(compose::start(config.clone(), Arc::new(SystemClock)).await.unwrap());
     assert_eq!(everything(&city, &manager).await, before, "also the key that asks is there");
+    observe(&city, &operator, 50..52).await;
+    city.running().city.observe.seal().await.unwrap();
+    let after: Value = city.get(&observations(&city).await).send().await.unwrap().json().await.unwrap();
+    assert_eq!(after["value"].as_array().unwrap().len(), 47, "and it goes on from there");
     city.running.take().unwrap().stop().await;
 
     let from = folder.join("one");
