@@ -29,9 +29,12 @@ pub fn run(args: &[String]) -> Result<()> {
     sh::run_in(&sh::root().join("web"), "npm", &["test"])?;
     // The program itself is driven from outside by the tests of `lamppost` and by e2e/.
     sh::cargo(&["build", "--package", "lamppost", "--bins"])?;
-    let mut command = vec!["test", "--workspace", "--exclude", "xtask", "--exclude", "bench"];
+    // Every failure is shown, not only the first room's.
+    let python = format!("LAMPPOST_PYTHON={}/venv/bin/python3", sh::cache().display());
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = vec![python.as_str(), cargo.as_str(), "test", "--workspace", "--no-fail-fast"];
     command.extend(args.iter().map(String::as_str));
-    sh::cargo(&command)?;
+    sh::run("env", &command)?;
     if args.is_empty() {
         let program = sh::target().join("debug/lamppost");
         sh::run("node", &["e2e/run.mjs", &program.to_string_lossy()])?;

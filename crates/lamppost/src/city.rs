@@ -20,7 +20,12 @@ use sensing::{
     devices::Devices,
     model::{DatastreamInfo, EntityId},
     mqtt,
-    notify::{self, Notifier, guard::Allowed, live::Live, mail::{Security, Smtp, Stationery}},
+    notify::{
+        self, Notifier,
+        guard::Allowed,
+        live::Live,
+        mail::{Security, Smtp, Stationery},
+    },
     observe::{self, Observe},
     pages::{BaseMap, Pages, System},
     query::Engine,
@@ -114,7 +119,9 @@ impl City {
         let mut options = connect::Options::new(pack.folder.root.clone());
         options.allowed = connect::Allowed::new(config.outgoing.iter().cloned());
         let (known, observed) = (catalog.clone(), observe.clone());
-        let connect = tokio::task::spawn_blocking(move || Connect::open(options, known, observed)).await?.context("connectors")?;
+        let connect = tokio::task::spawn_blocking(move || Connect::open(options, known, observed))
+            .await?
+            .context("connectors")?;
         apply_connectors(pack, &connect).await?;
         tasks.spawn(connect.clone().run(stop.clone()));
 
@@ -173,7 +180,11 @@ impl City {
                 Figure::gauge("sensing_live_connections", "Browsers that follow along", live.connections() as u64),
                 Figure::counter("sensing_alarms_raised", "Alarms raised", count(&rules.raised)),
                 Figure::counter("sensing_alarms_cleared", "Alarms cleared", count(&rules.cleared)),
-                Figure::counter("sensing_rules_failures", "Times the rules could not be evaluated", count(&rules.failures)),
+                Figure::counter(
+                    "sensing_rules_failures",
+                    "Times the rules could not be evaluated",
+                    count(&rules.failures),
+                ),
             ]);
         });
     }
@@ -224,7 +235,10 @@ pub fn texts() -> Vec<ui::Texts> {
 /// `smtp://` asks for STARTTLS, `smtps://` speaks TLS from the start, and a relay on this machine may be reached in the clear.
 fn smtp(mail: &crate::config::Mail) -> anyhow::Result<Smtp> {
     // The address holds a password, so it is not repeated in the error.
-    let url = reqwest::Url::parse(mail.smtp.expose()).ok().filter(|u| u.has_host()).context("mail.smtp_url: write it as smtp://user:password@host:587")?;
+    let url = reqwest::Url::parse(mail.smtp.expose())
+        .ok()
+        .filter(|u| u.has_host())
+        .context("mail.smtp_url: write it as smtp://user:password@host:587")?;
     let host = url.host_str().unwrap_or_default().to_owned();
     let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
     let (security, port) = match url.scheme() {
@@ -276,7 +290,8 @@ async fn open_door(
         let files = mqtt::Tls { certificates: tls.certificate.clone(), key: tls.key.clone(), client_authorities: None };
         (tls.listen, files)
     });
-    let options = mqtt::Options { plain: Some(config.listen), tls, base: format!("{address}/v1.1"), ..mqtt::Options::default() };
+    let options =
+        mqtt::Options { plain: Some(config.listen), tls, base: format!("{address}/v1.1"), ..mqtt::Options::default() };
     let observed = mqtt::Observed::new(observe.clone(), catalog.clone(), device_keys(stores.records.clone()));
     let keeper = Keeper { devices: devices.clone(), catalog: catalog.clone() };
     let records = stores.records.clone();
@@ -303,7 +318,9 @@ fn device_keys(records: Records) -> mqtt::DeviceKeys {
         async move {
             let key = name.clone();
             let sql = "SELECT id FROM sensing_datastream WHERE key = $1 ORDER BY id LIMIT 1";
-            let found = records.read(move |read| read.query_opt(sql, params![key.as_str()], |row| row.get::<i64>(0).map(EntityId))).await;
+            let found = records
+                .read(move |read| read.query_opt(sql, params![key.as_str()], |row| row.get::<i64>(0).map(EntityId)))
+                .await;
             let found = found.map_err(|_: records::Error| mqtt::RecordError::Unavailable)?;
             if let Some(id) = found {
                 let mut known = known.write();

@@ -47,7 +47,8 @@ pub struct SimulateArgs {
 
 pub fn simulate(args: SimulateArgs) -> anyhow::Result<()> {
     telemetry::log("info", false)?;
-    let kept: Kept = serde_json::from_slice(&std::fs::read(&args.keys).with_context(|| args.keys.display().to_string())?)?;
+    let kept: Kept =
+        serde_json::from_slice(&std::fs::read(&args.keys).with_context(|| args.keys.display().to_string())?)?;
     let options = simulate::Options {
         pack: args.pack,
         mqtt: args.mqtt,
@@ -90,7 +91,9 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
             backfill: if fresh { BACKFILL } else { Duration::ZERO },
         };
         running.announce();
-        println!("The readings of lampposts, flood stations, toilets, car parks, HEPA units and live weather are simulated.");
+        println!(
+            "The readings of lampposts, flood stations, toilets, car parks, HEPA units and live weather are simulated."
+        );
         let field = tokio::spawn(simulate::run(options, stop.clone()));
         ordered_to_stop().await?;
         stop.cancel();
@@ -109,12 +112,15 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 /// Registers a device for every simulated thing that has none yet, and keeps the keys for the next start.
 async fn keys(running: &Running, file: &std::path::Path) -> anyhow::Result<Kept> {
     let mut kept: Kept = match std::fs::read(file) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged: remove it", file.display()))?,
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged: remove it", file.display()))?
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Kept::default(),
         Err(error) => return Err(error).with_context(|| file.display().to_string()),
     };
     kept.since.get_or_insert_with(|| jiff::Zoned::now().date());
-    let missing: Vec<_> = running.pack.things.iter().filter(|t| t.simulated && !kept.keys.contains_key(&t.key)).collect();
+    let missing: Vec<_> =
+        running.pack.things.iter().filter(|t| t.simulated && !kept.keys.contains_key(&t.key)).collect();
     let caller = Caller::system("demo");
     // Many at once: the records' group commit makes one flush of them.
     for chunk in missing.chunks(64) {
@@ -127,7 +133,12 @@ async fn keys(running: &Running, file: &std::path::Path) -> anyhow::Result<Kept>
     Ok(kept)
 }
 
-async fn issue(running: &Running, devices: &Devices, caller: &Caller, thing: &crate::pack::things::Thing) -> anyhow::Result<(String, String)> {
+async fn issue(
+    running: &Running,
+    devices: &Devices,
+    caller: &Caller,
+    thing: &crate::pack::things::Thing,
+) -> anyhow::Result<(String, String)> {
     let id = running.catalog.by_key(EntityType::Thing, &thing.tenant, &thing.key).await?;
     let device = NewDevice {
         tenant: thing.tenant.clone(),

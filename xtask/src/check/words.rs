@@ -9,7 +9,7 @@ const FORBIDDEN: [(&str, &str, &str); 6] = [
     ("todo", "!(", "finish it or leave it out"),
     ("unimple", "mented!(", "finish it or leave it out"),
     ("FIX", "ME", "mend it or write down why it is as it is"),
-    ("#[ign", "ore", "a test that does not run holds nothing"),
+    ("#[ign", "ore]", "say why it is not run with the others, and what runs it"),
     ("/work", "/", "no machine's paths"),
     ("#[allo", "w(", "use #[expect(…, reason = …)]"),
 ];

@@ -35,12 +35,17 @@ pub async fn serve(listen: SocketAddr, data: PathBuf, stop: CancellationToken) -
         feeds.insert(address, Feed { body: body.into(), etag });
     }
     let router = Router::new().route("/{*feed}", get(feed)).with_state(Arc::new(feeds));
-    let listener = tokio::net::TcpListener::bind(listen).await.with_context(|| format!("the feeds cannot listen on {listen}"))?;
+    let listener =
+        tokio::net::TcpListener::bind(listen).await.with_context(|| format!("the feeds cannot listen on {listen}"))?;
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await?;
     Ok(())
 }
 
-async fn feed(State(feeds): State<Arc<BTreeMap<&'static str, Feed>>>, UrlPath(name): UrlPath<String>, headers: HeaderMap) -> Response {
+async fn feed(
+    State(feeds): State<Arc<BTreeMap<&'static str, Feed>>>,
+    UrlPath(name): UrlPath<String>,
+    headers: HeaderMap,
+) -> Response {
     let Some(feed) = feeds.get(name.as_str()) else { return StatusCode::NOT_FOUND.into_response() };
     let etag = [(header::ETAG, feed.etag.clone())];
     if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == feed.etag.as_bytes()) {

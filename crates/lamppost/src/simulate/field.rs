@@ -166,7 +166,9 @@ mod tests {
 
     /// All the hours of a day.
     fn through<T>(day: &Day, read: impl Fn(&Moment<'_>) -> T) -> Vec<T> {
-        (0..144).map(|i| read(&Moment { day, before: day, hour: f64::from(i) / 6.0, minute: i64::from(i) * 10 })).collect()
+        (0..144)
+            .map(|i| read(&Moment { day, before: day, hour: f64::from(i) / 6.0, minute: i64::from(i) * 10 }))
+            .collect()
     }
 
     #[test]

@@ -57,7 +57,8 @@ struct Field {
 
 /// Plays the field until told to stop.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
-    let pack = Pack::load(&options.pack).map_err(|m| anyhow::anyhow!("the pack has {} mistakes; see 'lamppost pack check'", m.len()))?;
+    let pack = Pack::load(&options.pack)
+        .map_err(|m| anyhow::anyhow!("the pack has {} mistakes; see 'lamppost pack check'", m.len()))?;
     let data = options.pack.join("data");
     let field = Arc::new(Field {
         record: Record::read(&data, FIRST_DAY, DAYS)?,
@@ -115,7 +116,14 @@ struct Device {
 }
 
 impl Device {
-    async fn play(self, mqtt: SocketAddr, key: String, backfill: Duration, number: u64, stop: CancellationToken) -> Result<()> {
+    async fn play(
+        self,
+        mqtt: SocketAddr,
+        key: String,
+        backfill: Duration,
+        number: u64,
+        stop: CancellationToken,
+    ) -> Result<()> {
         let mut options = MqttOptions::new(&self.thing.key, mqtt.ip().to_string(), mqtt.port());
         options.set_credentials(&self.thing.key, key).set_keep_alive(Duration::from_secs(60)).set_clean_session(true);
         let (client, mut events) = AsyncClient::new(options, 64);

@@ -33,8 +33,10 @@ impl Record {
     /// Reads `data/` of a pack from the day `first` on.
     pub fn read(data: &Path, first: &str, count: usize) -> Result<Self> {
         let rain = std::fs::read_to_string(data.join("hko-daily-rainfall.csv")).context("hko-daily-rainfall.csv")?;
-        let air = std::fs::read_to_string(data.join("epd-air-quality-daily-2017-2024.csv")).context("epd-air-quality-daily-2017-2024.csv")?;
-        let mut days: Vec<Day> = rain.lines().filter_map(rain_of).filter(|d| d.date.as_str() >= first).take(count).collect();
+        let air = std::fs::read_to_string(data.join("epd-air-quality-daily-2017-2024.csv"))
+            .context("epd-air-quality-daily-2017-2024.csv")?;
+        let mut days: Vec<Day> =
+            rain.lines().filter_map(rain_of).filter(|d| d.date.as_str() >= first).take(count).collect();
         anyhow::ensure!(!days.is_empty(), "the rainfall record has no day from {first} on");
         let index: HashMap<String, usize> = days.iter().enumerate().map(|(i, d)| (d.date.clone(), i)).collect();
         let mut stations: Vec<String> = Vec::new();
@@ -70,7 +72,8 @@ impl Record {
 fn rain_of(line: &str) -> Option<Day> {
     let fields: Vec<&str> = line.split(',').collect();
     let [year, month, day, value, _] = fields.as_slice() else { return None };
-    let date = format!("{:04}-{:02}-{:02}", year.parse::<u16>().ok()?, month.parse::<u8>().ok()?, day.parse::<u8>().ok()?);
+    let date =
+        format!("{:04}-{:02}-{:02}", year.parse::<u16>().ok()?, month.parse::<u8>().ok()?, day.parse::<u8>().ok()?);
     let rain = if *value == "Trace" { 0.02 } else { value.parse().ok()? };
     Some(Day { date, rain, air: HashMap::new() })
 }
@@ -83,7 +86,12 @@ mod tests {
     fn days_of_the_published_form() {
         assert_eq!(rain_of("1884,3,7,50.6,C").map(|d| (d.date, d.rain)), Some(("1884-03-07".to_owned(), 50.6)));
         assert_eq!(rain_of("2025,5,8,Trace,C").map(|d| d.rain), Some(0.02));
-        for other in ["年/Year,月/Month,日/Day,數值/Value,數據完整性/data Completeness", "2020,1,1,***,", "", "*** 沒有數據/unavailable"] {
+        for other in [
+            "年/Year,月/Month,日/Day,數值/Value,數據完整性/data Completeness",
+            "2020,1,1,***,",
+            "",
+            "*** 沒有數據/unavailable",
+        ] {
             assert_eq!(rain_of(other), None, "{other}");
         }
     }

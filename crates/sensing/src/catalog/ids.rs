@@ -13,6 +13,8 @@ pub async fn last_ids(records: &Records) -> Result<Vec<(String, i64)>, records::
 pub async fn skip_ids(records: &Records, ids: Vec<(String, i64)>) -> Result<(), records::Error> {
     let sql = "INSERT INTO sensing_sequence (kind, last) VALUES ($1, $2)
                ON CONFLICT (kind) DO UPDATE SET last = excluded.last WHERE sensing_sequence.last < excluded.last";
-    let all = move |tx: &mut records::Tx<'_>| ids.iter().try_for_each(|(kind, last)| tx.execute(sql, params![kind, *last]).map(drop));
+    let all = move |tx: &mut records::Tx<'_>| {
+        ids.iter().try_for_each(|(kind, last)| tx.execute(sql, params![kind, *last]).map(drop))
+    };
     records.write(all).await
 }
