@@ -149,7 +149,10 @@ impl City {
         let series: Arc<dyn sensing::query::Series> = Arc::new(self.observe.clone());
         let engine = Engine::new(self.catalog.clone(), series, Limits::DEFAULT);
         let mqtt = self.mqtt().map(|address| format!("mqtt://{address}")).into_iter().collect();
-        let things = SensorThings::new(engine, Settings { base_url: config.http.public_url.clone(), mqtt });
+        let devices = self.devices.clone();
+        let rights: sta::Rights = Arc::new(move |caller, datastream| devices.may_publish(caller, datastream));
+        let things =
+            SensorThings::new(engine, Settings { base_url: config.http.public_url.clone(), mqtt }).guarded(rights);
         let systems = pack.city.system.iter().map(|s| System { key: s.key.get_ref().clone(), name: s.name.clone() });
         let owners = pack.city.tenant.iter().map(|t| (t.slug.get_ref().clone(), t.name.clone())).collect();
         let parts = (self.catalog.clone(), self.observe.clone(), self.alarms.clone());

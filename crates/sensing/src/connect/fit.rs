@@ -125,8 +125,7 @@ pub fn fill(
     let nothing: Arc<RawValue> = RawValue::NULL.to_owned().into();
     let flag = quality(MISSING, None);
     for (from, to) in bounds {
-        let mut at = from;
-        while let Some(step) = when.next(at).filter(|step| step.end <= to.start) {
+        for step in (1..).map_while(|n| when.step(from, n)).take_while(|step| step.end <= to.start) {
             if *left == 0 {
                 return Err(step.start);
             }
@@ -138,7 +137,6 @@ pub fn fill(
                 ..model.clone()
             };
             kept.push(Candidate { observation, gap: true });
-            at = step;
         }
     }
     Ok(())

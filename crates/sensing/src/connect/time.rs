@@ -120,10 +120,11 @@ impl When {
         zoned.checked_add(span).ok().map(|z| Timestamp::from_jiff(z.timestamp()))
     }
 
-    /// The step after `interval`; `None` when steps have no length.
-    pub fn next(&self, interval: Interval) -> Option<Interval> {
-        let start = interval.end;
-        let end = self.shift(start, self.covers?)?;
+    /// The `n`th step after `interval`; `None` when steps have no length. Counted from the interval and not from the step before: a
+    /// day that begins at half past midnight, because the clocks were put forward, must not move all days after it.
+    pub fn step(&self, interval: Interval, n: i64) -> Option<Interval> {
+        let edge = |n: i64| self.shift(interval.start, self.covers?.checked_mul(n).ok()?);
+        let (start, end) = (edge(n)?, edge(n.checked_add(1)?)?);
         (start < end && interval.start < start).then_some(Interval { start, end })
     }
 }
@@ -193,7 +194,7 @@ mod tests {
         let london = when(None, Some("Europe/London"), Some("P1D"), Stamp::Start);
         let short = london.read("2024-03-31").expect("time");
         assert_eq!(short.end.micros_since(short.start), 23 * 3_600_000_000);
-        let next = london.next(short).expect("next");
+        let next = london.step(short, 1).expect("next");
         assert_eq!(next.to_string(), "2024-03-31T23:00:00Z/2024-04-01T23:00:00Z");
     }
 

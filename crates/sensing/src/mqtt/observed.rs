@@ -164,20 +164,27 @@ impl Field for Observed {
     }
 
     fn page(&self, after: EntityId, limit: usize) -> BoxFuture<'static, Vec<Arc<DatastreamInfo>>> {
-        let catalog = self.catalog.clone();
+        let (catalog, observe) = (self.catalog.clone(), self.observe.clone());
         async move {
             let sql = "SELECT id FROM sensing_datastream WHERE id > $1 ORDER BY id LIMIT $2";
-            let limit = limit as i64;
-            let ids =
-                catalog.records().read(move |read| read.query(sql, params![after.0, limit], |row| row.get::<i64>(0)));
-            let ids = ids.await.unwrap_or_else(|error: records::Error| {
-                tracing::warn!(%error, "Datastreams could not be listed for retained values");
-                Vec::new()
-            });
-            let mut page = Vec::with_capacity(ids.len());
-            for id in ids {
-                if let Ok(Some(info)) = catalog.datastream(EntityId(id)).await {
-                    page.push(info);
+            let (mut after, limit) = (after.0, limit as i64);
+            let mut page = Vec::new();
+            // Where nothing was ever observed, nothing is retained, and the catalogue is not even asked. A page is empty only at the end.
+            while page.is_empty() {
+                let ids = catalog
+                    .records()
+                    .read(move |read| read.query(sql, params![after, limit], |row| row.get::<i64>(0)))
+                    .await
+                    .unwrap_or_else(|error: records::Error| {
+                        tracing::warn!(%error, "Datastreams could not be listed for retained values");
+                        Vec::new()
+                    });
+                let Some(last) = ids.last() else { break };
+                after = *last;
+                for id in ids.into_iter().filter(|id| observe.head(EntityId(*id)).is_some()) {
+                    if let Ok(Some(info)) = catalog.datastream(EntityId(id)).await {
+                        page.push(info);
+                    }
                 }
             }
             page

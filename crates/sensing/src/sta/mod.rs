@@ -45,11 +45,21 @@ pub struct Settings {
 pub struct SensorThings {
     engine: Engine,
     settings: Arc<Settings>,
+    rights: Option<Rights>,
 }
+
+/// Whether a caller may add Observations to a Datastream: the same question, with the same answer, as at the MQTT door.
+pub type Rights = Arc<dyn Fn(&kernel::Caller, &crate::model::DatastreamInfo) -> bool + Send + Sync>;
 
 impl SensorThings {
     pub fn new(engine: Engine, settings: Settings) -> Self {
-        Self { engine, settings: Arc::new(settings) }
+        Self { engine, settings: Arc::new(settings), rights: None }
+    }
+    /// Asks `rights` instead of the policy alone who may add Observations: a device writes to its own Things only.
+    #[must_use]
+    pub fn guarded(mut self, rights: Rights) -> Self {
+        self.rights = Some(rights);
+        self
     }
     pub fn engine(&self) -> &Engine {
         &self.engine

@@ -33,7 +33,11 @@ impl SensorThings {
         }
         let text = id.to_string();
         let resource = Resource { kind: "Datastream", id: &text, tenant: Some(&info.tenant), public: info.public };
-        if catalog.scopes().policy().allows(caller, action::OBSERVE, &resource) {
+        let allowed = match &self.rights {
+            Some(rights) => rights(caller, &info),
+            None => catalog.scopes().policy().allows(caller, action::OBSERVE, &resource),
+        };
+        if allowed {
             return Ok(Some(info));
         }
         if caller.is_anonymous() {
