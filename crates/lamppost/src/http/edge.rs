@@ -54,7 +54,7 @@ pub async fn edge(State(edge): State<Arc<Edge>>, mut request: Request, next: Nex
         let started = Instant::now();
         let context = edge.tracer.as_ref().map(|_| Context::incoming(request.headers()));
         if let Some(context) = &context {
-            request.extensions_mut().insert(context.clone());
+            request.extensions_mut().insert(*context);
         }
         let span = tracing::info_span!("request", id = &*id.0, method = method.as_str(), route = &*route);
         let response = edge.limited(request, next).instrument(span.clone()).await;

@@ -1,4 +1,8 @@
 //! The whole program in this process, driven over HTTP from outside. One binary: each links DataFusion.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, which the lint cannot see in a crate of their own"
+)]
 
 mod backup;
 mod city;

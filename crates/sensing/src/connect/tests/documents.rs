@@ -302,7 +302,7 @@ value = [{ field = "v", datastream = "d" }]
     /// Whatever days a file holds, in whatever order and however cut: every day between the first and the last is there once.
     #[test]
     fn gaps_are_filled_once(days in proptest::collection::vec(0i64..60, 1..40), cut in 0usize..40) {
-        let connector = connector(&r#"
+        let connector = connector(r#"
 gaps = "flag"
 source = { url = "https://example.org/a", format = "csv", header = "t" }
 time = { fields = ["t"], zone = "Asia/Hong_Kong", covers = "P1D" }

@@ -125,7 +125,6 @@ pub struct City {
     pub engine: Engine,
     pub memory: Arc<Memory>,
     pub clock: Arc<FixedClock>,
-    pub door: SensorThings,
     router: Router,
     _folder: tempfile::TempDir,
 }
@@ -180,7 +179,7 @@ impl City {
         let memory = Arc::new(Memory::default());
         let engine = Engine::new(catalog.clone(), memory.clone(), limits);
         let door = SensorThings::new(engine.clone(), Settings::default());
-        Self { catalog, engine, memory, clock, router: router(door.clone()), door, _folder: folder }
+        Self { catalog, engine, memory, clock, router: router(door), _folder: folder }
     }
 
     pub async fn send(&self, caller: &Caller, method: &str, path: &str, kind: &str, body: Vec<u8>) -> Answer {
