@@ -25,10 +25,10 @@ fn main() -> Result<()> {
         Some("test") => test::run(rest),
         Some("check") => check::run(),
         Some("bench") => {
-            sh::cargo(&["build", "--release", "--package", "lamppost"])?;
-            let mut command = vec!["run", "--release", "--package", "bench", "--"];
+            sh::fast_cargo(&["build", "--package", "lamppost"])?;
+            let mut command = vec!["run", "--package", "bench", "--"];
             command.extend(rest.iter().map(String::as_str));
-            sh::cargo(&command)
+            sh::fast_cargo(&command)
         }
         Some("web") => web::build(),
         Some("release") => release::run(),

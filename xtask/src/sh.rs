@@ -43,6 +43,13 @@ pub fn cargo(args: &[&str]) -> Result<()> {
     run(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), args)
 }
 
+/// Cargo with our own crates optimised; see .cargo/fast.toml. The program is then `target/debug/lamppost`.
+pub fn fast_cargo(args: &[&str]) -> Result<()> {
+    let mut all = vec!["--config", ".cargo/fast.toml"];
+    all.extend(args);
+    cargo(&all)
+}
+
 /// What a program prints, or `None` when it is not there or fails.
 pub fn output(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).current_dir(root()).stderr(Stdio::null()).output().ok()?;
