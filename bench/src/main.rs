@@ -49,7 +49,7 @@ impl Place {
     fn program(&self) -> anyhow::Result<PathBuf> {
         let beside = || anyhow::Ok(std::env::current_exe()?.with_file_name("lamppost"));
         let program = self.program.clone().map_or_else(beside, Ok)?;
-        anyhow::ensure!(program.is_file(), "{} is not there; cargo build --release -p lamppost", program.display());
+        anyhow::ensure!(program.is_file(), "{} is not there; run this by cargo xtask bench", program.display());
         Ok(program)
     }
 }
