@@ -245,10 +245,18 @@ impl Hub {
         true
     }
 
-    /// Whether the filter is new to the session.
-    pub fn subscribe(&self, session: &Arc<Session>, filter: &ByteString, subscription: Subscription) -> bool {
+    /// Whether the filter is new to the session. A subscription that is made again loses nothing that waits for it (MQTT 5 section
+    /// 3.8.4): clients subscribe at every start, also those whose session was kept.
+    pub fn subscribe(&self, session: &Arc<Session>, filter: &ByteString, mut subscription: Subscription) -> bool {
         let (group, bare) = split(filter);
-        let new = session.lock().subscriptions.insert(filter.clone(), subscription).is_none();
+        let new = {
+            let mut state = session.lock();
+            let old = state.subscriptions.get(filter);
+            if let Some(old) = old.filter(|old| old.qos != QoS::AtMostOnce) {
+                subscription.since = old.since;
+            }
+            state.subscriptions.insert(filter.clone(), subscription).is_none()
+        };
         let subscriber = Subscriber { session: Arc::clone(session), subscription, group: group.clone() };
         self.trie.write().insert(bare, (session.number, group), subscriber);
         self.stats.subscriptions.add(u64::from(new));

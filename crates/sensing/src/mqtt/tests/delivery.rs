@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{Client, MemoryField, To, V3, V5, World, options};
 use crate::mqtt::{
     Options, QueueLimits,
-    wire::{Disconnect, Packet, QoS, Reason},
+    wire::{Disconnect, Packet, QoS, Reason, RetainHandling, SubscriptionOptions},
 };
 
 const TOPIC: &str = "v1.1/Datastreams(2)/Observations";
@@ -56,6 +56,35 @@ async fn an_absent_session_misses_nothing() {
         send(&world, 30..32).await;
         expect(&mut client, 30..32).await;
     }
+}
+
+/// Most clients subscribe whenever they connect, also when their session is there: what waits for them must not be lost by it.
+#[tokio::test]
+async fn subscribing_again_loses_nothing_that_waits() {
+    let queue = QueueLimits { messages: 10, bytes: 1 << 20, total_bytes: 1 << 30 };
+    let world = World::with(Options { queue, window: 4, ..options() }, MemoryField::new(), Default::default()).await;
+    let to = To::new(V5, "dsd-r", "r").lasting();
+    let mut client = world.connect(to).await;
+    client.subscribe(TOPIC, QoS::AtLeastOnce).await;
+    drop(client);
+    send(&world, 0..40).await;
+    let mut client = world.connect(to).await;
+    let mut first = Vec::new();
+    for _ in 0..4 {
+        first.push(client.take().await);
+    }
+    // Four are under way, ten are queued, the rest is on the stream when the subscription is made again.
+    let options = SubscriptionOptions {
+        qos: QoS::AtLeastOnce,
+        retain_handling: RetainHandling::NoAtSubscribe,
+        ..SubscriptionOptions::default()
+    };
+    assert_eq!(client.subscribe_with(TOPIC, options, None).await, 1);
+    for (value, got) in first.iter().enumerate() {
+        assert_eq!(got.number(), value as f64);
+        client.finish(got, got.id.expect("id")).await;
+    }
+    expect(&mut client, 4..40).await;
 }
 
 #[tokio::test]
