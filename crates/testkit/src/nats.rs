@@ -42,7 +42,7 @@ impl Server {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// As when the power goes: kill -9. [`Server::restart`] brings it back with what it had stored.
+    /// As when the power goes: kill -9. [`Server::resume`] brings it back with what it had stored.
     pub fn kill(&mut self) {
         drop(self.watcher.stdin.take());
         self.watcher.wait().expect("our child");
@@ -51,6 +51,11 @@ impl Server {
     /// Kills the server and starts it again on the same port and store.
     pub fn restart(&mut self) {
         self.kill();
+        self.resume();
+    }
+
+    /// Starts a killed server again.
+    pub fn resume(&mut self) {
         self.watcher = spawn(&self.folder, Some(self.port));
         let until = Instant::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {

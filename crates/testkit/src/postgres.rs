@@ -2,6 +2,8 @@
 //!
 //! The cluster listens on a socket in its own folder, so test processes cannot meet. It ends and its folder goes when the
 //! test process ends, however that happens: a small shell beside it waits for the end of a pipe that only we hold.
+//!
+//! [`Cluster`] is one for a test alone, which can stop it and start it again.
 
 use std::{
     io::Read as _,
@@ -21,11 +23,15 @@ const MISSING: &str = "PostgreSQL 15 is needed by the tests and was not found. I
     apt-get update && apt-get install -y postgresql-15\n\
     or point LAMPPOST_POSTGRES_BIN at the folder that holds initdb and postgres.";
 
-struct Cluster {
+/// A running server. Stopped, and its folder removed, when dropped.
+pub struct Cluster {
     folder: PathBuf,
-    /// The cluster lives as long as the pipe into it is open.
-    _watcher: Child,
+    /// The cluster lives as long as the pipe into it is open; `None` while it is stopped.
+    watcher: Option<Child>,
 }
+
+/// While this file is there the folder outlives its server.
+const KEEP: &str = "keep";
 
 /// A database of its own for one test; empty, UTF-8, with the locale of a person rather than of a machine, so that a test
 /// notices where the order of text depends on it.
@@ -97,39 +103,52 @@ fn run(address: &str, sql: &str) {
 }
 
 impl Cluster {
-    fn start() -> Self {
+    /// A new cluster. Panics, with the line to type, when PostgreSQL is not installed.
+    pub fn start() -> Self {
         let programs = find_programs();
         let folder = tempfile::Builder::new().prefix("lamppost-pg-").tempdir().expect("a temporary folder").keep();
         // PostgreSQL refuses to run as root; then it runs as the user that its package made.
-        let root = std::fs::metadata(&folder).expect("our folder").uid() == 0;
+        let root = is_root();
         if root {
             let (user, group) = (number(&["-u", "postgres"]), number(&["-g", "postgres"]));
             std::os::unix::fs::chown(&folder, Some(user), Some(group)).expect("root may give a folder away");
         }
-        let as_user = |program: &str| {
-            if !root {
-                return Command::new(program);
-            }
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--", program]);
-            command
-        };
         let data = folder.join("data");
         let initdb = programs.join("initdb");
-        let made = as_user(&initdb.to_string_lossy())
+        let made = as_user(root, &initdb.to_string_lossy())
             .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-sync", "--no-instructions"])
             .args(["--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-HK", "--pgdata"])
             .arg(&data)
             .current_dir(&folder)
             .output();
         check("initdb", &made.unwrap_or_else(|error| panic!("initdb cannot be started: {error}\n{MISSING}")));
-        // $1 is the server, $2 its folder. QUIT ends it at once: nothing in it is kept.
+        let mut cluster = Self { folder, watcher: None };
+        cluster.resume();
+        cluster
+    }
+
+    /// The database that every cluster has, in libpq's key-value form.
+    pub fn url(&self) -> String {
+        format!("host={} user=postgres dbname=postgres", self.folder.display())
+    }
+
+    /// As when the machine goes: no connection is closed in order, nothing answers until [`Cluster::resume`].
+    pub fn stop(&mut self) {
+        std::fs::write(self.folder.join(KEEP), "").expect("our folder");
+        self.end();
+    }
+
+    /// Starts the server, again with what it had stored, and waits until it answers.
+    pub fn resume(&mut self) {
+        let _ = std::fs::remove_file(self.folder.join(KEEP));
+        let root = is_root();
+        // $1 is the server, $2 its folder. QUIT ends it at once, as a crash would; the next start recovers from its log.
         let script = r#""$1" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 -c shared_buffers=64MB \
-            >"$2/log" 2>&1 & server=$!; cat >/dev/null; kill -QUIT $server; wait $server; rm -rf "$2""#;
-        let watcher = as_user("sh")
+            >>"$2/log" 2>&1 & server=$!; cat >/dev/null; kill -QUIT $server; wait $server; [ -e "$2/keep" ] || rm -rf "$2""#;
+        let watcher = as_user(root, "sh")
             .args(["-c", script, "lamppost-test-postgres"])
-            .arg(programs.join("postgres"))
-            .arg(&folder)
+            .arg(find_programs().join("postgres"))
+            .arg(&self.folder)
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -138,15 +157,20 @@ impl Cluster {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("PostgreSQL cannot be started: {error}"));
-        let cluster = Self { folder, _watcher: watcher };
-        cluster.wait();
-        cluster
+        self.watcher = Some(watcher);
+        self.wait();
+    }
+
+    fn end(&mut self) {
+        if let Some(mut watcher) = self.watcher.take() {
+            drop(watcher.stdin.take());
+            let _ = watcher.wait();
+        }
     }
 
     fn wait(&self) {
         let started = Instant::now();
-        let address = format!("host={} user=postgres dbname=postgres", self.folder.display());
-        let config: Config = address.parse().expect("our own address");
+        let config: Config = self.url().parse().expect("our own address");
         loop {
             let connected = std::thread::scope(|scope| scope.spawn(|| config.connect(NoTls).map(drop)).join());
             match connected {
@@ -163,6 +187,29 @@ impl Cluster {
             }
         }
     }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.folder.join(KEEP));
+        if self.watcher.is_none() {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+        self.end();
+    }
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+fn as_user(root: bool, program: &str) -> Command {
+    if !root {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--", program]);
+    command
 }
 
 fn find_programs() -> PathBuf {

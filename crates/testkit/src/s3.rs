@@ -47,6 +47,20 @@ impl Server {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// As when the network to it is cut: connections stay, nothing answers, until [`Server::resume`].
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let group = format!("-{}", self.watcher.id());
+        let done = Command::new("kill").args([signal, "--", &group]).status();
+        assert!(done.is_ok_and(|status| status.success()), "kill {signal}");
+    }
+
     /// Creates the bucket; false while nobody answers.
     fn put(&self, bucket: &str) -> bool {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
@@ -65,6 +79,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.resume();
         drop(self.watcher.stdin.take());
         let _ = self.watcher.wait();
     }
