@@ -16,6 +16,9 @@ pub enum Error {
     /// The handle was closed.
     #[error("the records are closed")]
     Closed,
+    /// Another program has taken over what only one may do; see [`crate::Records::fence`]. Nothing was saved.
+    #[error("another program has taken over, nothing was saved")]
+    Fenced,
     /// A UNIQUE or PRIMARY KEY constraint refused the row.
     #[error("already there: {0}")]
     Unique(String),

@@ -59,6 +59,7 @@ mod command;
 mod engine;
 mod error;
 mod jobs;
+mod lease;
 mod migrate;
 mod options;
 mod outbox;
@@ -69,16 +70,17 @@ mod tx;
 mod value;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kernel::{Clock, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use audit::{AuditPage, AuditQuery, AuditRow};
-pub use backup::{BackupReport, restore};
+pub use backup::{BackupReport, must_be_empty, restore};
 pub use error::Error;
 pub use jobs::{DeadJob, Job, JobFailure, Jobs, NewJob, RetryPolicy};
+pub use lease::{Holder, Look, Patience, Term};
 pub use migrate::Migration;
 pub use options::{EngineOptions, Options};
 pub use outbox::{Emitted, Event, Outbox};
@@ -125,6 +127,8 @@ pub(crate) struct Shared {
     pub events: watch::Sender<u64>,
     /// The same for jobs.
     pub jobs: watch::Sender<u64>,
+    /// Set when only one program may write; see [`Records::fence`].
+    pub fence: OnceLock<Term>,
 }
 
 impl Records {
@@ -136,6 +140,7 @@ impl Records {
             counters: stats::Counters::default(),
             events: watch::Sender::new(0),
             jobs: watch::Sender::new(0),
+            fence: OnceLock::new(),
         });
         let (sender, receiver) = mpsc::channel(options.queue);
         // The PostgreSQL client drives a runtime of its own, which must not start on a thread that already has one.
@@ -226,13 +231,16 @@ impl Records {
         task.await.unwrap_or_else(|_| Err(Error::Closed.into()))
     }
 
-    /// [`Records::read`] for threads; not to be called on a thread that drives async tasks.
-    pub fn read_blocking<T, E>(&self, query: impl FnOnce(&mut Read<'_>) -> Result<T, E>) -> Result<T, E>
+    /// [`Records::read`] for threads and for what begins. Blocks; may be called anywhere.
+    pub fn read_blocking<T, E>(&self, query: impl FnOnce(&mut Read<'_>) -> Result<T, E> + Send) -> Result<T, E>
     where
-        E: From<Error>,
+        T: Send,
+        E: From<Error> + Send,
     {
-        let _permit = futures::executor::block_on(self.inner.readers.permit())?;
-        self.inner.readers.run(query)
+        off_runtime(|| {
+            let _permit = futures::executor::block_on(self.inner.readers.permit())?;
+            self.inner.readers.run(query)
+        })
     }
 
     /// Lets the queue run empty, commits, and ends the writers. Later writes answer [`Error::Closed`].

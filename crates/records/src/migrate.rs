@@ -32,7 +32,10 @@ const HISTORY: &str = "CREATE TABLE records_migration (position IDENTITY, room T
     checksum TEXT NOT NULL, sql TEXT NOT NULL, applied_at BIGINT NOT NULL, UNIQUE (room, version))";
 
 /// This room's own tables.
-const OWN: &[Migration] = &[Migration { version: 1, name: "audit, events, jobs", sql: include_str!("schema.sql") }];
+const OWN: &[Migration] = &[
+    Migration { version: 1, name: "audit, events, jobs", sql: include_str!("schema.sql") },
+    Migration { version: 2, name: "leases", sql: crate::lease::SCHEMA },
+];
 
 /// Creates what every database of this program has.
 pub(crate) fn bootstrap(session: &mut Session, now: Timestamp) -> Result<(), Error> {

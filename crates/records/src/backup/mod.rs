@@ -18,7 +18,7 @@ use std::{
 use crate::{ColumnKind, Error, Read, Records, params};
 use format::{FRAME_TARGET, Frame, Value, Writer};
 
-pub use restore::restore;
+pub use restore::{must_be_empty, restore};
 
 /// What a backup holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

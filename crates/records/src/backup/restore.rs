@@ -41,6 +41,13 @@ pub fn restore(options: &Options, path: &Path, clock: &dyn Clock) -> Result<Back
     })
 }
 
+/// Refuses a database that holds a table: what [`restore`] does first, for a caller who restores other stores before. Blocks; may be called
+/// anywhere.
+pub fn must_be_empty(options: &Options, clock: &dyn Clock) -> Result<(), Error> {
+    options.validate()?;
+    off_runtime(|| refuse_unless_empty(&mut options.session(true)?, clock.now()))
+}
+
 fn refuse_unless_empty(session: &mut Session, now: Timestamp) -> Result<(), Error> {
     if !session.is_postgres() {
         // Rows come in the order of tables' names; references are checked at the end. Has no effect inside a transaction.
@@ -94,6 +101,10 @@ fn load(tx: &mut Tx<'_>, reader: &mut Reader<impl std::io::Read>) -> Result<Back
     // PostgreSQL leaves events without a number until they are read; SQLite would never give them one.
     if tables.contains_key("records_event") {
         while outbox::number(tx)? > 0 {}
+    }
+    // Whoever held a lease holds it over the database that was backed up, not over this one.
+    if tables.contains_key("records_lease_beat") {
+        tx.execute("UPDATE records_lease_beat SET held = 0", params![])?;
     }
     Ok(report)
 }

@@ -5,7 +5,7 @@ pub(crate) mod sqlite;
 
 use std::ops::ControlFlow;
 
-use crate::{Error, Param, Row};
+use crate::{Error, Param, Row, Term};
 
 /// What a failed statement means for its transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +81,13 @@ impl Session {
     }
 
     pub fn begin(&mut self, begin: Begin) -> Result<(), Failure> {
+        self.begin_within(begin, None)
+    }
+
+    /// Begins a transaction that is refused unless `term` stands. To be rolled back when it is.
+    pub fn begin_within(&mut self, begin: Begin, term: Option<&Term>) -> Result<(), Failure> {
         self.failed = None;
-        dispatch!(self, c => c.begin(begin))
+        dispatch!(self, c => c.begin(begin, term))
     }
 
     pub fn commit(&mut self) -> Result<(), Failure> {

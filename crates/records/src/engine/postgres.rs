@@ -3,14 +3,14 @@
 use std::{collections::HashMap, time::Duration};
 
 use ::postgres::{
-    Client, Config, NoTls, Statement,
+    Client, Config, NoTls, SimpleQueryMessage, Statement,
     error::SqlState,
     fallible_iterator::FallibleIterator,
     types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked},
 };
 
 use super::{Begin, Failure, Fate, Visit};
-use crate::{ColumnKind, Error, Param, Row};
+use crate::{ColumnKind, Error, Param, Row, Term};
 
 pub(crate) struct Connection {
     config: Config,
@@ -59,20 +59,32 @@ impl Connection {
         self.statements.clear();
     }
 
-    pub fn begin(&mut self, begin: Begin) -> Result<(), Failure> {
-        let sql = match begin {
+    pub fn begin(&mut self, begin: Begin, term: Option<&Term>) -> Result<(), Failure> {
+        let begin = match begin {
             Begin::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             Begin::Write => "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE",
             Begin::Locked => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
         };
-        if self.client()?.batch_execute(sql).is_ok() {
-            return Ok(());
+        let Some(term) = term else { return self.ask_twice(begin).map(drop) };
+        // In one message: a fence costs no round trip.
+        let answers =
+            self.ask_twice(&format!("{begin}; SELECT term FROM records_lease WHERE name = '{}'", term.name))?;
+        let standing = answers.iter().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        if standing == Some(term.number) { Ok(()) } else { Err(Failure::statement(Error::Fenced)) }
+    }
+
+    fn ask_twice(&mut self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Failure> {
+        if let Ok(answers) = self.client()?.simple_query(sql) {
+            return Ok(answers);
         }
         // The server may have closed an idle connection, or may have become a standby that another address replaces. Nothing
         // has happened yet, so a fresh connection is as good.
         self.forget();
         self.client()?
-            .batch_execute(sql)
+            .simple_query(sql)
             .map_err(|error| Failure { fate: Fate::Lost, error: Error::Unavailable(describe(&error)) })
     }
 

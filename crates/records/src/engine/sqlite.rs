@@ -5,7 +5,7 @@ use std::{fs::OpenOptions, path::Path, time::Duration};
 use rusqlite::{ErrorCode, ffi, types::ToSqlOutput};
 
 use super::{Begin, Failure, Fate, Visit};
-use crate::{Error, Param, Row};
+use crate::{Error, Param, Row, Term};
 
 pub(crate) struct Connection {
     inner: rusqlite::Connection,
@@ -53,11 +53,21 @@ impl Connection {
         !self.inner.is_autocommit()
     }
 
-    pub fn begin(&mut self, begin: Begin) -> Result<(), Failure> {
+    pub fn begin(&mut self, begin: Begin, term: Option<&Term>) -> Result<(), Failure> {
         self.control(match begin {
             Begin::Read => "BEGIN DEFERRED",
             Begin::Write | Begin::Locked => "BEGIN IMMEDIATE",
-        })
+        })?;
+        let Some(term) = term else { return Ok(()) };
+        let standing = self
+            .inner
+            .prepare_cached("SELECT term FROM records_lease WHERE name = ?1")
+            .and_then(|mut statement| statement.query_row([term.name], |row| row.get::<_, i64>(0)));
+        match standing {
+            Ok(number) if number == term.number => Ok(()),
+            Ok(_) | Err(rusqlite::Error::QueryReturnedNoRows) => Err(Failure::statement(Error::Fenced)),
+            Err(error) => Err(self.failure(error)),
+        }
     }
 
     pub fn commit(&mut self) -> Result<(), Failure> {

@@ -135,7 +135,7 @@ impl Writer {
     }
 
     fn attempt(&mut self, begin: Begin, commands: &mut [Box<dyn Command>]) -> Result<Effects, Refusal> {
-        self.session.begin(begin).map_err(Refusal::Again)?;
+        self.session.begin_within(begin, self.shared.fence.get()).map_err(Refusal::Again)?;
         let alone = commands.len() == 1;
         let mut effects = Effects::default();
         let mut kept = false;

@@ -51,7 +51,7 @@ impl Writer {
         let started = Instant::now();
         let mut done = Vec::with_capacity(queue.len());
         let mut effects = Effects::default();
-        if let Err(failure) = self.session.begin(Begin::Write) {
+        if let Err(failure) = self.session.begin_within(Begin::Write, self.shared.fence.get()) {
             self.lose(queue, failure);
             return;
         }
@@ -100,7 +100,7 @@ impl Writer {
         self.session.rollback();
         // Whatever the engine calls it, the callers' commands are not saved and may be sent again.
         let error = match failure.error {
-            error @ Error::Unavailable(_) => error,
+            error @ (Error::Unavailable(_) | Error::Fenced) => error,
             other => Error::Unavailable(other.to_string()),
         };
         self.shared.refused(commands, &error);

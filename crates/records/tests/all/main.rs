@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod faults;
 mod jobs;
+mod lease;
 mod migrations;
 mod outbox;
 mod support;
