@@ -37,9 +37,6 @@ pub enum Error {
     Name(String),
     #[error("the option {option} is not usable: {why}")]
     Option { option: &'static str, why: String },
-    /// The engine cannot do this; the text says what does.
-    #[error("{0}")]
-    Unsupported(&'static str),
     /// The NATS server refused or did not answer in time.
     #[error("NATS, {what}: {detail}")]
     Nats { what: &'static str, detail: String },

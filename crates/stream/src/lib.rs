@@ -133,6 +133,17 @@ impl Stream {
         }
     }
 
+    /// Whether the folder is there, or the server answers: one small question.
+    pub async fn ping(&self) -> Result<(), Error> {
+        match &self.engine {
+            Engine::Local(engine) => {
+                let engine = engine.clone();
+                tokio::task::spawn_blocking(move || engine.ping()).await.map_err(|_| Error::Closed)?
+            }
+            Engine::Nats(engine) => engine.ping().await,
+        }
+    }
+
     /// Figures of every topic.
     pub fn stats(&self) -> Vec<TopicStats> {
         match &self.engine {
@@ -145,14 +156,14 @@ impl Stream {
     /// copy is itself a folder that can be opened, or brought back with [`restore`]. Topics are copied one after the
     /// other, so a later one may hold records made after the earlier one's copy.
     ///
-    /// NATS: [`Error::Unsupported`], the cluster has `nats stream backup`.
+    /// NATS: the same folder, so that it can be brought back into either engine.
     pub async fn backup(&self, to: &Path) -> Result<Vec<BackupReport>, Error> {
         match &self.engine {
             Engine::Local(engine) => {
                 let (engine, to) = (engine.clone(), to.to_owned());
                 tokio::task::spawn_blocking(move || engine.backup(&to)).await.map_err(|_| Error::Closed)?
             }
-            Engine::Nats(_) => Err(Error::Unsupported("streams in NATS are backed up with `nats stream backup`")),
+            Engine::Nats(engine) => engine.backup(to).await,
         }
     }
 }
@@ -160,6 +171,22 @@ impl Stream {
 /// Brings a backup back into an empty folder. Blocking.
 pub fn restore(from: &Path, to: &Path) -> Result<(), Error> {
     local::restore(from, to)
+}
+
+/// Brings a backup of either engine into the engine of `options`: an empty folder, or a server that holds nothing of these topics.
+///
+/// NATS: a record keeps its offset; its time is that of its coming back, because the server stamps it.
+pub async fn restore_into(from: &Path, options: Options, clock: Arc<dyn Clock>) -> Result<(), Error> {
+    options.check()?;
+    match options.engine {
+        EngineOptions::Local(local) => {
+            let (from, to) = (from.to_owned(), local.dir);
+            tokio::task::spawn_blocking(move || restore(&from, &to)).await.map_err(|_| Error::Closed)?
+        }
+        EngineOptions::Nats(nats) => {
+            nats::restore(from, nats, &options.topics, options.max_payload, clock).await.map(drop)
+        }
+    }
 }
 
 /// Reads every record of every topic in a folder that no stream has open and checks it. Like opening, it cuts a torn

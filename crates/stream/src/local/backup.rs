@@ -31,7 +31,7 @@ impl Drop for Pin<'_> {
     }
 }
 
-fn must_be_empty(dir: &Path) -> Result<(), Error> {
+pub(crate) fn must_be_empty(dir: &Path) -> Result<(), Error> {
     files::create_dir(dir)?;
     if files::names(dir)?.is_empty() {
         return Ok(());
@@ -114,6 +114,11 @@ fn copy(from: &Path, to: &Path, len: u64) -> Result<(), Error> {
     };
     let copied = write().map_err(|e| Error::io(to, e))?;
     if copied == len { Ok(()) } else { Err(Error::corrupt(from, copied, "the file is shorter than it was")) }
+}
+
+/// The topics that a folder holds.
+pub(crate) fn topic_folders(dir: &Path) -> Result<Vec<String>, Error> {
+    Ok(files::names(dir)?.into_iter().filter(|name| dir.join(name).is_dir()).collect())
 }
 
 /// Copies a backup into an empty folder, from which a stream is then opened. Never links: the newest segment will be

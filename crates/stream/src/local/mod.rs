@@ -18,6 +18,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 mod topic;
+mod transfer;
 mod writer;
 
 use std::{
@@ -32,9 +33,10 @@ use kernel::{Clock, Timestamp};
 use parking_lot::Mutex;
 
 pub(crate) use self::{
-    backup::{restore, verify},
+    backup::{must_be_empty, restore, topic_folders, verify},
     consumer::Stored,
     topic::{Shared, Subscription},
+    transfer::{Export, Import},
 };
 use self::{segment::Segment, writer::Writer};
 use crate::{BackupReport, Error, LocalOptions, TopicOptions};
@@ -79,6 +81,13 @@ impl Engine {
 
     pub(crate) fn topic(&self, name: &str) -> Option<Arc<Shared>> {
         self.topics.get(name).cloned()
+    }
+
+    pub(crate) fn ping(&self) -> Result<(), Error> {
+        for topic in self.topics.values() {
+            std::fs::metadata(&topic.dir).map_err(|e| Error::io(&topic.dir, e))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -8,6 +8,7 @@
 //! Retention is the server's, except on guarded topics: the server knows no floor, so there the stream has no limits
 //! and the process that calls `keep_from` purges. One process per guarded topic should do so.
 
+mod backup;
 mod positions;
 mod publisher;
 mod subscription;
@@ -35,7 +36,7 @@ use parking_lot::Mutex;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::{sync::watch, task::JoinHandle};
 
-pub(crate) use self::{positions::Stored, subscription::Subscription};
+pub(crate) use self::{backup::restore, positions::Stored, subscription::Subscription};
 use crate::{Error, NatsOptions, Offset, TopicOptions, TopicStats, queue::Queue};
 
 /// Headers and protocol beside the payload, which the server's `max_payload` counts too.
@@ -126,6 +127,13 @@ impl Engine {
 
     pub(crate) fn topics(&self) -> impl Iterator<Item = &Arc<Shared>> {
         self.topics.values()
+    }
+
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        match self.topics.values().next() {
+            Some(topic) => topic.refresh().await.map(drop),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -39,7 +39,7 @@ pub(super) async fn run(topic: Arc<Shared>) {
     }
     let farewell = Farewell(topic);
     let topic = &farewell.0;
-    let mut names = Names { writer: uuid::Uuid::new_v4().simple().to_string(), count: 0 };
+    let mut names = Names::new();
     let mut spare = Vec::new();
     let mut looked = Instant::now();
     loop {
@@ -72,12 +72,18 @@ pub(super) async fn run(topic: Arc<Shared>) {
 }
 
 /// `Nats-Msg-Id`: unique over all writers, and the same when a record is sent again.
-struct Names {
+pub(super) struct Names {
     writer: String,
     count: u64,
 }
 
-async fn publish(topic: &Shared, records: &[Bytes], names: &mut Names) -> Vec<Result<Offset, Error>> {
+impl Names {
+    pub(super) fn new() -> Self {
+        Self { writer: uuid::Uuid::new_v4().simple().to_string(), count: 0 }
+    }
+}
+
+pub(super) async fn publish(topic: &Shared, records: &[Bytes], names: &mut Names) -> Vec<Result<Offset, Error>> {
     let began = Instant::now();
     let mut outcomes = Vec::with_capacity(records.len());
     for window in records.chunks(WINDOW) {
