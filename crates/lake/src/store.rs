@@ -79,22 +79,46 @@ impl Root {
                 })
             }
             Self::S3(s3) => {
-                let mut builder = AmazonS3Builder::new()
-                    .with_bucket_name(&s3.bucket)
-                    .with_region(if s3.region.is_empty() { "us-east-1" } else { &s3.region })
-                    .with_access_key_id(&s3.access_key)
-                    .with_secret_access_key(&s3.secret_key)
-                    .with_conditional_put(S3ConditionalPut::ETagMatch);
-                if let Some(endpoint) = &s3.endpoint {
-                    builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
-                }
-                let whole: Arc<dyn ObjectStore> = Arc::new(builder.build()?);
-                let path = Path::from_iter(s3.prefix.split('/').filter(|p| !p.is_empty()).chain([table]));
+                let whole = s3.bucket()?;
+                let path = Path::from_iter(s3.parts().chain([table]));
                 let url = Url::parse(&format!("s3://{}/{path}/", s3.bucket))
                     .map_err(|e| Error::invalid(format!("the bucket or prefix cannot be an address: {e}")))?;
                 Ok(Place { table: Arc::new(PrefixStore::new(whole.clone(), path)), whole, url, folder: None })
             }
         }
+    }
+}
+
+impl Root {
+    /// Everything below the lake's own folder.
+    pub(crate) fn whole(&self) -> Result<Arc<dyn ObjectStore>, Error> {
+        match self {
+            Self::Local(root) => {
+                let io = |e| Error::store("the lake's folder could not be created", e);
+                std::fs::create_dir_all(root).map_err(io)?;
+                Ok(Arc::new(Durable::new(LocalFileSystem::new_with_prefix(root)?)))
+            }
+            Self::S3(s3) => Ok(Arc::new(PrefixStore::new(s3.bucket()?, Path::from_iter(s3.parts())))),
+        }
+    }
+}
+
+impl S3 {
+    fn parts(&self) -> impl Iterator<Item = &str> {
+        self.prefix.split('/').filter(|part| !part.is_empty())
+    }
+
+    fn bucket(&self) -> Result<Arc<dyn ObjectStore>, Error> {
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name(&self.bucket)
+            .with_region(if self.region.is_empty() { "us-east-1" } else { &self.region })
+            .with_access_key_id(&self.access_key)
+            .with_secret_access_key(&self.secret_key)
+            .with_conditional_put(S3ConditionalPut::ETagMatch);
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
+        }
+        Ok(Arc::new(builder.build()?))
     }
 }
 

@@ -20,7 +20,7 @@ use deltalake::{
     protocol::DeltaOperation,
     table::state::DeltaTableState,
 };
-use object_store::path::Path;
+use object_store::{ObjectStoreExt, path::Path};
 
 use crate::{
     Error, Inner, TableSpec, Tail,
@@ -113,6 +113,21 @@ impl Table {
                 upkeep: tokio::sync::Mutex::default(),
             }),
         })
+    }
+
+    /// Whether the store answers: one small question that reads no data.
+    pub async fn ping(&self) -> Result<(), Error> {
+        let store = self.inner.files.store.clone();
+        self.inner
+            .workers
+            .run(async move {
+                match store.head(&Path::from("_delta_log/_last_checkpoint")).await {
+                    // A young table has none; that is an answer too.
+                    Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                    Err(error) => Err(error.into()),
+                }
+            })
+            .await
     }
 
     pub fn name(&self) -> &str {

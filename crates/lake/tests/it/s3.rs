@@ -7,15 +7,18 @@ use lake::{Compaction, Error, Lake, Options, Root, S3};
 use crate::{common::*, sql};
 
 fn on(server: &testkit::s3::Server) -> Lake {
-    let s3 = S3 {
+    Lake::open(Options::new(root(server))).expect("a lake")
+}
+
+fn root(server: &testkit::s3::Server) -> Root {
+    Root::S3(S3 {
         bucket: "city".to_owned(),
         prefix: "lake/main".to_owned(),
         endpoint: Some(server.endpoint()),
         region: String::new(),
         access_key: "test".to_owned(),
         secret_key: "test".to_owned(),
-    };
-    Lake::open(Options::new(Root::S3(s3))).expect("a lake")
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,4 +54,16 @@ async fn a_table_lives_in_a_bucket() {
         everything(&crate::common::table(&open(copy.path())).await.view()).await,
         everything(&again.view()).await
     );
+
+    // Into another bucket, and into a folder; never over something.
+    let other = testkit::s3::Server::start("city");
+    lake::restore(copy.path(), &root(&other)).await.expect("restore into a bucket");
+    let moved = crate::common::table(&on(&other)).await;
+    assert_eq!((moved.sealed_through(), everything(&moved.view()).await), (Some(7), everything(&again.view()).await));
+    moved.commit(puts(8, vec![row(8, START, 1.0)])).await.expect("it goes on");
+    assert!(matches!(lake::restore(copy.path(), &root(&other)).await, Err(Error::Invalid(_))));
+    let folder = tempfile::tempdir().expect("folder");
+    lake::restore(copy.path(), &Root::Local(folder.path().to_owned())).await.expect("restore into a folder");
+    let back = crate::common::table(&open(folder.path())).await;
+    assert_eq!(everything(&back.view()).await, everything(&again.view()).await);
 }
