@@ -46,12 +46,32 @@ impl From<crate::observe::Error> for Error {
             Cause::TooMany(_) => Problem::too_large(error.to_string()).into(),
             Cause::Behind | Cause::Stopping => Problem::unavailable(error.to_string(), 5).into(),
             Cause::Query(detail) => Self::bad_request(detail),
+            Cause::Stream(stream::Error::Full { .. }) => {
+                tracing::warn!(%error, "observations are refused");
+                let detail =
+                    "No space is left for observations. Nothing was taken; they are taken again when there is space.";
+                Problem::unavailable(detail, 30).into()
+            }
             error => {
                 tracing::warn!(%error, "observations are not available");
                 Problem::unavailable("The observations are not available right now. Nothing was changed.", 5).into()
             }
         }
     }
+}
+
+/// The answer while the database is away or this program is on its way out; `None` when that is not what failed.
+pub fn away(error: &records::Error) -> Option<Problem> {
+    use records::Error as Cause;
+    let detail = match error {
+        Cause::OutcomeUnknown(_) => {
+            "The database went away while this was being saved. Look whether it was before you send it again."
+        }
+        Cause::Fenced | Cause::Closed => "This program is stopping. Nothing was changed.",
+        error if error.is_transient() => "The database is not available. Nothing was changed.",
+        _ => return None,
+    };
+    Some(Problem::unavailable(detail, 5))
 }
 
 impl From<Error> for Problem {
@@ -66,10 +86,7 @@ impl From<Error> for Problem {
                         Self::bad_request(format!("The question brings more than {most} rows; narrow it or use $top."))
                     }
                     records::Error::Invalid(detail) => Self::bad_request(detail),
-                    error if error.is_transient() => {
-                        Self::unavailable("The database is not available. Nothing was changed.", 5)
-                    }
-                    _ => Self::internal(),
+                    error => away(&error).unwrap_or_else(Self::internal),
                 }
             }
             Error::Internal(cause) => {

@@ -20,5 +20,27 @@ pub mod sta;
 
 pub use catalog::Catalog;
 pub use error::Error;
+
+#[cfg(test)]
+mod test_records {
+    use std::{path::Path, sync::Arc};
+
+    use kernel::Clock;
+    use records::{Options, Records};
+
+    /// Where tests keep their records: a file in their folder, or a database of its own when the run is the one outside. The folder must
+    /// outlive it; the database does.
+    pub fn options(folder: &Path) -> Options {
+        if testkit::outside() {
+            Options::postgres(testkit::postgres::database().url())
+        } else {
+            Options::sqlite(folder.join("city.db"))
+        }
+    }
+
+    pub fn open(folder: &Path, clock: Arc<dyn Clock>) -> Records {
+        Records::open(&options(folder), clock).expect("records")
+    }
+}
 pub use route::{Audience, Route};
 pub use scope::{Scope, Scopes};

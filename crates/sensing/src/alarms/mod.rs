@@ -290,11 +290,13 @@ fn sentence(refusal: Refusal) -> String {
 
 /// A failure of the records, as a client sees it.
 pub(crate) fn stored(error: records::Error) -> Error {
-    if error.is_transient() {
-        tracing::warn!(%error, "the records are not available");
-        return Problem::unavailable("The records cannot be reached. Nothing was changed.", 5).into();
+    match crate::error::away(&error) {
+        Some(problem) => {
+            tracing::warn!(%error, "the records are not available");
+            problem.into()
+        }
+        None => Error::internal(error),
     }
-    Error::internal(error)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use kernel::{Action, Clock, Decision, FixedClock};
-use records::{AuditQuery, Options};
+use records::AuditQuery;
 
 use super::*;
 use crate::model::{EntityId, ObservationType};
@@ -26,7 +26,7 @@ struct Town {
 fn town() -> Town {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(FixedClock::at(Timestamp::from_secs(1_000_000)));
-    let records = Records::open(&Options::sqlite(folder.path().join("r.sqlite")), clock.clone()).unwrap();
+    let records = crate::test_records::open(folder.path(), clock.clone());
     let devices = Devices::open(records.clone(), Arc::new(Own)).unwrap();
     Town { devices, records, clock, _folder: folder }
 }

@@ -100,9 +100,8 @@ mod tests {
     #[tokio::test]
     async fn keeps_what_it_is_given() {
         let folder = tempfile::tempdir().expect("a folder");
-        let open = || {
-            Records::open(&records::Options::sqlite(folder.path().join("r.db")), Arc::new(SystemClock)).expect("opens")
-        };
+        let options = crate::test_records::options(folder.path());
+        let open = || Records::open(&options, Arc::new(SystemClock)).expect("opens");
         let store = Store::open(open()).expect("migrates");
         let session = |key: &str, body: &str| SavedSession {
             key: key.to_owned(),

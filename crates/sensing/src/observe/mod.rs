@@ -58,6 +58,31 @@ pub struct Options {
     pub max_unsealed: usize,
     /// Batches that a live subscriber may fall behind before it must look at the head again.
     pub live_buffer: usize,
+    /// Whether this program may seal now. A seal waits while it may not; nothing else does.
+    pub may_seal: Gate,
+}
+
+/// A question with a quick answer: is this program still the one that does it?
+#[derive(Clone)]
+pub struct Gate(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Gate {
+    pub fn new(open: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(open))
+    }
+    pub fn is_open(&self) -> bool {
+        (self.0)()
+    }
+}
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new(|| true)
+    }
+}
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_open() { "open" } else { "closed" })
+    }
 }
 
 impl Options {
@@ -68,6 +93,7 @@ impl Options {
             seal_rows: 2_000_000,
             max_unsealed: 10_000_000,
             live_buffer: 1_024,
+            may_seal: Gate::default(),
         }
     }
 }
@@ -188,6 +214,11 @@ struct Counters {
 /// The handle to all observations. Cheap to clone.
 #[derive(Clone)]
 pub struct Observe(Arc<Inner>);
+
+/// The table of observations, as [`Observe::open`] opens it, for whoever copies it.
+pub async fn table(lake: &Lake) -> Result<Table, lake::Error> {
+    lake.table(columns::spec(), None).await
+}
 
 impl Observe {
     /// Opens the table, reads the heads, replays what the lake does not have yet, and starts the applier and the sealer.

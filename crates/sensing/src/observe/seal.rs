@@ -38,6 +38,10 @@ pub(super) async fn run(inner: Arc<Inner>, mut checkpoint: Checkpoint) {
             () = tokio::time::sleep(inner.options.seal_every) => {}
             () = inner.seal_now.notified() => {}
         }
+        if !inner.options.may_seal.is_open() {
+            tracing::warn!("another program may be sealing; this one waits until it knows that it is alone");
+            continue;
+        }
         let (reply, turned) = oneshot::channel();
         if inner.turn.send(reply).await.is_err() {
             return;

@@ -22,7 +22,6 @@ use kernel::{
 };
 use lake::{Lake, Root};
 use parking_lot::Mutex;
-use records::Records;
 use serde_json::json;
 use stream::{Stream, TopicOptions};
 use tokio_util::sync::CancellationToken;
@@ -67,8 +66,7 @@ impl City {
         let folder = tempfile::tempdir().expect("folder");
         let clock = Arc::new(FixedClock::at("2026-11-22T00:00:00Z".parse().expect("time")));
         let shared: Arc<dyn Clock> = clock.clone();
-        let records =
-            Records::open(&records::Options::sqlite(folder.path().join("city.db")), shared.clone()).expect("records");
+        let records = crate::test_records::open(folder.path(), shared.clone());
         let catalog = Catalog::open(records, Arc::new(Own), shared).expect("catalogue");
         let topic = TopicOptions::new("observations").guarded().retain_bytes(1);
         let stream = Stream::open(stream::Options::local(folder.path().join("stream"), [topic]), Arc::new(SystemClock))

@@ -12,7 +12,6 @@ use futures::future::BoxFuture;
 use http::{Request, StatusCode, header};
 use kernel::{Action, Caller, Decision, FixedClock, Limits, Policy, Principal, Resource, Tenant, Timestamp};
 use parking_lot::Mutex;
-use records::{Options, Records};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -174,7 +173,7 @@ impl City {
     pub fn with(limits: Limits) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let clock = Arc::new(FixedClock::at("2026-11-22T09:00:00Z".parse().expect("time")));
-        let records = Records::open(&Options::sqlite(folder.path().join("city.db")), clock.clone()).expect("records");
+        let records = crate::test_records::open(folder.path(), clock.clone());
         let catalog = Catalog::open(records, Arc::new(OwnTenant), clock.clone()).expect("catalogue");
         let memory = Arc::new(Memory::default());
         let engine = Engine::new(catalog.clone(), memory.clone(), limits);
