@@ -1,11 +1,6 @@
 //! Room `sensing`, put together: observations, rules, alarms, letters, live views, the MQTT door, the SensorThings door and pages.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::Router;
@@ -74,15 +69,18 @@ pub struct Ground<'a> {
     pub clock: Arc<dyn Clock>,
     /// The catalogue of texts, for letters.
     pub texts: Arc<ui::Catalogue>,
+    /// Open while no other program can be sealing.
+    pub may_seal: observe::Gate,
 }
 
 impl City {
     /// Opens everything in the order in which it depends on each other: observations, then who evaluates them, then who sends them.
     pub async fn open(ground: Ground<'_>) -> anyhow::Result<Self> {
-        let Ground { config, layout, stores, pack, catalog, devices, policy, clock, texts } = ground;
+        let Ground { config, layout, stores, pack, catalog, devices, policy, clock, texts, may_seal } = ground;
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let topic = stores.stream.topic(OBSERVATIONS)?;
-        let options = observe::Options { seal_every: config.lake_seal, ..observe::Options::new(layout.heads()) };
+        let options =
+            observe::Options { seal_every: config.lake_seal, may_seal, ..observe::Options::new(layout.heads()) };
         let observe = Observe::open(options, topic, &stores.lake).await.context("observations")?;
 
         let scopes = Arc::new(Scopes::new(policy));
@@ -91,7 +89,10 @@ impl City {
         // Migrations block.
         let alarms = tokio::task::spawn_blocking(move || Alarms::open(records, known)).await?.context("alarms")?;
         let hosts = || config.outgoing.iter().filter_map(|a| Some(a.rsplit_once(':')?.0.to_owned()));
-        let rules = Rules::new(alarms.clone(), Allowed::new(hosts()));
+        // A pack may name a receiver on this machine, as that of the demonstration does. Whether anything is sent there is decided at the
+        // sending, by what the operator allows.
+        let declared = hosts().chain(["127.0.0.1".to_owned()]);
+        let rules = Rules::new(alarms.clone(), Allowed::new(declared));
         apply_rules(pack, &rules).await?;
         let engine = engine::start(observe.clone(), alarms.clone(), clock.clone(), engine::Options::default())
             .await
@@ -101,7 +102,7 @@ impl City {
         let address = config.http.public_url.clone().unwrap_or_else(|| format!("http://{}", config.http.listen));
         let letters = notify::Options {
             smtp: config.mail.as_ref().map(smtp).transpose()?,
-            secrets: BTreeMap::new(),
+            secrets: config.webhook_secrets.clone(),
             allowed: Allowed::new(hosts()),
             timeout: Duration::from_secs(10),
             concurrency: DELIVERIES,

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use kernel::{Caller, Role, SystemClock, Tenant};
 
 use crate::{
-    backup, compose,
+    alone, backup, compose,
     config::{self, Config, Sources},
     demo,
     operators::Operators,
@@ -253,12 +253,16 @@ fn apply(settings: &Settings) -> anyhow::Result<()> {
     layout.create()?;
     let _lock = layout.take()?;
     let clock = Arc::new(SystemClock);
-    let records = stores::open_records(&config, clock.clone())?;
-    let catalog = sensing::Catalog::open(records.clone(), pack.policy.clone(), clock)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
+        let alone = alone::take(&config, clock.clone()).await?;
+        let records = stores::open_records(&config, clock.clone())?;
+        let catalog = sensing::Catalog::open(records.clone(), pack.policy.clone(), clock)?;
         let changed = pack::apply::bring(&pack, &catalog, &records).await;
         records.close().await;
+        if let Some(alone) = alone {
+            alone.give_back().await;
+        }
         println!("{}: {}", config.pack.display(), if changed? { "applied" } else { "nothing to do" });
         anyhow::Ok(())
     })
@@ -375,7 +379,11 @@ fn serve(settings: &Settings) -> anyhow::Result<()> {
     runtime.block_on(async {
         let running = compose::start(config, Arc::new(SystemClock)).await?;
         running.announce();
-        ordered_to_stop().await?;
+        tokio::select! {
+            ordered = ordered_to_stop() => ordered?,
+            // Nothing is closed in order: what this program still holds belongs to the other one.
+            () = running.taken_over() => anyhow::bail!("another lamppost has taken over the city"),
+        }
         running.stop().await;
         anyhow::Ok(())
     })?;

@@ -21,6 +21,7 @@ use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer, li
 use ui::{Assets, Catalogue, NavItem, Site};
 
 use crate::{
+    alone::{self, Alone},
     backup::{self, api::Backups},
     basemap,
     city::{self, City, Ground},
@@ -63,6 +64,7 @@ pub struct Running {
     register: JoinHandle<()>,
     traces: Option<JoinHandle<()>>,
     limit: Duration,
+    alone: Option<Alone>,
     _lock: std::fs::File,
 }
 
@@ -74,7 +76,11 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     layout.create()?;
     let lock = layout.take()?;
     let pack = load_pack(config.pack.clone()).await?;
+    let alone = alone::wait(&config, clock.clone()).await?;
     let stores = Stores::open(&config, clock.clone()).await?;
+    if let Some(alone) = &alone {
+        alone.fence(&stores.records)?;
+    }
     let opened = began.elapsed();
 
     let policy: Arc<dyn Policy> = pack.policy.clone();
@@ -93,6 +99,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
         policy: pack.policy.clone(),
         clock: clock.clone(),
         texts,
+        may_seal: alone.as_ref().map(Alone::gate).unwrap_or_default(),
     })
     .await?;
 
@@ -123,7 +130,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
         .merge(backup::api::router(Arc::new(backups)))
         .merge(pages::router(Arc::new(desk)))
         .merge(city.router(&config, &pack, base));
-    let router = router(&config, &stores, rooms, &site, &callers, &metrics, tracer, &routes);
+    let router = router(&config, (&stores, city.observe.table()), rooms, &site, &callers, &metrics, tracer, &routes);
     let first_link = operators.first_link(&pack.operations).await?.map(|token| format!("{public_url}/en/join/{token}"));
     let server = tokio::spawn(serve::serve(listener, router, stop.clone()));
     tracing::info!(
@@ -150,6 +157,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
         first_link,
         operators,
         limit: config.shutdown_limit,
+        alone,
         _lock: lock,
     })
 }
@@ -163,6 +171,14 @@ impl Running {
         }
         if let Some(link) = &self.first_link {
             println!("Make the first account here, once, within a day: {link}");
+        }
+    }
+
+    /// Resolves when another program has taken over: then this one must end, and has nothing to write any more.
+    pub async fn taken_over(&self) {
+        match &self.alone {
+            Some(alone) => alone.lost.cancelled().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -180,6 +196,9 @@ impl Running {
                 drop(tokio::time::timeout(Duration::from_secs(3), traces).await);
             }
             self.stores.close().await;
+            if let Some(alone) = self.alone {
+                alone.give_back().await;
+            }
         };
         if tokio::time::timeout(self.limit, orderly).await.is_err() {
             tracing::warn!(limit_s = self.limit.as_secs(), "stopped before everything was closed in order");
@@ -249,7 +268,7 @@ const fn own(path: &'static str, summary: &'static str) -> Route {
 #[expect(clippy::too_many_arguments, reason = "everything that surrounds the rooms, named once")]
 fn router(
     config: &Config,
-    stores: &Stores,
+    (stores, lake): (&Stores, &lake::Table),
     rooms: Router,
     site: &Arc<Site>,
     callers: &Arc<Callers>,
@@ -258,7 +277,7 @@ fn router(
     routes: &[Route],
 ) -> Router {
     let records = stores.records.clone();
-    let stream = stores.stream.clone();
+    let (stream, lake) = (stores.stream.clone(), lake.clone());
     let health = Health::default()
         .with("records", move || {
             let records = records.clone();
@@ -268,8 +287,12 @@ fn router(
             }
         })
         .with("stream", move || {
-            let topic = stream.topic(EVENTS);
-            async move { topic.map(drop).map_err(|e| e.to_string()) }
+            let stream = stream.clone();
+            async move { stream.ping().await.map_err(|e| e.to_string()) }
+        })
+        .with("lake", move || {
+            let lake = lake.clone();
+            async move { lake.ping().await.map_err(|e| e.to_string()) }
         });
     let figures = metrics.clone();
     let pages = Router::new()

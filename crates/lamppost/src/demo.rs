@@ -3,10 +3,12 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use kernel::{Caller, SystemClock};
 use sensing::{
     devices::{Devices, NewDevice},
     model::EntityType,
+    notify::webhook,
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,8 @@ use crate::{
 
 /// Where the published files are served in a demonstration; the pack's connectors ask there.
 const FEEDS: &str = "127.0.0.1:8090";
+/// The secret of the recipients that the pack of the demonstration declares, by its name there.
+const CONTROL_ROOM: &str = "control-room";
 /// History that the field fills in at its first start.
 const BACKFILL: Duration = Duration::from_secs(24 * 3_600);
 
@@ -71,13 +75,18 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let (mut config, _) = settings.read()?;
     // The published files come from the field, which is on this machine.
     config.outgoing.push(FEEDS.to_owned());
+    // So does the control room that the pack's webhooks go to. Its secret is made anew at every start: nobody else needs to know it.
+    let secret = format!("whsec_{}", STANDARD.encode(rand::random::<[u8; 32]>()));
+    let secret = webhook::Secret::parse(&secret).map_err(anyhow::Error::msg)?;
+    config.webhook_secrets.entry(CONTROL_ROOM.to_owned()).or_insert(secret);
+    let hooks = simulate::hooks::router(config.webhook_secrets.clone());
     telemetry::log(&config.log_level, config.log_json)?;
     let (pack, file) = (config.pack.clone(), config.data.join("field.json"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
         // The published files are there before the connectors ask for them.
-        let feeds = tokio::spawn(simulate::feeds(FEEDS.parse()?, pack.join("data"), stop.clone()));
+        let feeds = tokio::spawn(simulate::feeds(FEEDS.parse()?, pack.join("data"), hooks, stop.clone()));
         let running = compose::start(config, Arc::new(SystemClock)).await?;
         let mqtt = running.mqtt.context("the demonstration needs the MQTT door: set mqtt.listen")?;
         let fresh = !file.exists();

@@ -2,6 +2,7 @@
 //!
 //! A library with a thin `main`, so that tests start the whole program in their own process.
 
+pub mod alone;
 pub mod backup;
 mod basemap;
 pub mod city;

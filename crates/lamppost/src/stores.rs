@@ -122,7 +122,8 @@ pub fn open_records(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Re
     Records::open(&records_options(config), clock).context("records")
 }
 
-fn stream_options(config: &Config, layout: &Layout) -> stream::Options {
+/// How the stream is opened.
+pub fn stream_options(config: &Config, layout: &Layout) -> stream::Options {
     let topic = |name| {
         TopicOptions::new(name)
             .retain_bytes(config.stream.retain)
@@ -143,7 +144,12 @@ fn stream_options(config: &Config, layout: &Layout) -> stream::Options {
 }
 
 fn lake_options(config: &Config, layout: &Layout) -> lake::Options {
-    let root = match &config.lake {
+    lake::Options::new(lake_root(config, layout))
+}
+
+/// Where the lake lies.
+pub fn lake_root(config: &Config, layout: &Layout) -> lake::Root {
+    match &config.lake {
         LakeEngine::Local => lake::Root::Local(layout.lake()),
         LakeEngine::S3 { bucket, prefix, endpoint, region, access_key, secret_key } => lake::Root::S3(lake::S3 {
             bucket: bucket.clone(),
@@ -153,6 +159,5 @@ fn lake_options(config: &Config, layout: &Layout) -> lake::Options {
             access_key: access_key.clone(),
             secret_key: secret_key.expose().to_owned(),
         }),
-    };
-    lake::Options::new(root)
+    }
 }

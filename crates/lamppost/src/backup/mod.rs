@@ -1,4 +1,4 @@
-//! Backup while the city is served, and restore into empty stores.
+//! Backup while the city is served, and restore into empty stores. The form is the same for all engines, so it also moves a city between them.
 //!
 //! A backup is one folder: `records` (one file), `lake`, `stream`, `secret`, and at last `manifest.json` with the length and SHA-256 of
 //! every file; without it there is no backup. The order is what makes three stores that are copied one after the other fit together:
@@ -24,7 +24,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use kernel::{Clock, Timestamp};
 use records::Records;
-use sensing::catalog;
+use sensing::{catalog, observe};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -69,11 +69,6 @@ pub async fn write(
     clock: &dyn Clock,
     to: &Path,
 ) -> anyhow::Result<Manifest> {
-    ensure!(config.stream.nats.is_none(), "streams in NATS are backed up with 'nats stream backup'");
-    ensure!(
-        matches!(config.lake, LakeEngine::Local),
-        "a lake in S3 is backed up by the versions and replicas of its bucket"
-    );
     let layout = Layout::new(&config.data);
     let (at, pack) = (clock.now(), pack.to_owned());
     if let Some(parent) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -81,7 +76,7 @@ pub async fn write(
     }
     private_folder(to).with_context(|| format!("{} must be a new folder", to.display()))?;
     stores.records.backup(&to.join(RECORDS)).await.context("records")?;
-    copy_history(stores, &layout, to).await?;
+    copy_history(stores, config, &layout, to).await?;
     let ids = catalog::last_ids(&stores.records).await.context("records")?;
     let (secret, folder) = (layout.secret(), to.to_owned());
     tokio::task::spawn_blocking(move || {
@@ -97,12 +92,11 @@ pub async fn write(
 }
 
 /// Lake, then stream.
-async fn copy_history(stores: &Stores, layout: &Layout, to: &Path) -> anyhow::Result<()> {
+async fn copy_history(stores: &Stores, config: &Config, layout: &Layout, to: &Path) -> anyhow::Result<()> {
     let topic = stores.stream.topic(OBSERVATIONS)?;
     for _ in 0..TRIES {
         let start = topic.start();
-        let (from, lake) = (layout.lake(), to.join(LAKE));
-        tokio::task::spawn_blocking(move || lake_copy::copy(&from, &lake)).await?.context("lake")?;
+        copy_lake(stores, config, layout, &to.join(LAKE)).await?;
         let copied = stores.stream.backup(&to.join(STREAM)).await.context("stream")?;
         if copied.iter().any(|report| report.topic == OBSERVATIONS && report.start == start) {
             return Ok(());
@@ -112,6 +106,18 @@ async fn copy_history(stores: &Stores, layout: &Layout, to: &Path) -> anyhow::Re
         fs::remove_dir_all(to.join(STREAM))?;
     }
     bail!("retention removed observations from the stream during each of {TRIES} copies; raise stream.retain")
+}
+
+async fn copy_lake(stores: &Stores, config: &Config, layout: &Layout, to: &Path) -> anyhow::Result<()> {
+    let (from, to) = (layout.lake(), to.to_owned());
+    match config.lake {
+        LakeEngine::Local => tokio::task::spawn_blocking(move || lake_copy::copy(&from, &to)).await?.context("lake"),
+        LakeEngine::S3 { .. } => {
+            let copied = observe::table(&stores.lake).await.context("lake")?.backup(&to).await.context("lake")?;
+            tracing::debug!(files = copied.files, bytes = copied.bytes, "the lake is copied");
+            Ok(())
+        }
+    }
 }
 
 fn private_folder(path: &Path) -> std::io::Result<()> {
@@ -136,11 +142,14 @@ fn prove(folder: &Path) -> anyhow::Result<BTreeMap<String, FileProof>> {
     let mut waiting: Vec<PathBuf> = vec![folder.to_owned()];
     while let Some(next) = waiting.pop() {
         for entry in fs::read_dir(&next)? {
-            let path = entry?.path();
-            if path.is_dir() {
+            let entry = entry?;
+            let (path, kind) = (entry.path(), entry.file_type()?);
+            if kind.is_dir() {
                 waiting.push(path);
                 continue;
             }
+            // A link in a backup of somebody else's leads out of it.
+            ensure!(kind.is_file(), "{} is neither a file nor a folder", path.display());
             let name = path.strip_prefix(folder)?.to_str().context("a file's name is not UTF-8")?.to_owned();
             if name != MANIFEST {
                 files.insert(name, digest(&path)?);
@@ -188,7 +197,8 @@ pub fn verify(from: &Path) -> anyhow::Result<Manifest> {
     Ok(manifest)
 }
 
-/// Brings a backup back into an empty data folder (and, with PostgreSQL, an empty database). Blocking.
+/// Brings a backup back into an empty data folder and, where they are configured, an empty database, server and bucket: the engines need not
+/// be those it was made of. Blocking.
 pub fn restore(from: &Path, config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Manifest> {
     let layout = Layout::new(&config.data);
     let empty = !config.data.exists() || fs::read_dir(&config.data)?.next().is_none();
@@ -197,26 +207,33 @@ pub fn restore(from: &Path, config: &Config, clock: Arc<dyn Clock>) -> anyhow::R
         "the folder {} is not empty; a backup is only brought back into an empty one",
         config.data.display()
     );
-    ensure!(
-        config.stream.nats.is_none(),
-        "this backup holds the stream as files; restore it with stream.engine = \"local\""
-    );
-    ensure!(
-        matches!(config.lake, LakeEngine::Local),
-        "this backup holds the lake as files; restore it with lake.engine = \"local\""
-    );
     let manifest = verify(from)?;
-    layout.create()?;
     let options = crate::stores::records_options(config);
+    let root = crate::stores::lake_root(config, &layout);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // What lies outside the folder is looked at before anything is written anywhere.
+    if matches!(config.records, RecordsEngine::Postgres { .. }) {
+        records::must_be_empty(&options, clock.as_ref()).context("records")?;
+    }
+    if matches!(root, lake::Root::S3(_)) {
+        runtime.block_on(lake::must_be_empty(&root)).context("lake")?;
+    }
+    layout.create()?;
+    // The stream first, because it looks for itself; the records last, because without them nothing is served.
+    runtime.block_on(async {
+        let stream = crate::stores::stream_options(config, &layout);
+        stream::restore_into(&from.join(STREAM), stream, clock.clone()).await.context("stream")?;
+        match root {
+            lake::Root::Local(folder) => lake_copy::copy_whole(&from.join(LAKE), &folder).context("lake"),
+            remote => lake::restore(&from.join(LAKE), &remote).await.context("lake"),
+        }
+    })?;
     records::restore(&options, &from.join(RECORDS), clock.as_ref()).context("records")?;
-    lake_copy::copy_whole(&from.join(LAKE), &layout.lake()).context("lake")?;
-    stream::restore(&from.join(STREAM), &layout.stream()).context("stream")?;
     if from.join(SECRET).exists() {
         fs::copy(from.join(SECRET), layout.secret())?;
     }
     let records = Records::open(&options, clock)?;
     let ids = manifest.ids.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         catalog::skip_ids(&records, ids).await?;
         records.close().await;

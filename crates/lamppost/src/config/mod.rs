@@ -5,9 +5,10 @@ pub mod layers;
 pub mod setting;
 pub mod value;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use layers::{Mistake, Origin, Sources, Values};
+use sensing::notify::webhook;
 use value::Value;
 
 /// A text that must not reach a log: it shows as `(secret)`.
@@ -17,6 +18,11 @@ pub struct Secret(String);
 impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
     }
 }
 impl std::fmt::Debug for Secret {
@@ -36,11 +42,14 @@ pub struct Config {
     pub mqtt: Option<Mqtt>,
     pub records: RecordsEngine,
     pub records_readers: usize,
+    pub records_lease: Duration,
     pub stream: Stream,
     pub lake: LakeEngine,
     pub lake_seal: Duration,
     pub operators: Operators,
     pub mail: Option<Mail>,
+    /// What webhooks are signed with, by the name that recipients use.
+    pub webhook_secrets: BTreeMap<String, webhook::Secret>,
     /// Internal `host:port` that connectors and webhooks may reach.
     pub outgoing: Vec<String>,
     pub log_json: bool,
@@ -231,6 +240,7 @@ impl Reader<'_> {
                 _ => RecordsEngine::Sqlite,
             },
             records_readers: self.positive("records.readers"),
+            records_lease: self.lease(),
             stream: self.stream(),
             lake: self.lake(),
             lake_seal: self.duration("lake.seal"),
@@ -239,6 +249,7 @@ impl Reader<'_> {
                 session_limit: self.duration("operators.session_limit"),
                 invite_limit: self.duration("operators.invite_limit"),
             },
+            webhook_secrets: self.webhook_secrets(),
             outgoing: self
                 .text("outgoing.allow")
                 .map(|list| list.split(',').map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect())
@@ -273,6 +284,38 @@ impl Reader<'_> {
             }
         });
         Some(Mqtt { listen: self.listen("mqtt.listen").unwrap_or(unspecified), tls })
+    }
+
+    /// A beat is a fifth of it: shorter ones would be lost in the noise of a network.
+    fn lease(&mut self) -> Duration {
+        let length = self.duration("records.lease");
+        if !(Duration::from_secs(1)..=Duration::from_secs(600)).contains(&length) {
+            self.fail("records.lease", "must be 1s to 10m");
+        }
+        length
+    }
+
+    fn webhook_secrets(&mut self) -> BTreeMap<String, webhook::Secret> {
+        const KEY: &str = "webhook.secrets";
+        let text = self.text(KEY).unwrap_or_default();
+        let mut secrets = BTreeMap::new();
+        // The value is a secret: a mistake says which one by its number, never what stands there.
+        let parts = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
+        for (number, part) in parts.enumerate() {
+            let Some((name, secret)) = part.split_once('=') else {
+                self.fail(KEY, &format!("number {}: name=whsec_… is expected", number + 1));
+                continue;
+            };
+            match webhook::Secret::parse(secret) {
+                Ok(secret) => {
+                    if secrets.insert(name.to_owned(), secret).is_some() {
+                        self.fail(KEY, &format!("number {}: the name is used twice", number + 1));
+                    }
+                }
+                Err(expected) => self.fail(KEY, &format!("number {}: {expected}", number + 1)),
+            }
+        }
+        secrets
     }
 
     fn stream(&mut self) -> Stream {

@@ -113,6 +113,12 @@ pub const SETTINGS: &[Setting] = &[
     secret("records.url", "`postgres://user:password@host/database`, for the engine `postgres`."),
     setting("records.readers", Integer, "4", "Reading connections."),
     setting(
+        "records.lease",
+        Duration,
+        "15s",
+        "With `postgres`: how long the program that serves the city may be silent before one that waits takes over.",
+    ),
+    setting(
         "stream.engine",
         Choice(&["local", "nats"]),
         "local",
@@ -150,6 +156,10 @@ pub const SETTINGS: &[Setting] = &[
     ),
     secret("mail.smtp_url", "`smtp://host:25`, `smtps://user:password@host:465`; no mail is sent without."),
     optional("mail.from", Text, "Sender of mail, such as `Lamppost <alerts@city.example>`."),
+    secret(
+        "webhook.secrets",
+        "What webhooks are signed with (standard-webhooks): `name=whsec_…` for each name that a pack's recipients use, separated by commas, spaces or lines.",
+    ),
     setting("log.format", Choice(&["human", "json"]), "human", "How log lines are written to standard error."),
     setting(
         "log.level",

@@ -84,3 +84,19 @@ fn the_document_is_current() {
     let written = std::fs::read_to_string(path).unwrap_or_default();
     assert!(written == document(), "run `UPDATE_DOCS=1 cargo test -p lamppost the_document_is_current`");
 }
+
+#[test]
+fn secrets_of_webhooks_are_named_and_never_repeated() {
+    let good = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let two = format!("control-room={good},\nduty={good}");
+    let (config, values) = read("", &[("LAMPPOST_WEBHOOK_SECRETS", &two)], &[]).unwrap();
+    assert_eq!(config.webhook_secrets.keys().collect::<Vec<_>>(), ["control-room", "duty"]);
+    assert!(!values.show().contains("whsec_") && !format!("{config:?}").contains("MfKQ"));
+    let bad = format!("a={good} {good} b=whsec_short a={good}");
+    let mistakes = read("", &[("LAMPPOST_WEBHOOK_SECRETS", &bad)], &[]).unwrap_err();
+    insta::assert_snapshot!(mistakes.join("\n"), @r"
+    webhook.secrets ($LAMPPOST_WEBHOOK_SECRETS): number 2: name=whsec_… is expected
+    webhook.secrets ($LAMPPOST_WEBHOOK_SECRETS): number 3: a secret is 'whsec_' and 24 to 64 bytes in base64
+    webhook.secrets ($LAMPPOST_WEBHOOK_SECRETS): number 4: the name is used twice
+    ");
+}

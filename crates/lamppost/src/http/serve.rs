@@ -24,6 +24,17 @@ const STREAMS: u32 = 200;
 
 /// Serves until `stop`, then takes no more connections, lets requests at work finish, and returns when all are done.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let tasks = accept(&listener, router, stop).await;
+    drop(listener);
+    tasks.wait().await;
+}
+
+/// The same for a time: the listener stays open for whoever serves next.
+pub async fn serve_meanwhile(listener: &TcpListener, router: Router, stop: CancellationToken) {
+    accept(listener, router, stop).await.wait().await;
+}
+
+async fn accept(listener: &TcpListener, router: Router, stop: CancellationToken) -> TaskTracker {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let tasks = TaskTracker::new();
     loop {
@@ -48,9 +59,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             }
         }
     }
-    drop(listener);
     tasks.close();
-    tasks.wait().await;
+    tasks
 }
 
 async fn connection(socket: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {

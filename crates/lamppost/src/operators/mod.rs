@@ -88,11 +88,7 @@ impl From<Problem> for Refusal {
 /// A store's failure as a client sees it.
 fn failed(error: &records::Error) -> Problem {
     tracing::warn!(%error, "operators");
-    if error.is_transient() {
-        Problem::unavailable("The database is not available. Nothing was changed.", 5)
-    } else {
-        Problem::internal()
-    }
+    sensing::error::away(error).unwrap_or_else(Problem::internal)
 }
 
 /// 256 random bits as text, and what of it is stored.

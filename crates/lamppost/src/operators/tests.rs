@@ -23,7 +23,12 @@ const PASSWORD: &str = "seven kind lamps at dusk";
 fn office() -> Office {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(FixedClock::at(Timestamp::from_secs(1_000_000)));
-    let records = Records::open(&Options::sqlite(folder.path().join("r.sqlite")), clock.clone()).unwrap();
+    let options = if testkit::outside() {
+        Options::postgres(testkit::postgres::database().url())
+    } else {
+        Options::sqlite(folder.path().join("r.sqlite"))
+    };
+    let records = Records::open(&options, clock.clone()).unwrap();
     let roles = ["viewer", "admin"].into_iter().map(Role::Borrowed).collect();
     let options = crate::config::Config::defaults().operators;
     let operators = Operators::open(records, Arc::new(Own), roles, options).unwrap();

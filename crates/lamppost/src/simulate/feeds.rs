@@ -26,15 +26,15 @@ struct Feed {
     etag: String,
 }
 
-/// Serves the feeds until told to stop.
-pub async fn serve(listen: SocketAddr, data: PathBuf, stop: CancellationToken) -> Result<()> {
+/// Serves the feeds, and `more` beside them, until told to stop.
+pub async fn serve(listen: SocketAddr, data: PathBuf, more: Router, stop: CancellationToken) -> Result<()> {
     let mut feeds = BTreeMap::new();
     for (address, file) in FEEDS {
         let body = std::fs::read(data.join(file)).with_context(|| format!("the feed {file}"))?;
         let etag = format!("\"{}\"", hex::encode(&Sha256::digest(&body)[..8]));
         feeds.insert(address, Feed { body: body.into(), etag });
     }
-    let router = Router::new().route("/{*feed}", get(feed)).with_state(Arc::new(feeds));
+    let router = Router::new().route("/{*feed}", get(feed)).with_state(Arc::new(feeds)).merge(more);
     let listener =
         tokio::net::TcpListener::bind(listen).await.with_context(|| format!("the feeds cannot listen on {listen}"))?;
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await?;

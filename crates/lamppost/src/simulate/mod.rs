@@ -3,6 +3,7 @@
 
 mod feeds;
 mod field;
+pub mod hooks;
 mod record;
 
 use std::{
@@ -70,7 +71,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(listen) = options.feeds {
         let stop = stop.clone();
-        tasks.spawn(async move { feeds::serve(listen, data, stop).await });
+        tasks.spawn(async move { feeds::serve(listen, data, axum::Router::new(), stop).await });
     }
     let mut devices = 0;
     for thing in pack.things.into_iter().filter(|t| t.simulated) {

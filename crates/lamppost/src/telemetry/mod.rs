@@ -6,7 +6,9 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 /// Starts logging to standard error, once per process; later calls change nothing. A panic is logged with its place.
 pub fn log(level: &str, json: bool) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(level).map_err(|e| anyhow::anyhow!("log.level '{level}': {e}"))?;
+    // The Delta library tells of every look at a log, which is several lines a seal; whoever wants them names it in log.level.
+    let filter = EnvFilter::try_new(format!("buoyant_kernel=warn,{level}"))
+        .map_err(|e| anyhow::anyhow!("log.level '{level}': {e}"))?;
     let registry = tracing_subscriber::registry().with(filter);
     let started = if json {
         registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()

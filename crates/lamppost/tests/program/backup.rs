@@ -6,7 +6,7 @@ use kernel::SystemClock;
 use lamppost::{backup, compose};
 use serde_json::Value;
 
-use crate::city::TestCity;
+use crate::city::{TestCity, new_stores};
 
 /// Everything that the city answers about what it holds, as one text.
 async fn everything(city: &TestCity, key: &str) -> String {
@@ -141,6 +141,7 @@ async fn what_is_brought_back_is_what_was_there() {
     city.running.take().unwrap().stop().await;
     let mut config = city.config.clone();
     config.data = city.folder.path().join("restored");
+    let _new = new_stores(&mut config).await;
     let (from, into) = (folder.join("one"), config.clone());
     tokio::task::spawn_blocking(move || backup::restore(&from, &into, Arc::new(SystemClock))).await.unwrap().unwrap();
     city.running = Some(compose::start(config.clone(), Arc::new(SystemClock)).await.unwrap());

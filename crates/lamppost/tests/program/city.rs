@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc};
 use kernel::{Caller, Role, SystemClock, Tenant};
 use lamppost::{
     compose::{self, Running},
-    config::Config,
+    config::{Config, LakeEngine, RecordsEngine},
 };
 use reqwest::{Method, RequestBuilder, redirect::Policy};
 
@@ -15,6 +15,35 @@ pub struct TestCity {
     pub config: Config,
     pub client: reqwest::Client,
     pub folder: tempfile::TempDir,
+    _outside: Option<Outside>,
+}
+
+/// Stores of other people for one city; gone with it. PostgreSQL's databases end with the process.
+pub struct Outside {
+    _nats: testkit::nats::Server,
+    _s3: testkit::s3::Server,
+}
+
+/// New, empty stores for `config`, when this run of the tests is the one outside.
+pub async fn new_stores(config: &mut Config) -> Option<Outside> {
+    if !testkit::outside() {
+        return None;
+    }
+    let started = tokio::task::spawn_blocking(|| {
+        (testkit::postgres::database(), testkit::nats::Server::start(), testkit::s3::Server::start("city"))
+    });
+    let (database, nats, s3) = started.await.unwrap();
+    config.records = RecordsEngine::Postgres { url: database.url().to_owned().into() };
+    config.stream.nats = Some(nats.url().into());
+    config.lake = LakeEngine::S3 {
+        bucket: "city".to_owned(),
+        prefix: Some("lake".to_owned()),
+        endpoint: Some(s3.endpoint()),
+        region: "us-east-1".to_owned(),
+        access_key: "test".to_owned(),
+        secret_key: "test".to_owned().into(),
+    };
+    Some(Outside { _nats: nats, _s3: s3 })
 }
 
 pub const PACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packs/hong-kong");
@@ -31,10 +60,11 @@ impl TestCity {
         config.pack = Path::new(PACK).to_owned();
         config.http.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         config.mqtt = None;
+        let outside = new_stores(&mut config).await;
         change(&mut config);
         let running = compose::start(config.clone(), Arc::new(SystemClock)).await.unwrap();
         let client = reqwest::Client::builder().redirect(Policy::none()).build().unwrap();
-        Self { running: Some(running), config, client, folder }
+        Self { running: Some(running), config, client, folder, _outside: outside }
     }
 
     pub fn running(&self) -> &Running {

@@ -11,7 +11,10 @@ use crate::city::TestCity;
 async fn says_that_it_is_well_and_what_it_did() {
     let city = TestCity::start().await;
     let ready: Value = city.get("/health/ready").send().await.unwrap().json().await.unwrap();
-    assert_eq!(ready, serde_json::json!({"status": "ready", "parts": {"records": "ready", "stream": "ready"}}));
+    assert_eq!(
+        ready,
+        serde_json::json!({"status": "ready", "parts": {"records": "ready", "stream": "ready", "lake": "ready"}})
+    );
     assert_eq!(city.get("/health/live").send().await.unwrap().status(), 200);
     let figures = city.get("/metrics").send().await.unwrap().text().await.unwrap();
     assert!(
