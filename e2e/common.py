@@ -72,10 +72,11 @@ def now():
 class Refused(Exception):
     """An answer that is not 2xx."""
 
-    def __init__(self, status, body):
+    def __init__(self, status, body, headers=None):
         super().__init__(f"{status} {body[:300]}")
         self.status = status
         self.body = body
+        self.headers = headers or {}
 
 
 class Http:
@@ -101,7 +102,7 @@ class Http:
                 text = response.read().decode()
                 return response.status, response.headers, text
         except urllib.error.HTTPError as error:
-            raise Refused(error.code, error.read().decode(errors="replace")) from None
+            raise Refused(error.code, error.read().decode(errors="replace"), error.headers) from None
         except http_trouble() as error:
             raise OSError(str(error)) from None
 
@@ -182,6 +183,17 @@ def device(http, tenant, key, things=(), gateway=False):
     return registered["id"], issued["key"]
 
 
+def devices_of(http, tenant):
+    """The keys of a department's devices, all pages of them."""
+    keys, after = [], ""
+    while True:
+        page = http.get(f"/api/devices?tenant={tenant}{after}")
+        keys += [d["key"] for d in page["devices"]]
+        if not page.get("after"):
+            return keys
+        after = f"&after={page['after']}"
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -213,11 +225,8 @@ class Server:
         self.process = None
 
     def start(self, patience=120):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("LAMPPOST_")}
-        self.process = subprocess.Popen(
-            [self.program, "serve", *self.settings],
-            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-        )
+        """Until it is ready."""
+        self.spawn()
         until = time.monotonic() + patience
         while True:
             if self.process.poll() is not None:
@@ -229,6 +238,13 @@ class Server:
                 if time.monotonic() > until:
                     raise AssertionError(f"the server is not ready after {patience} s: {self.tail()}") from None
                 time.sleep(0.05)
+
+    def spawn(self):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("LAMPPOST_")}
+        self.process = subprocess.Popen(
+            [self.program, "serve", *self.settings],
+            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+        )
 
     def tail(self):
         return (self.folder / "server.log").read_text(errors="replace")[-2_000:]

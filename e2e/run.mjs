@@ -1,6 +1,9 @@
 // The whole program, driven from outside by other people's clients: browsers, SensorThings and MQTT libraries, and kill -9.
 //
-//   node e2e/run.mjs <program> [pages] [sta] [mqtt] [kill]
+//   node e2e/run.mjs <program> [pages] [sta] [mqtt] [outgoing] [full] [kill] [stores]
+//
+// `stores` is the program on PostgreSQL, NATS and S3: sta and mqtt once more, then stores.py. The program that starts those, `throw-away-stores`
+// of crates/testkit, lies beside <program>.
 //
 // One line for each check, a last line with the sum, and an exit code that says whether all of them passed. E2E_KILLS=100 for the
 // long run. `cargo xtask test` installs what is needed (npm ci here, e2e/requirements.txt) and calls this with the program it has built.
@@ -8,15 +11,16 @@
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 import { pages } from "./pages.mjs";
 import { Server } from "./server.mjs";
+import { Stores } from "./stores.mjs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
-const parts = ["sta", "mqtt", "pages", "kill"];
+const parts = ["sta", "mqtt", "pages", "outgoing", "full", "kill", "stores"];
 
 let passed = 0;
 let failed = 0;
@@ -66,23 +70,39 @@ async function main() {
   const program = resolve(given);
   if (!existsSync(program)) throw new Error(`${program} is not there`);
   const wants = (part) => chosen.length === 0 || chosen.includes(part);
-  if (["sta", "mqtt", "pages"].some(wants)) {
-    const server = new Server(program);
-    try {
-      const started = await check("the server starts on an empty folder and is ready", () => server.start());
-      if (started !== undefined) {
-        const dsd = await server.key("dsd", "admin");
-        const epd = await server.key("epd", "admin");
-        if (wants("sta")) await script("sta.py", [server.base, dsd, epd]);
-        if (wants("mqtt")) await script("mqtt.py", [server.base, String(server.mqttPort), "dsd", dsd, "epd", epd]);
-        if (wants("pages")) await pages(server, check);
-      }
-      await check("the server stops when it is told to", () => server.stop());
-    } finally {
-      await server.remove();
-    }
-  }
+  if (["sta", "mqtt", "pages"].some(wants)) await drive(new Server(program), "on an empty folder", wants);
+  if (wants("outgoing")) await script("outgoing.py", [program]);
+  if (wants("full")) await script("full.py", [program]);
   if (wants("kill")) await script("kill.py", [program]);
+  if (wants("stores")) {
+    const helper = join(dirname(program), "throw-away-stores");
+    if (!existsSync(helper)) throw new Error(`${helper} is not there; cargo build --package testkit --bins`);
+    const stores = new Stores(helper);
+    try {
+      const server = new Server(program, await stores.settings());
+      await drive(server, "on PostgreSQL, NATS and S3", (part) => part !== "pages");
+    } finally {
+      await stores.stop();
+    }
+    await script("stores.py", [program, helper]);
+  }
+}
+
+/** Runs the parts that need a server of their own, on this one. */
+async function drive(server, where, wants) {
+  try {
+    const started = await check(`the server starts ${where} and is ready`, () => server.start());
+    if (started !== undefined) {
+      const dsd = await server.key("dsd", "admin");
+      const epd = await server.key("epd", "admin");
+      if (wants("sta")) await script("sta.py", [server.base, dsd, epd]);
+      if (wants("mqtt")) await script("mqtt.py", [server.base, String(server.mqttPort), "dsd", dsd, "epd", epd]);
+      if (wants("pages")) await pages(server, check);
+    }
+    await check("the server stops when it is told to", () => server.stop());
+  } finally {
+    await server.remove();
+  }
 }
 
 try {

@@ -40,8 +40,10 @@ function environment() {
 }
 
 export class Server {
-  constructor(program) {
+  /** `more` are further settings, as key=value. */
+  constructor(program, more = []) {
     this.program = program;
+    this.more = more.flatMap((setting) => ["--set", setting]);
     this.folder = mkdtempSync(join(tmpdir(), "lamppost-e2e-"));
     // A pack must be called as its folder.
     this.pack = join(this.folder, "hong-kong");
@@ -55,7 +57,7 @@ export class Server {
     this.mqttPort = await freePort();
     this.base = `http://127.0.0.1:${this.httpPort}`;
     const listen = ["--listen", `127.0.0.1:${this.httpPort}`, "--mqtt", `127.0.0.1:${this.mqttPort}`];
-    this.settings = ["--data", join(this.folder, "data"), "--pack", this.pack, ...listen];
+    this.settings = ["--data", join(this.folder, "data"), "--pack", this.pack, ...listen, ...this.more];
     const log = openSync(join(this.folder, "server.log"), "w");
     const options = { cwd: root, env: environment(), stdio: ["ignore", log, log] };
     this.process = spawn(this.program, ["serve", ...this.settings], options);
