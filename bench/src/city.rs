@@ -28,6 +28,11 @@ pub struct City {
 
 impl City {
     pub fn start(program: &Path, pack: &Path, folder: &Path) -> anyhow::Result<Self> {
+        Self::start_with(program, pack, folder, &[])
+    }
+
+    /// With settings, each as `name=value`.
+    pub fn start_with(program: &Path, pack: &Path, folder: &Path, set: &[&str]) -> anyhow::Result<Self> {
         let (http, mqtt) = (free_address()?, free_address()?);
         let data = folder.canonicalize()?.join("lamppost");
         let log = folder.join("lamppost.log");
@@ -39,6 +44,7 @@ impl City {
             ("--set", "log.level=warn".to_owned()),
         ]
         .into_iter()
+        .chain(set.iter().map(|set| ("--set", (*set).to_owned())))
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect();
         let output = File::create(&log)?;

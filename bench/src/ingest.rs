@@ -1,29 +1,27 @@
 //! `bench ingest`: the same observations through the front door of Lamppost and of its peers, one after the other, on the same disk.
 //!
-//! Each server is a process of its own on an empty folder. Bodies are made before the clock runs, batch by batch the same rows for
-//! everybody: some points of some series, each series in the order of time. Connections share the series between them. In the end every
-//! server is asked how many rows it has.
+//! Each server is a process of its own on an empty folder. Bodies are made a slab at a time while the clock stands, batch by batch the same
+//! rows for everybody: some points of some series, each series in the order of time (`series.rs` says what they look like). Connections
+//! share the series between them. In the end every server is asked how many rows it has, and for the values of some of them.
 //!
 //! CPU is the server's alone (and of whatever it started), from the first row on: once until the last acknowledgement, and once until it has
 //! settled, because an engine that puts its work off has not saved it.
 
 use std::{
-    fmt::Write as _,
     path::Path,
-    sync::Arc,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
-use kernel::Timestamp;
-use serde_json::Value;
 
 use crate::{
     Place,
-    city::City,
-    http::{Connection, request},
+    http::Connection,
+    lamppost::{self, Lamppost},
     peers::{Influx, Postgres, Victoria},
+    series::{Stretch, millis, thousandths},
     usage,
 };
 
@@ -56,48 +54,29 @@ pub struct Args {
     #[arg(long, default_value_t = 2_000_000)]
     pub slab: usize,
     /// The longest that a server may take to settle, in seconds.
-    #[arg(long, default_value_t = 180)]
+    #[arg(long, default_value_t = 600)]
     pub settle: u64,
+    /// Rows that PostgreSQL gets at most, the first of every series: with its two indexes a row takes some 130 bytes.
+    #[arg(long, default_value_t = 20_000_000)]
+    pub postgres_rows: usize,
+    /// A setting of Lamppost, such as `lake.seal=5s`.
+    #[arg(long)]
+    pub set: Vec<String>,
     /// All of them unless named; Lamppost is what the others are compared with.
     #[arg(long, value_enum)]
     pub server: Vec<Server>,
 }
 
-/// Rows of one series that follow each other.
-pub struct Stretch {
-    pub series: usize,
-    pub first: usize,
-    pub rows: usize,
-}
-
-/// 2024-01-01, an observation each ten seconds: past for every server, and within a year's partition for most sizes.
-const START: i64 = 1_704_067_200;
-const EVERY: i64 = 10;
-/// Points of a day, for the wave that most measurements have.
-const DAY: f64 = 8_640.0;
-
-impl Stretch {
-    /// Time in seconds since 1970, and the value in hundredths.
-    pub fn each(&self) -> impl Iterator<Item = (i64, i64)> + '_ {
-        (self.first..self.first + self.rows).map(|point| (START + point as i64 * EVERY, hundredths(self.series, point)))
+impl Server {
+    /// Bytes a row that a server may need on the disk for a while, generously: its log, what it has merged and not yet removed, its data.
+    fn room(self) -> u64 {
+        match self {
+            Self::Lamppost => 24,
+            Self::Influxdb => 20,
+            Self::Victoriametrics => 8,
+            Self::Postgresql => 250,
+        }
     }
-}
-
-/// What a gauge says: a day's wave and some noise, two decimals. The same for the same series and point, always.
-fn hundredths(series: usize, point: usize) -> i64 {
-    let phase = (point as f64 / DAY + series as f64 / 97.0) * std::f64::consts::TAU;
-    // SplitMix64's last step: every bit of the result depends on every bit of the input.
-    let mut mixed = ((series as u64) << 32 | point as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    let noise = ((mixed ^ (mixed >> 31)) % 41) as i64 - 20;
-    2_000 + (500.0 * phase.sin()) as i64 + noise
-}
-
-pub fn decimal(out: &mut String, hundredths: i64) {
-    let sign = if hundredths < 0 { "-" } else { "" };
-    // Writing to a String cannot fail.
-    let _ = write!(out, "{sign}{}.{:02}", hundredths.abs() / 100, hundredths.abs() % 100);
 }
 
 /// A server that rows can be put into.
@@ -112,6 +91,8 @@ pub trait Peer: Sync {
     /// Waits until it has done what it had put off.
     fn settle(&self, patience: Duration) -> anyhow::Result<()>;
     fn rows(&self) -> anyhow::Result<u64>;
+    /// The values of a series at a time; one, when all is well.
+    fn value(&self, series: usize, millis: i64) -> anyhow::Result<Vec<f64>>;
     /// Stops it, and says what its rows take on the disk, and CPU-seconds spent on that after `settle`.
     fn finish(self: Box<Self>) -> anyhow::Result<(u64, f64)>;
 }
@@ -133,6 +114,9 @@ impl Sink for Posting {
     }
 }
 
+/// Rows whose values are asked for in the end.
+const SAMPLES: usize = 16;
+
 struct Figure {
     name: &'static str,
     promise: &'static str,
@@ -141,6 +125,8 @@ struct Figure {
     cpu: f64,
     cpu_settled: f64,
     bytes: u64,
+    /// The most memory that the process held, in bytes; `None` for a server of several processes, which share most of it.
+    memory: Option<u64>,
     acks: Vec<Duration>,
 }
 
@@ -152,31 +138,63 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         "{} series x {} points, batches of {} rows ({} of a series), {} connections",
         args.series, args.points, args.batch, args.run, args.connections
     );
+    let points = |server| {
+        if server == Server::Postgresql {
+            args.points.min(args.postgres_rows.div_ceil(args.series))
+        } else {
+            args.points
+        }
+    };
+    // One after the other, each on an empty folder, so the largest decides.
+    let room = |server: &Server| (args.series * points(*server)) as u64 * server.room() + (2 << 30);
+    let (needed, free) = (chosen.iter().map(room).max().unwrap_or(0), free_bytes(&args.place.folder)?);
+    println!("room on the disk: {:.1} GB needed at most, {:.1} GB free", needed as f64 / 1e9, free as f64 / 1e9);
+    ensure!(needed <= free, "{} has too little room", args.place.folder.display());
+    if chosen.contains(&Server::Postgresql) && points(Server::Postgresql) < args.points {
+        println!(
+            "PostgreSQL gets the first {} points of each series: all of them would take {:.0} GB. Its trees stay smaller, which is to its advantage.",
+            points(Server::Postgresql),
+            (args.series * args.points) as f64 * 130.0 / 1e9
+        );
+    }
+    let settings: Vec<&str> = args.set.iter().map(String::as_str).collect();
     let mut figures = Vec::new();
     for server in chosen {
         let folder = tempfile::Builder::new().prefix("bench-ingest-").tempdir_in(&args.place.folder)?;
         let peer: Box<dyn Peer> = match server {
-            Server::Lamppost => Box::new(Lamppost::start(&args.place, folder.path(), args.series)?),
+            Server::Lamppost => Box::new(Lamppost::start(&args.place, folder.path(), args.series, &settings)?),
             Server::Influxdb => Box::new(Influx::start(folder.path())?),
             Server::Victoriametrics => Box::new(Victoria::start(folder.path())?),
             Server::Postgresql => Box::new(Postgres::start(&args.place.folder)?),
         };
-        let figure = measure(peer, args)?;
+        let figure = measure(peer, args, points(server))?;
         show(&figure);
         figures.push(figure);
     }
-    if let Some((ours, others)) = figures.split_first().filter(|(first, _)| first.name == LAMPPOST) {
+    if let Some((ours, others)) = figures.split_first().filter(|(first, _)| first.name == lamppost::NAME) {
         for other in others {
             println!(
-                "{LAMPPOST} to {}: {:.2} x rows per CPU-second ({:.2} x settled), {:.2} x bytes a row",
+                "{} to {}: {:.2} x rows per CPU-second ({:.2} x settled), {:.2} x bytes a row",
+                lamppost::NAME,
                 other.name,
                 rate(ours.rows, ours.cpu) / rate(other.rows, other.cpu),
                 rate(ours.rows, ours.cpu_settled) / rate(other.rows, other.cpu_settled),
-                ours.bytes as f64 / other.bytes.max(1) as f64,
+                per_row(ours) / per_row(other),
             );
         }
     }
     Ok(())
+}
+
+/// As df(1) tells it.
+fn free_bytes(folder: &Path) -> anyhow::Result<u64> {
+    let output = Command::new("df").args(["--block-size=1", "--output=avail"]).arg(folder).output().context("df")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().nth(1).and_then(|line| line.trim().parse().ok()).context("df did not say how much is free")
+}
+
+fn per_row(figure: &Figure) -> f64 {
+    figure.bytes as f64 / figure.rows.max(1) as f64
 }
 
 fn rate(rows: u64, seconds: f64) -> f64 {
@@ -185,19 +203,20 @@ fn rate(rows: u64, seconds: f64) -> f64 {
 
 fn show(f: &Figure) {
     println!(
-        "{:16} {:>9.0} rows/CPU-s  {:>9.0} settled  {:>9.0} rows/s  {:>6.2} bytes a row  ack p50 {:>7.2} ms  p99 {:>7.2} ms   acknowledges {}",
+        "{:16} {:>9.0} rows/CPU-s  {:>9.0} settled  {:>9.0} rows/s  {:>6.2} bytes a row  {:>6} MB  ack p50 {:>7.2} ms  p99 {:>7.2} ms   acknowledges {}",
         f.name,
         rate(f.rows, f.cpu),
         rate(f.rows, f.cpu_settled),
         rate(f.rows, f.wall),
-        f.bytes as f64 / f.rows as f64,
+        per_row(f),
+        f.memory.map_or("-".to_owned(), |bytes| (bytes >> 20).to_string()),
         usage::quantile(&f.acks, 0.5).as_secs_f64() * 1e3,
         usage::quantile(&f.acks, 0.99).as_secs_f64() * 1e3,
         f.promise,
     );
 }
 
-fn measure(peer: Box<dyn Peer>, args: &Args) -> anyhow::Result<Figure> {
+fn measure(peer: Box<dyn Peer>, args: &Args, points: usize) -> anyhow::Result<Figure> {
     let (name, promise) = (peer.name(), peer.promise());
     let context = || name.to_owned();
     let connections = args.connections as usize;
@@ -209,8 +228,8 @@ fn measure(peer: Box<dyn Peer>, args: &Args) -> anyhow::Result<Figure> {
     // Whole runs, so that a slab's border is nothing special.
     let at_once = (args.slab / args.series / run).max(1) * run;
     let mut first = 0;
-    while first < args.points {
-        let until = args.points.min(first + at_once);
+    while first < points {
+        let until = points.min(first + at_once);
         let prepared: Vec<Vec<Vec<u8>>> =
             (0..connections).map(|c| batches(&*peer, args.series, c, connections, first..until, run, batch)).collect();
         let started = Instant::now();
@@ -245,11 +264,19 @@ fn measure(peer: Box<dyn Peer>, args: &Args) -> anyhow::Result<Figure> {
     drop(sinks);
     peer.settle(Duration::from_secs(args.settle)).with_context(context)?;
     let settled = usage::cpu(peer.pid())? - before;
-    let (rows, wanted) = (peer.rows().with_context(context)?, (args.series * args.points) as u64);
+    let (rows, wanted) = (peer.rows().with_context(context)?, (args.series * points) as u64);
     ensure!(rows == wanted, "{name}: {rows} rows are there, {wanted} were acknowledged");
+    for n in 0..SAMPLES {
+        // Spread over series and points, the last point of the last series among them.
+        let (series, point) = ((n + 1) * args.series / SAMPLES - 1, (SAMPLES - n) * points / SAMPLES - 1);
+        let found = peer.value(series, millis(series, point)).with_context(context)?;
+        let sent = thousandths(series, point) as f64 / 1e3;
+        ensure!(found == [sent], "{name}: series {series}, point {point}: {found:?} is there, {sent} was acknowledged");
+    }
+    let memory = usage::peak_memory(peer.pid());
     let (bytes, after) = peer.finish().with_context(context)?;
     acks.sort_unstable();
-    Ok(Figure { name, promise, rows, wall: wall.as_secs_f64(), cpu, cpu_settled: settled + after, bytes, acks })
+    Ok(Figure { name, promise, rows, wall: wall.as_secs_f64(), cpu, cpu_settled: settled + after, bytes, memory, acks })
 }
 
 /// What one connection sends of a range of points: every `connections`th series, `run` points of each at a time.
@@ -279,112 +306,4 @@ fn batches(
         out.push(peer.encode(&gathered));
     }
     out
-}
-
-const LAMPPOST: &str = "Lamppost";
-
-struct Lamppost {
-    city: City,
-    ids: Vec<i64>,
-    authorization: String,
-}
-
-impl Lamppost {
-    fn start(place: &Place, folder: &Path, series: usize) -> anyhow::Result<Self> {
-        let city = City::start(&place.program()?, &place.pack, folder)?;
-        let ids = city.datastreams(series)?;
-        let authorization = city.authorization();
-        Ok(Self { city, ids, authorization })
-    }
-}
-
-impl Peer for Lamppost {
-    fn name(&self) -> &'static str {
-        LAMPPOST
-    }
-    fn promise(&self) -> &'static str {
-        "after fdatasync"
-    }
-    fn pid(&self) -> u32 {
-        self.city.pid()
-    }
-
-    fn encode(&self, rows: &[Stretch]) -> Vec<u8> {
-        let mut body = String::from("[");
-        for (n, stretch) in rows.iter().enumerate() {
-            let comma = if n > 0 { "," } else { "" };
-            let id = self.ids[stretch.series];
-            let _ = write!(
-                body,
-                r#"{comma}{{"Datastream":{{"@iot.id":{id}}},"components":["phenomenonTime","result"],"dataArray":["#
-            );
-            for (n, (at, value)) in stretch.each().enumerate() {
-                let comma = if n > 0 { "," } else { "" };
-                let _ = write!(body, r#"{comma}["{}","#, Timestamp::from_secs(at));
-                decimal(&mut body, value);
-                body.push(']');
-            }
-            body.push_str("]}");
-        }
-        body.push(']');
-        let headers = [
-            ("Authorization", &*self.authorization),
-            ("Content-Type", "application/json"),
-            ("Prefer", "return=minimal"),
-        ];
-        request(self.city.http, "POST", "/v1.1/CreateObservations", &headers, body.as_bytes())
-    }
-
-    fn connect(&self) -> anyhow::Result<Box<dyn Sink>> {
-        Ok(Box::new(Posting(Connection::open(self.city.http)?)))
-    }
-
-    /// Until everything is in the lake.
-    fn settle(&self, patience: Duration) -> anyhow::Result<()> {
-        let began = Instant::now();
-        while self.city.figure("lamppost_sensing_unsealed_rows")? > 0.0 {
-            ensure!(began.elapsed() < patience, "not everything is sealed after {} s", patience.as_secs());
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        Ok(())
-    }
-
-    fn rows(&self) -> anyhow::Result<u64> {
-        let mut connection = Connection::open(self.city.http)?;
-        let mut rows = 0;
-        for id in &self.ids {
-            let path = format!("/v1.1/Datastreams({id})/Observations?$count=true&$top=0");
-            let page: Value = serde_json::from_slice(&self.city.get(&mut connection, &path)?)?;
-            rows += page["@iot.count"].as_u64().context("no @iot.count")?;
-        }
-        Ok(rows)
-    }
-
-    /// The server merges files after every sixteenth seal, which a short run never reaches. So the same is done here on the folder that it has
-    /// left, and the CPU for it is counted in.
-    fn finish(self: Box<Self>) -> anyhow::Result<(u64, f64)> {
-        let Self { city, .. } = *self;
-        let data = city.data.clone();
-        city.stop()?;
-        let before = usage::own_cpu()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let bytes = runtime.block_on(async {
-            let topics = [stream::TopicOptions::new("observations").guarded(), stream::TopicOptions::new("events")];
-            let log = stream::Stream::open(
-                stream::Options::local(data.join("stream"), topics),
-                Arc::new(kernel::SystemClock),
-            )
-            .await?;
-            let lake = lake::Lake::open(lake::Options::new(lake::Root::Local(data.join("lake"))))?;
-            let options = sensing::observe::Options::new(data.join("heads"));
-            let observe = sensing::observe::Observe::open(options, log.topic("observations")?, &lake).await?;
-            observe.table().compact(lake::Compaction { min_files: 2, ..lake::Compaction::default() }).await?;
-            let bytes = observe.table().stats().bytes;
-            observe.close(Duration::from_secs(10)).await;
-            log.close().await;
-            anyhow::Ok(bytes)
-        })?;
-        drop(runtime);
-        Ok((bytes, usage::own_cpu()? - before))
-    }
 }

@@ -3,9 +3,12 @@
 mod city;
 mod http;
 mod ingest;
+mod lamppost;
 mod mqtt;
 mod peers;
+mod read;
 mod records;
+mod series;
 mod stream;
 mod usage;
 
@@ -24,6 +27,8 @@ struct Cli {
 enum Command {
     /// Observations through the front door: Lamppost, InfluxDB 1.6, VictoriaMetrics and PostgreSQL 15.
     Ingest(ingest::Args),
+    /// Questions over observations in the lake: latest, last hundred, counts, a day and a year as hourly means.
+    Read(read::Args),
     /// Small durable transactions: SQLite with group commit and without, PostgreSQL 15.
     Records(Transactions),
     /// QoS 1 messages, beside mosquitto.
@@ -87,6 +92,7 @@ struct Messages {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Ingest(args) => ingest::run(&args),
+        Command::Read(args) => read::run(&args),
         Command::Records(Transactions { callers, seconds, folder, writers, postgres_batch }) => {
             crate::records::run(&crate::records::Args { callers, seconds, folder, writers, postgres_batch })
         }

@@ -16,7 +16,8 @@ use std::{io::Write as _, os::unix::fs::MetadataExt as _};
 
 use crate::{
     http::{Connection, free_address, request},
-    ingest::{Peer, Posting, Sink, Stretch, decimal},
+    ingest::{Peer, Posting, Sink},
+    series::{Stretch, decimal, decimals},
     usage,
 };
 
@@ -73,8 +74,8 @@ fn lines(address: SocketAddr, path: &str, rows: &[Stretch]) -> Vec<u8> {
     for stretch in rows {
         for (at, value) in stretch.each() {
             let _ = write!(body, "level,series=s{} value=", stretch.series);
-            decimal(&mut body, value);
-            let _ = writeln!(body, " {}000", at);
+            decimal(&mut body, value, decimals(stretch.series));
+            let _ = writeln!(body, " {at}");
         }
     }
     request(address, "POST", path, &[("Content-Type", "text/plain")], body.as_bytes())
@@ -138,6 +139,15 @@ impl Peer for Influx {
         let found: Value = serde_json::from_slice(&answer.body)?;
         found["results"][0]["series"][0]["values"][0][1].as_u64().with_context(|| answer.text())
     }
+    fn value(&self, series: usize, millis: i64) -> anyhow::Result<Vec<f64>> {
+        let path = format!(
+            "/query?db=bench&q=SELECT%20value%20FROM%20level%20WHERE%20series%3D's{series}'%20AND%20time%3D{millis}ms"
+        );
+        let answer = Connection::open(self.http)?.ask("GET", &path, &[], b"")?;
+        let found: Value = serde_json::from_slice(&answer.body)?;
+        let rows = found["results"][0]["series"][0]["values"].as_array();
+        Ok(rows.into_iter().flatten().filter_map(|row| row[1].as_f64()).collect())
+    }
     fn finish(self: Box<Self>) -> anyhow::Result<(u64, f64)> {
         Ok((usage::disk(&self.data), 0.0))
     }
@@ -193,6 +203,17 @@ impl Peer for Victoria {
         let parts = text.lines().filter_map(|line| line.strip_prefix("vm_rows{type=\"storage/")?.split_once("} "));
         Ok(parts.filter_map(|(_, count)| count.trim().parse::<f64>().ok()).sum::<f64>() as u64)
     }
+    fn value(&self, series: usize, millis: i64) -> anyhow::Result<Vec<f64>> {
+        let time = format!("{}.{:03}", millis / 1_000, millis % 1_000);
+        let path =
+            format!("/api/v1/export?match%5B%5D=level_value%7Bseries%3D%22s{series}%22%7D&start={time}&end={time}");
+        let answer = Connection::open(self.http)?.ask("GET", &path, &[], b"")?;
+        if answer.body.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found: Value = serde_json::from_slice(&answer.body)?;
+        Ok(found["values"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect())
+    }
     fn finish(self: Box<Self>) -> anyhow::Result<(u64, f64)> {
         Ok((usage::disk(&self.data), 0.0))
     }
@@ -221,6 +242,13 @@ impl Postgres {
             temporary.display(),
             folder.display()
         );
+        // What every guide says first: memory, and a log that does not force a checkpoint every minute.
+        testkit::postgres::settings(&[
+            "shared_buffers=1GB",
+            "max_wal_size=8GB",
+            "checkpoint_timeout=15min",
+            "wal_compression=on",
+        ]);
         let database = testkit::postgres::database();
         database.run(TABLE);
         let mut client = Client::connect(database.url(), NoTls)?;
@@ -257,8 +285,8 @@ impl Peer for Postgres {
         let mut body = String::new();
         for stretch in rows {
             for (at, value) in stretch.each() {
-                let _ = write!(body, "{}\t{}\t", stretch.series, Timestamp::from_secs(at));
-                decimal(&mut body, value);
+                let _ = write!(body, "{}\t{}\t", stretch.series, Timestamp::from_micros(at * 1_000));
+                decimal(&mut body, value, decimals(stretch.series));
                 body.push('\n');
             }
         }
@@ -276,6 +304,12 @@ impl Peer for Postgres {
         let mut client = Client::connect(self.database.url(), NoTls)?;
         let rows: i64 = client.query_one("SELECT COUNT(*) FROM observation", &[])?.get(0);
         Ok(u64::try_from(rows)?)
+    }
+    fn value(&self, series: usize, millis: i64) -> anyhow::Result<Vec<f64>> {
+        let at = Timestamp::from_micros(millis * 1_000);
+        let sql = format!("SELECT result FROM observation WHERE datastream = {series} AND phenomenon_time = '{at}'");
+        let rows = Client::connect(self.database.url(), NoTls)?.query(&sql, &[])?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
     /// The table with its two indexes. The log, which it keeps for a while, is not counted.
     fn finish(self: Box<Self>) -> anyhow::Result<(u64, f64)> {

@@ -6,6 +6,7 @@
 //! - PostgreSQL 15, a throw-away cluster in the temporary folder, with fsync.
 
 use std::{
+    io::Write as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -59,6 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let folder = tempfile::Builder::new().prefix("bench-records-").tempdir_in(&args.folder)?;
     let callers = args.callers;
     println!("{callers} callers, {} s each, small durable transactions", args.seconds);
+    println!("the disk alone: {}", disk(folder.path())?);
     let grouped = Options::sqlite(folder.path().join("grouped.db"));
     let alone = Options { max_batch: 1, ..Options::sqlite(folder.path().join("alone.db")) };
     let database = testkit::postgres::database();
@@ -86,6 +88,35 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         println!("group commit: {:.0} times one flush each", grouped.per_second / alone.per_second);
     }
     Ok(())
+}
+
+/// What one fdatasync after a write costs here, before anything else is said about durability: appended pages of 4 KiB, as a small
+/// transaction writes them, and 256 KiB, as a group of them does.
+fn disk(folder: &std::path::Path) -> anyhow::Result<String> {
+    let mut said = Vec::new();
+    for size in [4 << 10, 256 << 10] {
+        let path = folder.join("flushes");
+        let mut file = std::fs::File::create(&path)?;
+        let (page, began) = (vec![0x5au8; size], Instant::now());
+        let mut took = Vec::new();
+        while began.elapsed() < Duration::from_secs(1) {
+            let asked = Instant::now();
+            file.write_all(&page)?;
+            file.sync_data()?;
+            took.push(asked.elapsed());
+        }
+        let rate = took.len() as f64 / began.elapsed().as_secs_f64();
+        took.sort_unstable();
+        let ms = |share| crate::usage::quantile(&took, share).as_secs_f64() * 1e3;
+        said.push(format!(
+            "{rate:.0} fdatasync/s of {} KiB, p50 {:.2} ms, p99 {:.2} ms",
+            size >> 10,
+            ms(0.5),
+            ms(0.99)
+        ));
+        std::fs::remove_file(&path)?;
+    }
+    Ok(said.join("; "))
 }
 
 async fn measure(name: &str, options: &Options, args: &Args) -> anyhow::Result<Figure> {

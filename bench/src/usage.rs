@@ -53,6 +53,14 @@ pub fn own_cpu() -> anyhow::Result<f64> {
     Ok(stat.own as f64 / TICKS)
 }
 
+/// The most memory that a process has held, in bytes (`VmHWM` of proc(5)); `None` when it has children, with which it shares most of it.
+pub fn peak_memory(pid: u32) -> Option<u64> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok().filter(|_| children.trim().is_empty())?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kb| kb << 10)
+}
+
 /// Bytes that a folder takes on the disk. Files that go meanwhile count nothing.
 pub fn disk(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };

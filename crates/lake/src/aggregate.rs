@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use arrow::{
-    array::{Array, AsArray},
+    array::{Array, AsArray, BooleanArray},
+    compute::nullif,
     datatypes::{Float64Type, Int64Type, TimestampMicrosecondType},
 };
 use futures::TryStreamExt;
@@ -34,6 +35,8 @@ pub struct Aggregate<'a> {
     pub buckets: Buckets,
     /// A `Float64` column.
     pub column: &'a str,
+    /// A `Utf8` column, and what in it makes a row not count.
+    pub unless: Option<(&'a str, fn(&str) -> bool)>,
 }
 
 /// One bucket with at least one value. Units are the column's.
@@ -117,12 +120,22 @@ impl View {
         if *self.files.layout.schema.field(column).data_type() != arrow::datatypes::DataType::Float64 {
             return Err(Error::invalid(format!("column '{}' does not hold numbers", query.column)));
         }
+        let unless = match query.unless {
+            Some((name, refuses)) => {
+                let column = self.columns(Some(&[name]))?[0];
+                if *self.files.layout.schema.field(column).data_type() != arrow::datatypes::DataType::Utf8 {
+                    return Err(Error::invalid(format!("column '{name}' does not hold text")));
+                }
+                Some((column, refuses))
+            }
+            None => None,
+        };
         let mut series = query.series.to_vec();
         series.sort_unstable();
         series.dedup();
         let (view, from, to) = (self.clone(), query.from.as_micros(), query.to.as_micros());
         let buckets = query.buckets;
-        self.workers.run(async move { view.fold(&series, from, to, &buckets, column).await }).await
+        self.workers.run(async move { view.fold(&series, from, to, &buckets, column, unless).await }).await
     }
 
     async fn fold(
@@ -132,6 +145,7 @@ impl View {
         to: i64,
         buckets: &Buckets,
         column: usize,
+        unless: Option<(usize, fn(&str) -> bool)>,
     ) -> Result<BTreeMap<i64, Vec<Bucket>>, Error> {
         let layout = &self.files.layout;
         let mut all: BTreeMap<i64, BTreeMap<i64, Bucket>> = BTreeMap::new();
@@ -152,12 +166,25 @@ impl View {
             if ranges.is_empty() {
                 continue;
             }
-            let mut batches =
-                self.files.rows(file, &footer, &ranges, &[layout.series, layout.time, column], 4 * PAGE_ROWS)?;
+            let mut columns = vec![layout.series, layout.time, column];
+            columns.extend(unless.map(|(column, _)| column));
+            let mut batches = self.files.rows(file, &footer, &ranges, &columns, 4 * PAGE_ROWS)?;
             while let Some(batch) = batches.try_next().await? {
                 let ids = batch.column(0).as_primitive::<Int64Type>().values();
                 let times = batch.column(1).as_primitive::<TimestampMicrosecondType>().values();
-                let values = batch.column(2).as_primitive::<Float64Type>();
+                let values = match unless {
+                    Some((_, refuses)) if batch.column(3).null_count() < batch.num_rows() => {
+                        let refused: BooleanArray = batch
+                            .column(3)
+                            .as_string::<i32>()
+                            .iter()
+                            .map(|text| Some(text.is_some_and(refuses)))
+                            .collect();
+                        nullif(batch.column(2), &refused)?
+                    }
+                    _ => batch.column(2).clone(),
+                };
+                let values = values.as_primitive::<Float64Type>();
                 let mut row = 0;
                 while row < ids.len() {
                     let id = ids[row];
@@ -201,24 +228,23 @@ impl View {
 
 /// Folds consecutive rows of one bucket; `offset` is where they start in `values`.
 fn part(start: i64, times: &[i64], values: &arrow::array::Float64Array, offset: usize) -> Option<Bucket> {
-    let mut bucket: Option<Bucket> = None;
-    for (i, &at) in times.iter().enumerate() {
-        let value = values.value(offset + i);
-        if values.is_null(offset + i) || value.is_nan() {
-            continue;
-        }
-        match &mut bucket {
-            Some(bucket) => {
-                bucket.count += 1;
-                bucket.sum += value;
-                bucket.min = bucket.min.min(value);
-                bucket.max = bucket.max.max(value);
-                (bucket.last, bucket.last_at) = (value, Timestamp::from_micros(at));
-            }
-            none => *none = Some(Bucket::one(Timestamp::from_micros(start), Timestamp::from_micros(at), value)),
+    let numbers = &values.values()[offset..offset + times.len()];
+    let counts = |i: usize| (values.null_count() == 0 || values.is_valid(offset + i)) && !numbers[i].is_nan();
+    let first = (0..times.len()).find(|&i| counts(i))?;
+    let mut bucket = Bucket::one(Timestamp::from_micros(start), Timestamp::from_micros(times[first]), numbers[first]);
+    let mut last = first;
+    for i in first + 1..times.len() {
+        if counts(i) {
+            let value = numbers[i];
+            bucket.count += 1;
+            bucket.sum += value;
+            bucket.min = bucket.min.min(value);
+            bucket.max = bucket.max.max(value);
+            last = i;
         }
     }
-    bucket
+    (bucket.last, bucket.last_at) = (numbers[last], Timestamp::from_micros(times[last]));
+    Some(bucket)
 }
 
 #[cfg(test)]

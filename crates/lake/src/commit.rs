@@ -1,12 +1,8 @@
 //! Sealing: what came from the stream becomes part of the table, exactly once.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use arrow::{array::RecordBatch, compute::concat_batches, row::Rows};
+use arrow::array::RecordBatch;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 
 use crate::{
@@ -16,7 +12,7 @@ use crate::{
     merge::{Input, merge},
     spec::take,
     table::{Snapshot, TableInner, Writer},
-    write::{Effort, FileWriter, PAGE_ROWS, Written, discard},
+    write::{Effort, FileWriter, Written, discard},
 };
 
 /// Rewritten files may be as large as the largest that compaction makes.
@@ -100,9 +96,8 @@ impl Table {
 /// The part of a commit that falls into one partition.
 struct Part {
     partition: Option<String>,
-    batch: RecordBatch,
+    /// Whole rows.
     keys: Keys,
-    full: Rows,
     /// Rows that are already sealed, value for value.
     unchanged: Vec<bool>,
 }
@@ -121,17 +116,17 @@ impl TableInner {
         let deletes = match &commit.deletes {
             Some(batch) if batch.num_rows() > 0 => {
                 self.files.layout.check(batch, true)?;
-                Some(Keys::new(&self.files.layout, batch, true)?)
+                Some(Keys::new(&self.files.layout, vec![batch.clone()], true)?)
             }
             _ => None,
         };
-        if let Some(keys) = &deletes
-            && parts.iter().any(|part| part.keys.meets(keys))
-        {
-            return Err(Error::invalid(format!(
-                "a key of table '{}' is both put and deleted",
-                self.files.layout.name()
-            )));
+        if let Some(keys) = &deletes {
+            for part in &parts {
+                if part.keys.meets(&self.files.layout, keys)? {
+                    let table = self.files.layout.name();
+                    return Err(Error::invalid(format!("a key of table '{table}' is both put and deleted")));
+                }
+            }
         }
         let mut tally = Tally::default();
         let holes = self.holes(&snapshot, &mut parts, deletes.as_ref(), &commit.dropped_series, &mut tally).await?;
@@ -187,7 +182,7 @@ impl TableInner {
             }
             let is_dropped = |series: i64| dropped.contains(&series);
             if let Some(part) = &mut part {
-                for hit in locate(&self.files, file, &footer, &part.keys, Some(&part.full)).await? {
+                for hit in locate(&self.files, file, &footer, &part.keys, true).await? {
                     let series = part.keys.series[hit.key];
                     if is_dropped(series) {
                         continue;
@@ -204,7 +199,7 @@ impl TableInner {
                 }
             }
             if let Some(keys) = deletes {
-                for hit in locate(&self.files, file, &footer, keys, None).await? {
+                for hit in locate(&self.files, file, &footer, keys, false).await? {
                     let series = keys.series[hit.key];
                     if !is_dropped(series) {
                         tally.of(series).deleted += 1;
@@ -236,24 +231,32 @@ impl TableInner {
             written.extend(merge(&self.files, file.partition.clone(), vec![input], REWRITE_TARGET, true).await?);
         }
         for part in parts {
-            let mut put: HashMap<i64, u64> = HashMap::new();
-            let fresh: Vec<u32> = (0..part.keys.len()).filter(|&i| !part.unchanged[i]).map(|i| i as u32).collect();
-            for &row in &fresh {
-                *put.entry(part.keys.series[row as usize]).or_default() += 1;
+            let keys = &part.keys;
+            let mut row = 0;
+            while row < keys.len() {
+                let series = keys.series[row];
+                let end = row + keys.series[row..].partition_point(|&s| s == series);
+                let fresh = part.unchanged[row..end].iter().filter(|unchanged| !**unchanged).count();
+                if fresh > 0 {
+                    tally.of(series).inserted += fresh as u64;
+                }
+                row = end;
             }
-            let mut writer = FileWriter::start(&self.files, part.partition.clone(), Effort::Fresh)?;
-            let whole = fresh.len() == part.keys.len();
-            for rows in fresh.chunks(16 * PAGE_ROWS) {
-                let batch = match (whole, rows.first()) {
-                    (true, Some(&first)) => part.batch.slice(first as usize, rows.len()),
-                    _ => take(&part.batch, rows)?,
-                };
-                writer.write(&batch).await?;
+            let vacant = self.files.layout.vacant(&keys.batches);
+            let mut writer = FileWriter::start(&self.files, part.partition.clone(), Effort::Fresh, &vacant)?;
+            let mut start = 0;
+            for batch in &keys.batches {
+                let unchanged = &part.unchanged[start..start + batch.num_rows()];
+                start += batch.num_rows();
+                if unchanged.contains(&true) {
+                    let fresh: Vec<u32> =
+                        (0..).zip(unchanged).filter(|(_, same)| !**same).map(|(row, _)| row).collect();
+                    writer.write(&take(batch, &fresh)?).await?;
+                } else {
+                    writer.write(batch).await?;
+                }
             }
             written.extend(writer.finish(true).await?);
-            for (series, count) in put {
-                tally.of(series).inserted += count;
-            }
         }
         for change in tally.0.values_mut() {
             change.inserted -= change.replaced;
@@ -295,11 +298,9 @@ fn split(files: &Files, puts: &[RecordBatch]) -> Result<Vec<Part>, Error> {
     by_partition
         .into_iter()
         .map(|(partition, batches)| {
-            let batch = concat_batches(&layout.schema, &batches)?;
-            let keys = Keys::new(layout, &batch, false)?;
-            let full = layout.all_rows(&batch)?;
-            let unchanged = vec![false; batch.num_rows()];
-            Ok(Part { partition, batch, keys, full, unchanged })
+            let keys = Keys::new(layout, batches, false)?;
+            let unchanged = vec![false; keys.len()];
+            Ok(Part { partition, keys, unchanged })
         })
         .collect()
 }

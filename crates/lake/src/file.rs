@@ -188,11 +188,25 @@ impl Files {
         rows: Range<u64>,
         mut wanted: impl FnMut(i64, i64) -> bool,
     ) -> Vec<Range<u64>> {
+        let mut found: Vec<Range<u64>> = Vec::new();
+        for (page, times) in self.pages(footer, rows) {
+            if times.is_none_or(|(min, max)| wanted(min, max)) {
+                match found.last_mut() {
+                    Some(last) if last.end == page.start => last.end = page.end,
+                    _ => found.push(page),
+                }
+            }
+        }
+        found
+    }
+
+    /// `rows` cut by the pages of the time column, each with the page's smallest and largest time when the file says them.
+    pub fn pages(&self, footer: &Footer, rows: Range<u64>) -> Vec<(Range<u64>, Option<(i64, i64)>)> {
         let parquet = footer.parquet.metadata();
         let time = self.layout.spec.time;
         let column = parquet.file_metadata().schema_descr().columns().iter().position(|c| c.name() == time);
-        let (Some(column), Some(offsets)) = (column, parquet.offset_index()) else { return vec![rows] };
-        let mut found: Vec<Range<u64>> = Vec::new();
+        let (Some(column), Some(offsets)) = (column, parquet.offset_index()) else { return vec![(rows, None)] };
+        let mut found = Vec::new();
         let mut start = 0u64;
         for (g, group) in parquet.row_groups().iter().enumerate() {
             let end = start + group.num_rows() as u64;
@@ -209,12 +223,8 @@ impl Files {
                         break;
                     }
                     let to = pages.get(p + 1).map_or(end, |next| start + next.first_row_index as u64).min(rows.end);
-                    let bounds = times.and_then(|t| Some((*t.min_value(p)?, *t.max_value(p)?)));
-                    if to > from && bounds.is_none_or(|(min, max)| wanted(min, max)) {
-                        match found.last_mut() {
-                            Some(last) if last.end == from => last.end = to,
-                            _ => found.push(from..to),
-                        }
+                    if to > from {
+                        found.push((from..to, times.and_then(|t| Some((*t.min_value(p)?, *t.max_value(p)?)))));
                     }
                 }
             }
@@ -224,16 +234,24 @@ impl Files {
     }
 }
 
-/// Whether a column is null in all rows of the given row groups.
+/// Whether a column is absent, or null in all rows of the given row groups.
 fn empty(parquet: &ParquetMetaData, groups: &[usize], name: &str) -> bool {
     let Some(column) = parquet.file_metadata().schema_descr().columns().iter().position(|c| c.name() == name) else {
-        return false;
+        return true;
     };
     groups.iter().all(|&g| {
         let group = parquet.row_group(g);
         let nulls = group.column(column).statistics().and_then(|statistics| statistics.null_count_opt());
         nulls.is_some_and(|nulls| Ok(nulls) == u64::try_from(group.num_rows()))
     })
+}
+
+impl Footer {
+    /// Whether no row of the file has a value in this column.
+    pub fn is_vacant(&self, name: &str) -> bool {
+        let parquet = self.parquet.metadata();
+        empty(parquet, &(0..parquet.num_row_groups()).collect::<Vec<_>>(), name)
+    }
 }
 
 /// Row groups that hold any of `ranges`, and the selection within those groups taken together.

@@ -1,23 +1,35 @@
 //! Finding given keys in a sealed file, reading only pages that may hold them.
 
-use std::ops::Range;
+use std::{cmp::Ordering, ops::Range};
 
-use arrow::{array::RecordBatch, row::Rows};
+use arrow::{
+    array::{AsArray, RecordBatch},
+    compute::concat_batches,
+    datatypes::{Int64Type, TimestampMicrosecondType},
+    row::Rows,
+};
 use futures::TryStreamExt;
 
 use crate::{
     Error,
     file::{FileMeta, Files, Footer},
     index::Entry,
-    spec::Layout,
+    spec::{Layout, take},
     write::PAGE_ROWS,
 };
 
-/// Keys in ascending order, each once.
+/// Keys in ascending order, each once. What is compared all the time, series and time, lies in two vectors; the rest of a key is looked at
+/// only where those two are equal, so that rows which nothing stands against are never turned into comparable bytes.
 pub(crate) struct Keys {
-    pub rows: Rows,
     pub series: Vec<i64>,
     pub times: Vec<i64>,
+    /// Whole rows, or the key columns alone when `bare`.
+    pub batches: Vec<RecordBatch>,
+    bare: bool,
+    /// The number of the first key of each batch.
+    starts: Vec<usize>,
+    /// Smallest and largest time.
+    span: Option<(i64, i64)>,
 }
 
 /// A key that a file holds.
@@ -32,45 +44,124 @@ pub(crate) struct Match {
 }
 
 impl Keys {
-    /// Keys of whole rows, or of key columns only when `keys`. Fails unless they ascend strictly.
-    pub fn new(layout: &Layout, batch: &RecordBatch, keys: bool) -> Result<Self, Error> {
-        let rows = layout.key_rows(batch, keys)?;
-        if (1..rows.num_rows()).any(|i| rows.row(i - 1) >= rows.row(i)) {
-            return Err(Error::invalid(format!(
-                "rows for table '{}' must be sorted by {:?} and each key may come once",
-                layout.name(),
-                layout.spec.key
-            )));
+    /// Keys of whole rows, or of key columns only when `bare`. Fails unless they ascend strictly, across all batches.
+    pub fn new(layout: &Layout, batches: Vec<RecordBatch>, bare: bool) -> Result<Self, Error> {
+        let (series, time) = if bare { (0, 1) } else { (layout.series, layout.time) };
+        let rows = batches.iter().map(RecordBatch::num_rows).sum();
+        let mut keys = Self {
+            series: Vec::with_capacity(rows),
+            times: Vec::with_capacity(rows),
+            bare,
+            starts: Vec::with_capacity(batches.len()),
+            batches: Vec::new(),
+            span: None,
+        };
+        for batch in &batches {
+            keys.starts.push(keys.series.len());
+            keys.series.extend_from_slice(batch.column(series).as_primitive::<Int64Type>().values());
+            keys.times.extend_from_slice(batch.column(time).as_primitive::<TimestampMicrosecondType>().values());
         }
-        let (series, time) = if keys { (0, 1) } else { (layout.series, layout.time) };
-        use arrow::{array::AsArray, datatypes as t};
-        Ok(Self {
-            rows,
-            series: batch.column(series).as_primitive::<t::Int64Type>().values().to_vec(),
-            times: batch.column(time).as_primitive::<t::TimestampMicrosecondType>().values().to_vec(),
-        })
+        keys.batches = batches;
+        keys.span = keys.times.iter().fold(None, |span, &t| {
+            let (min, max) = span.unwrap_or((t, t));
+            Some((t.min(min), t.max(max)))
+        });
+        let at = |i: usize| (keys.series[i], keys.times[i]);
+        let mut ties = Vec::new();
+        for i in 1..keys.len() {
+            match at(i - 1).cmp(&at(i)) {
+                Ordering::Less => {}
+                Ordering::Equal => ties.push(i),
+                Ordering::Greater => return Err(keys.disorder(layout)),
+            }
+        }
+        if !ties.is_empty() {
+            // Both sides of each tie, each once.
+            let mut places: Vec<usize> = ties.iter().flat_map(|&i| [i - 1, i]).collect();
+            places.dedup();
+            let rows = keys.rows(layout, &places)?;
+            let ascend = |pair: usize| places[pair] + 1 != places[pair + 1] || rows.row(pair) < rows.row(pair + 1);
+            if !(0..places.len() - 1).all(ascend) {
+                return Err(keys.disorder(layout));
+            }
+        }
+        Ok(keys)
+    }
+
+    fn disorder(&self, layout: &Layout) -> Error {
+        Error::invalid(format!(
+            "rows for table '{}' must be sorted by {:?} and each key may come once",
+            layout.name(),
+            layout.spec.key
+        ))
     }
 
     pub fn len(&self) -> usize {
         self.series.len()
     }
 
-    /// Whether the two have a key in common.
-    pub fn meets(&self, other: &Self) -> bool {
-        let (mut a, mut b) = (0, 0);
-        while a < self.len() && b < other.len() {
-            match self.rows.row(a).cmp(&other.rows.row(b)) {
-                std::cmp::Ordering::Less => a += 1,
-                std::cmp::Ordering::Greater => b += 1,
-                std::cmp::Ordering::Equal => return true,
+    /// The batches' rows at `places` (ascending), one gathered batch for each batch that has any.
+    fn gathered(&self, places: &[usize]) -> Result<Vec<RecordBatch>, Error> {
+        let mut found = Vec::new();
+        let mut next = 0;
+        for (batch, &start) in self.batches.iter().zip(&self.starts) {
+            let end = start + batch.num_rows();
+            let stop = next + places[next..].partition_point(|&p| p < end);
+            if stop > next {
+                let rows: Vec<u32> = places[next..stop].iter().map(|&p| (p - start) as u32).collect();
+                found.push(take(batch, &rows)?);
             }
+            next = stop;
         }
-        false
+        Ok(found)
     }
 
-    /// Smallest and largest time.
-    pub fn times(&self) -> Option<(i64, i64)> {
-        Some((*self.times.iter().min()?, *self.times.iter().max()?))
+    /// The keys at `places` (ascending) as bytes that compare as the table sorts.
+    pub fn rows(&self, layout: &Layout, places: &[usize]) -> Result<Rows, Error> {
+        let mut rows = layout.no_key_rows();
+        for batch in self.gathered(places)? {
+            layout.append_key_rows(&mut rows, &batch, self.bare)?;
+        }
+        Ok(rows)
+    }
+
+    /// The whole rows at `places` (ascending), in one batch.
+    fn whole(&self, layout: &Layout, places: &[usize]) -> Result<RecordBatch, Error> {
+        Ok(concat_batches(&layout.schema, &self.gathered(places)?)?)
+    }
+
+    /// Whether the two have a key in common.
+    pub fn meets(&self, layout: &Layout, other: &Self) -> Result<bool, Error> {
+        let (mut a, mut b) = (0, 0);
+        let (mut mine, mut theirs) = (Vec::new(), Vec::new());
+        while a < self.len() && b < other.len() {
+            match (self.series[a], self.times[a]).cmp(&(other.series[b], other.times[b])) {
+                Ordering::Less => a += 1,
+                Ordering::Greater => b += 1,
+                Ordering::Equal => {
+                    // All keys of this series and time on both sides.
+                    let place = (self.series[a], self.times[a]);
+                    while a < self.len() && (self.series[a], self.times[a]) == place {
+                        mine.push(a);
+                        a += 1;
+                    }
+                    while b < other.len() && (other.series[b], other.times[b]) == place {
+                        theirs.push(b);
+                        b += 1;
+                    }
+                }
+            }
+        }
+        let (mine, theirs) = (self.rows(layout, &mine)?, other.rows(layout, &theirs)?);
+        let (mut a, mut b) = (0, 0);
+        while a < mine.num_rows() && b < theirs.num_rows() {
+            match mine.row(a).cmp(&theirs.row(b)) {
+                Ordering::Less => a += 1,
+                Ordering::Greater => b += 1,
+                Ordering::Equal => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     /// Keys whose series the file holds and whose time lies between that series' first and last in the file.
@@ -96,24 +187,25 @@ impl Keys {
 
 /// Whether a file could hold any of `keys`, by what the log says of it alone.
 pub(crate) fn may_hold(file: &FileMeta, keys: &Keys) -> bool {
-    let (Some(times), Some(first), Some(last)) = (keys.times(), keys.series.first(), keys.series.last()) else {
+    let (Some(times), Some(first), Some(last)) = (keys.span, keys.series.first(), keys.series.last()) else {
         return false;
     };
     file.time.0 <= times.1 && times.0 <= file.time.1 && file.series.0 <= *last && *first <= file.series.1
 }
 
-/// The `keys` that `file` holds, in key order. With `full` (the whole rows as bytes, one for each key) also whether the rows are the same.
+/// The `keys` that `file` holds, in key order. With `same`, for which the keys must be whole rows, also whether the rows are the same.
 pub(crate) async fn locate(
     files: &Files,
     file: &FileMeta,
     footer: &Footer,
     keys: &Keys,
-    full: Option<&Rows>,
+    same: bool,
 ) -> Result<Vec<Match>, Error> {
     let candidates = keys.candidates(footer);
     if candidates.is_empty() {
         return Ok(Vec::new());
     }
+    let layout = &files.layout;
     let mut ranges: Vec<Range<u64>> = Vec::new();
     let mut wanted = Vec::new();
     for (range, entry) in candidates {
@@ -124,28 +216,33 @@ pub(crate) async fn locate(
         }));
         wanted.extend(range);
     }
-    let columns: Vec<usize> =
-        if full.is_some() { (0..files.layout.schema.fields().len()).collect() } else { files.layout.key.clone() };
+    let wanted_rows = keys.rows(layout, &wanted)?;
+    let columns: Vec<usize> = if same { (0..layout.schema.fields().len()).collect() } else { layout.key.clone() };
     let mut batches = files.rows(file, footer, &ranges, &columns, 2 * PAGE_ROWS)?;
     let mut numbers = ranges.iter().flat_map(Clone::clone);
-    let mut wanted = wanted.into_iter().peekable();
+    let mut next = 0;
     let mut found = Vec::new();
     while let Some(batch) = batches.try_next().await? {
-        let rows = files.layout.key_rows(&batch, full.is_none())?;
+        let rows = layout.key_rows(&batch, !same)?;
         let first = found.len();
         let mut places = Vec::new();
         for (place, row) in rows.iter().enumerate() {
             let number = numbers.next().ok_or_else(|| Error::invalid("a file holds more rows than its index says"))?;
-            while wanted.next_if(|&key| keys.rows.row(key) < row).is_some() {}
-            if let Some(key) = wanted.next_if(|&key| keys.rows.row(key) == row) {
-                found.push(Match { key, row: number, same: false });
+            while next < wanted.len() && wanted_rows.row(next) < row {
+                next += 1;
+            }
+            if next < wanted.len() && wanted_rows.row(next) == row {
+                found.push(Match { key: wanted[next], row: number, same: false });
                 places.push(place as u32);
+                next += 1;
             }
         }
-        if let (Some(full), false) = (full, places.is_empty()) {
-            let sealed = files.layout.all_rows(&crate::spec::take(&batch, &places)?)?;
+        if same && !places.is_empty() {
+            let sealed = layout.all_rows(&take(&batch, &places)?)?;
+            let put: Vec<usize> = found[first..].iter().map(|m| m.key).collect();
+            let put = layout.all_rows(&keys.whole(layout, &put)?)?;
             for (i, hit) in found[first..].iter_mut().enumerate() {
-                hit.same = sealed.row(i) == full.row(hit.key);
+                hit.same = sealed.row(i) == put.row(i);
             }
         }
     }

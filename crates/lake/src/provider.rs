@@ -111,10 +111,10 @@ impl LakeTable {
         let files = &self.view.files;
         let mut keys = Vec::new();
         for batch in self.tail.batches.iter().filter(|b| b.num_rows() > 0) {
-            keys.push(Keys::new(&files.layout, batch, false)?);
+            keys.push(Keys::new(&files.layout, vec![batch.clone()], false)?);
         }
         if let Some(removed) = self.tail.removed.as_ref().filter(|b| b.num_rows() > 0) {
-            keys.push(Keys::new(&files.layout, removed, true)?);
+            keys.push(Keys::new(&files.layout, vec![removed.clone()], true)?);
         }
         let dropped = &self.tail.dropped_series;
         let mut holes = Holes::new();
@@ -128,7 +128,7 @@ impl LakeTable {
             let footer = files.footer(file).await?;
             gone.extend(dropped.iter().filter_map(|&s| footer.series.find(s)).map(|e| e.rows));
             for keys in meets {
-                gone.extend(locate(files, file, &footer, keys, None).await?.iter().map(|m| m.row..m.row + 1));
+                gone.extend(locate(files, file, &footer, keys, false).await?.iter().map(|m| m.row..m.row + 1));
             }
             if !gone.is_empty() {
                 gone.sort_by_key(|r| r.start);

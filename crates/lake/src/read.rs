@@ -112,12 +112,12 @@ impl View {
     pub async fn get(&self, keys: &RecordBatch) -> Result<RecordBatch, Error> {
         let layout = &self.files.layout;
         layout.check(keys, true)?;
-        let keys = Keys::new(layout, keys, true)?;
+        let keys = Keys::new(layout, vec![keys.clone()], true)?;
         let columns: Vec<usize> = (0..layout.schema.fields().len()).collect();
         let mut batches = Vec::new();
         for file in self.snapshot.files.iter().filter(|f| may_hold(f, &keys)) {
             let footer = self.files.footer(file).await?;
-            let found = locate(&self.files, file, &footer, &keys, None).await?;
+            let found = locate(&self.files, file, &footer, &keys, false).await?;
             let ranges: Vec<Range<u64>> = found.iter().map(|m| m.row..m.row + 1).collect();
             if !ranges.is_empty() {
                 let rows = self.files.rows(file, &footer, &ranges, &columns, PAGE_ROWS)?;
@@ -245,6 +245,42 @@ impl View {
             }
         }
         Ok(found)
+    }
+
+    /// How many rows of a series are sealed with a time from `from` (inclusive) to `to` (exclusive). Of a file only the pages at either end
+    /// are read. `None` when some row of the files asked has a value in the column `unless`.
+    pub async fn count(
+        &self,
+        series: i64,
+        from: Timestamp,
+        to: Timestamp,
+        unless: Option<&str>,
+    ) -> Result<Option<u64>, Error> {
+        let (from, to) = (from.as_micros(), to.as_micros());
+        let mut count = 0;
+        for Candidate { file, footer, entry } in self.candidates(series, from, to).await? {
+            if unless.is_some_and(|column| !footer.is_vacant(column)) {
+                return Ok(None);
+            }
+            if from <= entry.min && entry.max < to {
+                count += entry.rows.end - entry.rows.start;
+                continue;
+            }
+            let mut edges = Vec::new();
+            for range in self.files.pages(&footer, entry.rows) {
+                match range {
+                    (rows, Some((min, max))) if from <= min && max < to => count += rows.end - rows.start,
+                    (_, Some((min, max))) if max < from || min >= to => {}
+                    (rows, _) => edges.push(rows),
+                }
+            }
+            let mut batches = self.files.rows(&file, &footer, &edges, &[self.files.layout.time], PAGE_ROWS)?;
+            while let Some(batch) = batches.try_next().await? {
+                let times = batch.column(0).as_primitive::<TimestampMicrosecondType>().values();
+                count += times.iter().filter(|t| (from..to).contains(*t)).count() as u64;
+            }
+        }
+        Ok(Some(count))
     }
 
     async fn read_entry(

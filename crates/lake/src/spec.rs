@@ -184,9 +184,25 @@ impl Layout {
         Ok(self.key_rows.convert_columns(&columns)?)
     }
 
+    /// Appends the keys of some rows of `batch` to `rows`, as [`Self::key_rows`] makes them.
+    pub fn append_key_rows(&self, rows: &mut Rows, batch: &RecordBatch, keys: bool) -> Result<(), Error> {
+        let columns: Vec<ArrayRef> =
+            if keys { batch.columns().to_vec() } else { self.key.iter().map(|&i| batch.column(i).clone()).collect() };
+        Ok(self.key_rows.append(rows, &columns)?)
+    }
+    pub fn no_key_rows(&self) -> Rows {
+        self.key_rows.empty_rows(0, 0)
+    }
+
     /// Whole rows as bytes, to ask whether two rows are the same.
     pub fn all_rows(&self, batch: &RecordBatch) -> Result<Rows, Error> {
         Ok(self.all_rows.convert_columns(batch.columns())?)
+    }
+
+    /// Columns in which no row of any batch has a value.
+    pub fn vacant(&self, batches: &[RecordBatch]) -> Vec<bool> {
+        let vacant = |i: usize| batches.iter().all(|b| b.column(i).null_count() == b.num_rows());
+        self.schema.fields().iter().enumerate().map(|(i, field)| field.is_nullable() && vacant(i)).collect()
     }
 
     pub fn series_of<'a>(&self, batch: &'a RecordBatch) -> &'a [i64] {

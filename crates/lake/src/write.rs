@@ -1,6 +1,6 @@
 //! Writing one Parquet file of a table: encodings, page sizes, the series index in the footer, the Delta `add` action.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::{array::RecordBatch, datatypes::DataType};
 use bytes::Bytes;
@@ -38,7 +38,8 @@ pub(crate) enum Effort {
     Compacted,
 }
 
-fn properties(layout: &Layout, effort: Effort) -> Result<WriterProperties, Error> {
+/// For a file with the columns `kept` of the table.
+fn properties(layout: &Layout, effort: Effort, kept: &[usize]) -> Result<WriterProperties, Error> {
     let level = if effort == Effort::Fresh { 1 } else { 3 };
     let mut properties = WriterProperties::builder()
         .set_created_by("lamppost".to_owned())
@@ -53,10 +54,12 @@ fn properties(layout: &Layout, effort: Effort) -> Result<WriterProperties, Error
             layout
                 .key
                 .iter()
-                .map(|&i| SortingColumn { column_idx: i as i32, descending: false, nulls_first: true })
+                // Without a column that is null everywhere the order is the same.
+                .filter_map(|key| kept.iter().position(|column| column == key))
+                .map(|at| SortingColumn { column_idx: at as i32, descending: false, nulls_first: true })
                 .collect(),
         ));
-    for field in layout.schema.fields() {
+    for field in kept.iter().map(|&i| layout.schema.field(i)) {
         let column = ColumnPath::from(field.name().as_str());
         match field.data_type() {
             // Sorted or evenly spaced: differences of differences vanish, a dictionary would only repeat them.
@@ -78,11 +81,16 @@ fn properties(layout: &Layout, effort: Effort) -> Result<WriterProperties, Error
 }
 
 /// A file being written. Rows must arrive in key order.
+///
+/// Columns in which no row has a value are left out of the file: a reader of Delta takes an absent column for null, and seven columns
+/// that say nothing would cost more to encode than the four that do.
 pub(crate) struct FileWriter {
     files: Files,
     partition: Option<String>,
     path: Path,
     writer: AsyncArrowWriter<Upload>,
+    /// Columns of the table that are in the file.
+    kept: Vec<usize>,
     index: SeriesIndex,
 }
 
@@ -93,25 +101,28 @@ pub(crate) struct Written {
 }
 
 impl FileWriter {
-    pub fn start(files: &Files, partition: Option<String>, effort: Effort) -> Result<Self, Error> {
+    /// `vacant` says of each column of the table whether no row that will be written has a value there.
+    pub fn start(files: &Files, partition: Option<String>, effort: Effort, vacant: &[bool]) -> Result<Self, Error> {
         let name = format!("part-{}.zstd.parquet", uuid::Uuid::now_v7());
         let path = match (files.layout.spec.partition.column(), &partition) {
             (Some(column), Some(value)) => Path::from(format!("{column}={value}/{name}")),
             _ => Path::from(name),
         };
+        let kept: Vec<usize> = (0..vacant.len()).filter(|&i| !vacant[i]).collect();
         let upload = Upload(BufWriter::new(files.store.clone(), path.clone()));
         let options = ArrowWriterOptions::new()
-            .with_properties(properties(&files.layout, effort)?)
+            .with_properties(properties(&files.layout, effort, &kept)?)
             // The Arrow schema follows from the Parquet one; leaving it out keeps small files small.
             .with_skip_arrow_metadata(true);
-        let writer = AsyncArrowWriter::try_new_with_options(upload, files.layout.schema.clone(), options)?;
-        Ok(Self { files: files.clone(), partition, path, writer, index: SeriesIndex::default() })
+        let schema = Arc::new(files.layout.schema.project(&kept)?);
+        let writer = AsyncArrowWriter::try_new_with_options(upload, schema, options)?;
+        Ok(Self { files: files.clone(), partition, path, writer, kept, index: SeriesIndex::default() })
     }
 
     pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
         let layout = &self.files.layout;
         self.index.push(layout.series_of(batch), layout.time_of(batch));
-        self.writer.write(batch).await.map_err(|e| self.failed(e))
+        self.writer.write(&batch.project(&self.kept)?).await.map_err(|e| self.failed(e))
     }
 
     /// Bytes so far, about.

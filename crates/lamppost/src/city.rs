@@ -79,8 +79,15 @@ impl City {
         let Ground { config, layout, stores, pack, catalog, devices, policy, clock, texts, may_seal } = ground;
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let topic = stores.stream.topic(OBSERVATIONS)?;
-        let options =
-            observe::Options { seal_every: config.lake_seal, may_seal, ..observe::Options::new(layout.heads()) };
+        let options = observe::Options::new(layout.heads());
+        let options = observe::Options {
+            seal_every: config.lake_seal,
+            may_seal,
+            max_unsealed: config.lake_unsealed,
+            // A seal begins long before the bound is reached, so that a lake that keeps up is never felt.
+            seal_rows: options.seal_rows.min(config.lake_unsealed / 4).max(1),
+            ..options
+        };
         let observe = Observe::open(options, topic, &stores.lake).await.context("observations")?;
 
         let scopes = Arc::new(Scopes::new(policy));

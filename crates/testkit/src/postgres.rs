@@ -41,6 +41,14 @@ pub struct Database {
     url: String,
 }
 
+static SETTINGS: OnceLock<Vec<&'static str>> = OnceLock::new();
+
+/// Settings of the cluster beside those of a test, such as `shared_buffers=1GB`: for measurements. Counts only before the first database.
+pub fn settings(settings: &[&'static str]) {
+    // A second call, like one that comes too late, has nothing to change.
+    let _ = SETTINGS.set(settings.to_vec());
+}
+
 /// A new database. Panics, with the line to type, when PostgreSQL is not installed: a test never passes by being skipped.
 pub fn database() -> Database {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
@@ -143,12 +151,15 @@ impl Cluster {
         let _ = std::fs::remove_file(self.folder.join(KEEP));
         let root = is_root();
         // $1 is the server, $2 its folder. QUIT ends it at once, as a crash would; the next start recovers from its log.
-        let script = r#""$1" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 -c shared_buffers=64MB \
-            >>"$2/log" 2>&1 & server=$!; cat >/dev/null; kill -QUIT $server; wait $server; [ -e "$2/keep" ] || rm -rf "$2""#;
+        let script = r#"program="$1"; folder="$2"; shift 2
+            "$program" -D "$folder/data" -k "$folder" -c listen_addresses= -c max_connections=200 -c shared_buffers=64MB "$@" \
+            >>"$folder/log" 2>&1 & server=$!; cat >/dev/null; kill -QUIT $server; wait $server; [ -e "$folder/keep" ] || rm -rf "$folder""#;
+        let settings = SETTINGS.get().into_iter().flatten().flat_map(|setting| ["-c", setting]);
         let watcher = as_user(root, "sh")
             .args(["-c", script, "lamppost-test-postgres"])
             .arg(find_programs().join("postgres"))
             .arg(&self.folder)
+            .args(settings)
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

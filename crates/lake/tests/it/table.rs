@@ -182,6 +182,7 @@ async fn aggregates_agree_with_a_plain_sum() {
         to: Timestamp::from_micros(to),
         buckets: Buckets::Width { origin: Timestamp::from_micros(0), width: hour },
         column: "value",
+        unless: None,
     };
     let found = table.view().aggregate(query.clone()).await.expect("aggregate");
     assert_eq!(found.keys().collect::<Vec<_>>(), [&1]);
@@ -206,6 +207,33 @@ async fn aggregates_agree_with_a_plain_sum() {
     assert_eq!(days[&1].iter().map(|b| b.count).collect::<Vec<_>>(), [180, 19_000 - 90 - 180]);
     let wrong = table.view().aggregate(Aggregate { column: "quality", ..query }).await;
     assert!(matches!(wrong, Err(Error::Invalid(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_reads_edges_and_agrees_with_the_rows() {
+    let folder = tempfile::tempdir().expect("folder");
+    let table = table(&open(folder.path())).await;
+    let minute = 60_000_000;
+    let series = |s: i64, rows: std::ops::Range<i64>| rows.map(move |i| row(s, START + i * minute, i as f64));
+    // Several pages, of which the first and last are shared with neighbours, in two files, over a month's end.
+    let first: Vec<Row> = (0..3).flat_map(|s| series(s, 0..10_001)).collect();
+    table.commit(puts(0, first)).await.expect("first");
+    table.commit(puts(1, (1..4).flat_map(|s| series(s, 10_001..10_500)).collect())).await.expect("second");
+    for (from, to) in
+        [(0, 20_000), (-5, 0), (0, 1), (1, 10_000), (4_095, 4_097), (9_000, 10_200), (10_500, 30_000), (7, 7)]
+    {
+        for s in 0..5 {
+            let (from, to) =
+                (Timestamp::from_micros(START + from * minute), Timestamp::from_micros(START + to * minute));
+            let rows = table.view().series(&SeriesQuery { from, to, ..query(s) }).await.expect("rows").num_rows();
+            let count = table.view().count(s, from, to, Some("quality")).await.expect("count");
+            assert_eq!(count, Some(rows as u64), "series {s} from {from} to {to}");
+        }
+    }
+    let marked = Row { quality: Some("{}".to_owned()), ..row(2, START - minute, 0.0) };
+    table.commit(puts(2, vec![marked])).await.expect("third");
+    assert_eq!(table.view().count(2, Timestamp::MIN, Timestamp::MAX, Some("quality")).await.expect("count"), None);
+    assert_eq!(table.view().count(2, Timestamp::MIN, Timestamp::MAX, None).await.expect("count"), Some(10_501));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,7 @@ pub struct Config {
     pub stream: Stream,
     pub lake: LakeEngine,
     pub lake_seal: Duration,
+    pub lake_unsealed: usize,
     pub operators: Operators,
     pub mail: Option<Mail>,
     /// What webhooks are signed with, by the name that recipients use.
@@ -244,6 +245,7 @@ impl Reader<'_> {
             stream: self.stream(),
             lake: self.lake(),
             lake_seal: self.duration("lake.seal"),
+            lake_unsealed: self.positive("lake.unsealed"),
             operators: Operators {
                 session_idle: self.duration("operators.session_idle"),
                 session_limit: self.duration("operators.session_limit"),

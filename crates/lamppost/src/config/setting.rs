@@ -146,6 +146,12 @@ pub const SETTINGS: &[Setting] = &[
     optional("lake.access_key", Text, "Access key id, for the engine `s3`."),
     secret("lake.secret_key", "Secret access key, for the engine `s3`."),
     setting("lake.seal", Duration, "60s", "How often observations on the stream are sealed into the lake."),
+    setting(
+        "lake.unsealed",
+        Integer,
+        "10000000",
+        "Most observations held in memory until the lake has them, about 50 bytes each at the worst; more wait at the door and are then refused with 503.",
+    ),
     setting("operators.session_idle", Duration, "12h", "A session ends after so long without a request."),
     setting("operators.session_limit", Duration, "7d", "A session ends after so long in any case."),
     setting("operators.invite_limit", Duration, "24h", "How long a one-time link is good for."),

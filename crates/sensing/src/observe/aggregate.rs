@@ -1,9 +1,11 @@
 //! Aggregates of one Datastream by interval, in local time, with gaps filled on request.
 
+use std::ops::Range;
+
 use jiff::{Span, tz::TimeZone};
 use kernel::Timestamp;
 
-use super::{Error, Observe, Order, recent::Row};
+use super::{Error, Observe, Order, read::Memory, recent::Row};
 use crate::model::EntityId;
 
 /// The width of a bucket. Days and longer follow the calendar of the time zone, so a day of 23 or 25 hours is one bucket.
@@ -95,6 +97,8 @@ pub struct Bucket {
 const MAX_BUCKETS: usize = 100_000;
 /// Rows read at a time.
 const CHUNK: usize = 100_000;
+/// Reads of rows for one answer.
+const MOST_STRETCHES: usize = 32;
 
 impl Observe {
     /// Numeric results summed up by interval. Rows whose resultQuality says that they are bad do not count.
@@ -108,41 +112,129 @@ impl Observe {
         }
         let edges = edges(from, to, q.step, &q.zone)?;
         let mut buckets: Vec<Bucket> = edges.windows(2).map(|e| Bucket::empty(e[0], e[1])).collect();
-        let mut at = 0;
-        let mut page = super::SeriesQuery {
-            from: Some(from.max(q.from)),
-            to: Some(to.plus_micros(-1)),
-            limit: CHUNK,
-            order: Order::Ascending,
-            ..super::SeriesQuery::all(q.datastream)
-        };
-        loop {
-            let rows = self.0.page(&page).await?;
-            for row in &rows {
-                while at + 1 < buckets.len() && buckets[at].end.as_micros() <= row.key.at {
-                    at += 1;
-                }
-                if let Some(value) = usable(row) {
-                    buckets[at].add(value);
-                }
-            }
-            match rows.last() {
-                Some(last) if rows.len() == CHUNK => page.after = Some(last.key.id(q.datastream)),
-                _ => break,
-            }
+        // What memory has anything to say about is summed up row by row, memory and lake as one; all else by the lake, out of its columns.
+        // Memory is looked at first: what is sealed in between is then in both, and its buckets are among the first kind.
+        let Memory { rows, removed, whole } = self.0.memory(q.datastream, from, to);
+        if whole {
+            rows.iter().for_each(|row| add(&mut buckets, row));
+            return Ok(fill(buckets, q.fill));
+        }
+        let mut touched = vec![false; buckets.len()];
+        for at in rows.iter().map(|row| row.key.at).chain(removed.iter().map(|key| key.at)) {
+            touched[place(&buckets, at)] = true;
+        }
+        if touched.contains(&false) {
+            self.sum_up(&q, from, to, edges, &mut buckets).await?;
+        }
+        for stretch in stretches(&touched) {
+            let (from, to) = (from.max(buckets[stretch.start].start), to.min(buckets[stretch.end - 1].end));
+            buckets[stretch.clone()].iter_mut().for_each(|b| *b = Bucket::empty(b.start, b.end));
+            self.read_through(q.datastream, from, to, &mut buckets[stretch]).await?;
         }
         Ok(fill(buckets, q.fill))
     }
+
+    /// What the lake has.
+    async fn sum_up(
+        &self,
+        q: &AggregateQuery,
+        from: Timestamp,
+        to: Timestamp,
+        edges: Vec<Timestamp>,
+        buckets: &mut [Bucket],
+    ) -> Result<(), Error> {
+        let query = lake::Aggregate {
+            series: &[q.datastream.0],
+            from,
+            to,
+            buckets: lake::Buckets::Edges(edges),
+            column: "value",
+            unless: Some(("quality", is_bad)),
+        };
+        let found = self.0.table.view().aggregate(query).await?;
+        let mut at = 0;
+        for part in found.into_values().flatten() {
+            while buckets[at].start < part.start && at + 1 < buckets.len() {
+                at += 1;
+            }
+            buckets[at] = Bucket {
+                count: part.count,
+                mean: Some(part.sum / part.count as f64),
+                min: Some(part.min),
+                max: Some(part.max),
+                sum: Some(part.sum),
+                first: Some(part.first),
+                last: Some(part.last),
+                ..buckets[at]
+            };
+        }
+        Ok(())
+    }
+
+    /// Adds every row from `from` up to `to`.
+    async fn read_through(
+        &self,
+        id: EntityId,
+        from: Timestamp,
+        to: Timestamp,
+        buckets: &mut [Bucket],
+    ) -> Result<(), Error> {
+        let mut page = super::SeriesQuery {
+            from: Some(from),
+            to: Some(to.plus_micros(-1)),
+            limit: CHUNK,
+            order: Order::Ascending,
+            ..super::SeriesQuery::all(id)
+        };
+        loop {
+            let rows = self.0.page(&page).await?;
+            rows.iter().for_each(|row| add(buckets, row));
+            match rows.last() {
+                Some(last) if rows.len() == CHUNK => page.after = Some(last.key.id(id)),
+                _ => return Ok(()),
+            }
+        }
+    }
 }
 
-/// The number of a row, unless it has none or is marked bad (`{"code":"bad"}` in resultQuality, as connectors and devices write it).
+/// Which of the buckets, which follow each other, holds a time.
+fn place(buckets: &[Bucket], at: i64) -> usize {
+    buckets.partition_point(|b| b.end.as_micros() <= at).min(buckets.len().saturating_sub(1))
+}
+
+fn add(buckets: &mut [Bucket], row: &Row) {
+    if let Some(value) = usable(row) {
+        let at = place(buckets, row.key.at);
+        buckets[at].add(value);
+    }
+}
+
+/// Stretches of touched buckets; one from the first to the last when there are many, because each is a read of its own.
+fn stretches(touched: &[bool]) -> Vec<Range<usize>> {
+    let mut found: Vec<Range<usize>> = Vec::new();
+    for (i, _) in touched.iter().enumerate().filter(|(_, touched)| **touched) {
+        match found.last_mut() {
+            Some(last) if last.end == i => last.end += 1,
+            _ => found.push(i..i + 1),
+        }
+    }
+    match found.as_slice() {
+        [first, .., last] if found.len() > MOST_STRETCHES => vec![first.start..last.end],
+        _ => found,
+    }
+}
+
+/// The number of a row, unless it has none or is marked bad.
 fn usable(row: &Row) -> Option<f64> {
     let Some(extra) = &row.extra else { return Some(row.value) };
-    let bad = extra.quality.as_ref().is_some_and(|q| {
-        serde_json::from_str::<serde_json::Value>(q.get())
-            .is_ok_and(|v| matches!(v["code"].as_str(), Some("bad" | "missing")))
-    });
+    let bad = extra.quality.as_ref().is_some_and(|q| is_bad(q.get()));
     (extra.result.is_none() && !bad).then_some(row.value)
+}
+
+/// `{"code":"bad"}` in resultQuality, as connectors and devices write it.
+fn is_bad(quality: &str) -> bool {
+    serde_json::from_str::<serde_json::Value>(quality)
+        .is_ok_and(|v| matches!(v["code"].as_str(), Some("bad" | "missing")))
 }
 
 impl Bucket {

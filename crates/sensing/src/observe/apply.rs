@@ -80,6 +80,13 @@ fn apply(inner: &Inner, records: &[Record]) {
 fn observed(inner: &Inner, open: &Generation, run: &super::Run) {
     let sealing = inner.unsealed.generations.load().sealing.clone();
     inner.heads.change(run.datastream.0, |head| {
+        // The usual case in one step: in order, and later than everything in memory.
+        let first = run.times.first().map(|&at| Key { at, feature: run.feature.0, result_time: None });
+        let is_later = sealing.as_ref().is_none_or(|g| g.with(run.datastream, |s| s.last() < first).unwrap_or(true));
+        if run.is_plain() && is_later && open.put_plain(run) {
+            head.saw_run(run);
+            return;
+        }
         let mut row = 0;
         // A row counts as fresh when no generation in memory held it; the lake is asked only for rows before its own end.
         open.put(run, |key, new| {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kernel::{Interval, Timestamp};
 use serde_json::value::RawValue;
 
-use crate::model::{EntityId, Observation, ResultValue};
+use crate::model::{EntityId, Observation, ObservationId, ResultValue};
 
 /// The parts of an Observation that most do not have.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +89,10 @@ impl Run {
         self.times.push(at.as_micros());
         self.values.push(value);
         self.extras.push(Some(Arc::new(extra)));
+    }
+    /// Numbers at instants only, each later than the one before: what devices send nearly always.
+    pub fn is_plain(&self) -> bool {
+        self.extras.is_empty() && self.times.is_sorted_by(|a, b| a < b)
     }
     pub fn extra(&self, row: usize) -> Option<&Arc<Extra>> {
         self.extras.get(row).and_then(Option::as_ref)
@@ -183,6 +187,17 @@ impl Batch {
             self.rows += run.len();
             self.runs.push(run);
         }
+    }
+    /// What each row is called, in order.
+    pub fn ids(&self) -> impl Iterator<Item = ObservationId> + '_ {
+        self.runs.iter().flat_map(|run| {
+            run.times.iter().enumerate().map(|(row, &at)| ObservationId {
+                datastream: run.datastream,
+                at: Timestamp::from_micros(at),
+                feature: run.feature,
+                result_time: run.extra(row).and_then(|e| e.result_time),
+            })
+        })
     }
     pub fn observations(&self) -> impl Iterator<Item = Observation> + '_ {
         self.runs.iter().flat_map(|run| (0..run.len()).map(|row| run.observation(row)))

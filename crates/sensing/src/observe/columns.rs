@@ -1,14 +1,14 @@
 //! Rows of observations as columns of the lake's table `observations`, and back.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kernel::{Interval, Timestamp};
 use lake::{
     Partition, TableSpec,
     arrow::{
         array::{
-            Array, ArrayRef, AsArray, Float64Builder, Int64Builder, RecordBatch, StringBuilder,
-            TimestampMicrosecondBuilder,
+            Array, ArrayRef, AsArray, Float64Array, Float64Builder, Int64Array, Int64Builder, RecordBatch,
+            StringBuilder, TimestampMicrosecondArray, TimestampMicrosecondBuilder, new_null_array,
         },
         datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType},
     },
@@ -32,8 +32,12 @@ pub fn spec() -> TableSpec {
     }
 }
 
+fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
 fn schema() -> SchemaRef {
-    let time = || DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let time = time_type;
     Arc::new(Schema::new(vec![
         Field::new("datastream", DataType::Int64, false),
         Field::new("phenomenon_time", time(), false),
@@ -58,15 +62,16 @@ fn times() -> TimestampMicrosecondBuilder {
     TimestampMicrosecondBuilder::new().with_timezone("UTC")
 }
 
-/// Collects rows into batches of a size that the lake likes.
+/// Collects rows into batches of a size that the lake likes. What most rows have is five vectors; the rest hangs off the few rows that have it,
+/// and a column in which no row has anything is one array of nulls that all batches share.
 #[derive(Default)]
 pub struct Columns {
-    datastream: Int64Builder,
+    datastream: Vec<i64>,
     phenomenon_time: Vec<i64>,
-    feature: Int64Builder,
-    result_time: Vec<Option<i64>>,
-    value: Float64Builder,
-    extras: Vec<Option<Arc<Extra>>>,
+    feature: Vec<i64>,
+    value: Vec<f64>,
+    /// Rows with more than a number at an instant, ascending.
+    extras: Vec<(usize, Option<i64>, Arc<Extra>)>,
 }
 
 impl Columns {
@@ -75,44 +80,76 @@ impl Columns {
     }
 
     pub fn push(&mut self, datastream: i64, row: &Row) {
-        self.datastream.append_value(datastream);
-        self.phenomenon_time.push(row.key.at);
-        self.feature.append_value(row.key.feature);
-        self.result_time.push(row.key.result_time);
-        let is_number = row.extra.as_ref().is_none_or(|e| e.result.is_none());
-        self.value.append_option(is_number.then_some(row.value));
-        self.extras.push(row.extra.clone());
+        if row.extra.is_some() || row.key.result_time.is_some() {
+            self.extras.push((self.len(), row.key.result_time, row.extra.clone().unwrap_or_default()));
+        }
+        self.push_plain(datastream, row.key.feature, &[row.key.at], &[row.value]);
     }
 
-    pub fn finish(mut self) -> Result<RecordBatch, lake::arrow::error::ArrowError> {
-        let (mut end, mut valid_start, mut valid_end) = (times(), times(), times());
-        let mut texts = [StringBuilder::new(), StringBuilder::new(), StringBuilder::new()];
-        for extra in &self.extras {
-            let extra = extra.as_deref();
-            end.append_option(extra.and_then(|e| e.end).map(Timestamp::as_micros));
-            valid_start.append_option(extra.and_then(|e| e.valid).map(|v| v.start.as_micros()));
-            valid_end.append_option(extra.and_then(|e| e.valid).map(|v| v.end.as_micros()));
-            let parts = [extra.map(|e| &e.result), extra.map(|e| &e.quality), extra.map(|e| &e.parameters)];
-            for (builder, part) in texts.iter_mut().zip(parts) {
-                builder.append_option(part.and_then(Option::as_ref).map(|r| r.get()));
-            }
-        }
-        let [mut result, mut quality, mut parameters] = texts;
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(self.datastream.finish()),
-            Arc::new(lake::times(self.phenomenon_time.into_iter().map(Some))),
-            Arc::new(self.feature.finish()),
-            Arc::new(lake::times(self.result_time)),
-            Arc::new(self.value.finish()),
-            Arc::new(end.finish()),
-            Arc::new(result.finish()),
-            Arc::new(quality.finish()),
-            Arc::new(valid_start.finish()),
-            Arc::new(valid_end.finish()),
-            Arc::new(parameters.finish()),
+    /// Numbers at instants.
+    pub fn push_plain(&mut self, datastream: i64, feature: i64, times: &[i64], values: &[f64]) {
+        let rows = self.len() + times.len();
+        self.datastream.resize(rows, datastream);
+        self.feature.resize(rows, feature);
+        self.phenomenon_time.extend_from_slice(times);
+        self.value.extend_from_slice(values);
+    }
+
+    pub fn finish(self) -> Result<RecordBatch, lake::arrow::error::ArrowError> {
+        let rows = self.len();
+        let time = |values| -> ArrayRef { Arc::new(TimestampMicrosecondArray::new(values, None).with_timezone("UTC")) };
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(self.datastream)),
+            time(self.phenomenon_time.into()),
+            Arc::new(Int64Array::from(self.feature)),
+            nulls(&NO_TIME, time_type(), rows),
+            Arc::new(Float64Array::from(self.value)),
         ];
+        if self.extras.is_empty() {
+            columns.extend([5, 6, 7, 8, 9, 10].map(|column| match column {
+                6 | 7 | 10 => nulls(&NO_TEXT, DataType::Utf8, rows),
+                _ => nulls(&NO_TIME, time_type(), rows),
+            }));
+            return RecordBatch::try_new(schema(), columns);
+        }
+        let mut extras = self.extras.iter().peekable();
+        let each: Vec<_> = (0..rows).map(|row| extras.next_if(|e| e.0 == row).map(|(_, at, e)| (at, &**e))).collect();
+        let column = |of: &dyn Fn(&Extra) -> Option<Timestamp>| -> ArrayRef {
+            let mut column = times();
+            each.iter().for_each(|e| column.append_option(e.and_then(|(_, e)| of(e)).map(Timestamp::as_micros)));
+            Arc::new(column.finish())
+        };
+        let text = |of: &dyn Fn(&Extra) -> &Option<Arc<RawValue>>| -> ArrayRef {
+            let mut column = StringBuilder::new();
+            each.iter().for_each(|e| column.append_option(e.and_then(|(_, e)| of(e).as_ref()).map(|raw| raw.get())));
+            Arc::new(column.finish())
+        };
+        columns[3] = Arc::new(lake::times(each.iter().map(|e| e.and_then(|(at, _)| *at))));
+        let mut value = Float64Builder::with_capacity(rows);
+        for (number, extra) in columns[4].as_primitive::<Float64Type>().values().iter().zip(&each) {
+            let is_number = extra.is_none_or(|(_, e)| e.result.is_none());
+            value.append_option(is_number.then_some(*number));
+        }
+        columns[4] = Arc::new(value.finish());
+        columns.extend([
+            column(&|e| e.end),
+            text(&|e| &e.result),
+            text(&|e| &e.quality),
+            column(&|e| e.valid.map(|v| v.start)),
+            column(&|e| e.valid.map(|v| v.end)),
+            text(&|e| &e.parameters),
+        ]);
         RecordBatch::try_new(schema(), columns)
     }
+}
+
+static NO_TIME: OnceLock<ArrayRef> = OnceLock::new();
+static NO_TEXT: OnceLock<ArrayRef> = OnceLock::new();
+
+/// A column of nulls, out of the one that all share.
+fn nulls(shared: &OnceLock<ArrayRef>, kind: DataType, rows: usize) -> ArrayRef {
+    let all = shared.get_or_init(|| new_null_array(&kind, super::seal::BATCH_ROWS));
+    if rows <= all.len() { all.slice(0, rows) } else { new_null_array(&kind, rows) }
 }
 
 /// Keys as the lake wants them for deletes.

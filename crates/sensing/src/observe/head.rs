@@ -14,7 +14,7 @@ use kernel::{Interval, Timestamp};
 use parking_lot::RwLock;
 
 use super::{
-    batch::Batch,
+    batch::{Batch, Run},
     frame::{self, Frame},
     recent::Key,
 };
@@ -99,6 +99,24 @@ impl Entry {
         }
         if self.latest.as_ref().is_none_or(|l| Key::of(&l.id()) <= *key) {
             self.latest = Some(observation());
+        }
+    }
+
+    /// Takes note of rows of a plain run ([`super::Run::is_plain`]), none of which any generation held.
+    pub fn saw_run(&mut self, run: &Run) {
+        let (Some(&first), Some(&last)) = (run.times.first(), run.times.last()) else { return };
+        self.fresh[OPEN] += run.len() as u64;
+        if let Some(sealed) = &self.sealed {
+            let end = sealed.phenomenon.end.as_micros();
+            self.doubtful[OPEN] += run.times.partition_point(|at| *at <= end) as u64;
+        }
+        widen(
+            &mut self.phenomenon,
+            Interval { start: Timestamp::from_micros(first), end: Timestamp::from_micros(last) },
+        );
+        let key = Key { at: last, feature: run.feature.0, result_time: None };
+        if self.latest.as_ref().is_none_or(|l| Key::of(&l.id()) <= key) {
+            self.latest = Some(run.observation(run.len() - 1));
         }
     }
 

@@ -21,7 +21,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -56,6 +56,8 @@ pub struct Options {
     pub seal_rows: usize,
     /// Unsealed rows at which new observations are refused until the lake has caught up: the bound on memory.
     pub max_unsealed: usize,
+    /// How long a batch waits at the door for room before it is refused.
+    pub patience: Duration,
     /// Batches that a live subscriber may fall behind before it must look at the head again.
     pub live_buffer: usize,
     /// Whether this program may seal now. A seal waits while it may not; nothing else does.
@@ -92,6 +94,7 @@ impl Options {
             seal_every: Duration::from_secs(30),
             seal_rows: 2_000_000,
             max_unsealed: 10_000_000,
+            patience: Duration::from_secs(10),
             live_buffer: 1_024,
             may_seal: Gate::default(),
         }
@@ -197,6 +200,8 @@ struct Inner {
     seal_now: tokio::sync::Notify,
     holds: Mutex<BTreeMap<String, u64>>,
     counters: Counters,
+    /// Rows that have been let in and are not applied yet.
+    coming: AtomicUsize,
     compacting: tokio::sync::Mutex<()>,
     stopping: CancellationToken,
     stopped: CancellationToken,
@@ -209,6 +214,27 @@ struct Counters {
     refused: AtomicU64,
     seals: AtomicU64,
     seal_failures: AtomicU64,
+}
+
+/// Rows on their way through the stream, as far as the bound on memory goes.
+struct Room<'a> {
+    coming: &'a AtomicUsize,
+    rows: usize,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.coming.fetch_sub(self.rows, Relaxed);
+    }
+}
+
+impl Inner {
+    /// `None` when what is unsealed and what is coming leave none. Into an empty house anything may come.
+    fn room(&self, rows: usize) -> Option<Room<'_>> {
+        let room = Room { coming: &self.coming, rows };
+        let before = self.coming.fetch_add(rows, Relaxed) + self.unsealed.generations.load().rows();
+        (before == 0 || before + rows <= self.options.max_unsealed).then_some(room)
+    }
 }
 
 /// The handle to all observations. Cheap to clone.
@@ -245,6 +271,7 @@ impl Observe {
             seal_now: tokio::sync::Notify::new(),
             holds: Mutex::default(),
             counters: Counters::default(),
+            coming: AtomicUsize::new(0),
             compacting: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
             stopped: CancellationToken::new(),
@@ -308,7 +335,12 @@ impl Observe {
         if self.0.stopping.is_cancelled() {
             return Err(Error::Stopping);
         }
-        self.wait_for_room().await?;
+        let rows = match frame {
+            Frame::Observed(batch) => batch.len(),
+            Frame::Removed(ids) => ids.len(),
+            Frame::Dropped(_) => 1,
+        };
+        let _room = self.room(rows).await?;
         let bytes = frame::encode(frame);
         let offset = self.0.topic.append(Bytes::from(bytes)).await?;
         self.applied(offset.0 + 1).await?;
@@ -322,22 +354,23 @@ impl Observe {
         reached.map_err(|_| Error::Stopping)
     }
 
-    /// Waits a while when too much is unsealed: pressure is felt at the door, not in memory.
-    async fn wait_for_room(&self) -> Result<(), Error> {
-        let full = || self.0.unsealed.generations.load().rows() >= self.0.options.max_unsealed;
-        if !full() {
-            return Ok(());
+    /// Room in memory for so many rows, held until they are counted among the unsealed. Waits a while when there is none: pressure is felt at
+    /// the door, not in memory.
+    async fn room(&self, rows: usize) -> Result<Room<'_>, Error> {
+        if let Some(room) = self.0.room(rows) {
+            return Ok(room);
         }
         self.0.seal_now.notify_one();
         let mut sealed = self.0.sealed.subscribe();
         let wait = async {
-            while full() {
-                if sealed.changed().await.is_err() {
-                    return;
+            loop {
+                if let Some(room) = self.0.room(rows) {
+                    return Ok(room);
                 }
+                sealed.changed().await.map_err(|_| Error::Stopping)?;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), wait).await.map_err(|_| Error::Behind)
+        tokio::time::timeout(self.0.options.patience, wait).await.map_err(|_| Error::Behind)?
     }
 
     /// What is applied from now on. A subscriber that falls behind gets `Lagged` and looks at the heads again; one that must not miss

@@ -82,13 +82,43 @@ impl Observe {
         // What memory holds that the lake holds too has been counted twice.
         let generations = self.0.unsealed.generations.load_full();
         let sealed = self.0.heads.get(datastream, |e| e.sealed.as_ref().map_or(0, |s| s.count)).unwrap_or(0);
-        let mut memory = memory_rows(&generations, datastream, None, None, Order::Ascending, usize::MAX);
-        let mut gone = memory.hidden(&generations, datastream);
+        let memory = memory_rows(&generations, datastream, None, None, Order::Ascending, usize::MAX);
+        let mut gone = memory.removed;
         gone.retain(|key| memory.rows.binary_search_by(|r| r.key.cmp(key)).is_err());
-        let keys: Vec<Key> = memory.rows.drain(..).map(|r| r.key).collect();
-        let repeated = self.0.in_lake(datastream, &keys).await?;
-        let removed = self.0.in_lake(datastream, &gone).await?;
+        let keys: Vec<Key> = memory.rows.iter().map(|r| r.key).collect();
+        let view = self.0.table.view();
+        let repeated = in_lake(&view, datastream, &keys).await?;
+        let removed = in_lake(&view, datastream, &gone).await?;
         Ok((sealed + keys.len() as u64).saturating_sub(repeated + removed))
+    }
+
+    /// How many Observations of a Datastream began in a span, both ends inclusive, when it can be told without reading them: `None` where
+    /// some of them last for a while, so that when they began does not say all.
+    pub async fn count_between(
+        &self,
+        id: EntityId,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> Result<Option<u64>, Error> {
+        let (from, to) = (from.unwrap_or(Timestamp::MIN), to.unwrap_or(Timestamp::MAX).plus_micros(1));
+        if from >= to {
+            return Ok(Some(0));
+        }
+        // Memory first, as everywhere: what is sealed in between is then in both, and is found to be.
+        let mut memory = self.0.memory(id, from, to);
+        if memory.rows.iter().any(|row| row.extra.as_ref().is_some_and(|e| e.end.is_some())) {
+            return Ok(None);
+        }
+        let here = memory.rows.len() as u64;
+        if memory.whole {
+            return Ok(Some(here));
+        }
+        let view = self.0.table.view();
+        let Some(sealed) = view.count(id.0, from, to, Some("phenomenon_end")).await? else { return Ok(None) };
+        let keys: Vec<Key> = memory.rows.iter().map(|row| row.key).collect();
+        memory.removed.retain(|key| keys.binary_search(key).is_err());
+        let both = in_lake(&view, id, &keys).await? + in_lake(&view, id, &memory.removed).await?;
+        Ok(Some((sealed + here).saturating_sub(both)))
     }
 
     pub async fn get(&self, id: &ObservationId) -> Result<Option<Observation>, Error> {
@@ -173,7 +203,7 @@ impl Inner {
         if !lake_can_add {
             return Ok(memory.rows);
         }
-        let hidden = memory.hidden(&generations, id);
+        let hidden = memory.removed;
         let sealed_rows = self
             .lake_rows(
                 id,
@@ -239,35 +269,40 @@ impl Inner {
         Ok(rows)
     }
 
-    /// How many of the keys (ascending) the lake holds.
-    async fn in_lake(&self, id: EntityId, keys: &[Key]) -> Result<u64, Error> {
-        if keys.is_empty() {
-            return Ok(0);
-        }
-        let keys: Vec<(i64, Key)> = keys.iter().map(|key| (id.0, *key)).collect();
-        Ok(self.table.view().get(&columns::keys(&keys)?).await?.num_rows() as u64)
+    /// What memory has of a Datastream from `from` up to `to` (exclusive).
+    pub(super) fn memory(&self, id: EntityId, from: Timestamp, to: Timestamp) -> Memory {
+        let (first, last) = (first_key(from.as_micros()), last_key(to.as_micros().saturating_sub(1)));
+        let generations = self.unsealed.generations.load_full();
+        let mut memory = memory_rows(&generations, id, Some(&first), Some(&last), Order::Ascending, usize::MAX);
+        memory.removed.retain(|key| (&first..=&last).contains(&key));
+        memory
     }
+}
+
+/// How many of the keys (ascending) the lake holds.
+async fn in_lake(view: &lake::View, id: EntityId, keys: &[Key]) -> Result<u64, Error> {
+    if keys.is_empty() {
+        return Ok(0);
+    }
+    let keys: Vec<(i64, Key)> = keys.iter().map(|key| (id.0, *key)).collect();
+    Ok(view.get(&columns::keys(&keys)?).await?.num_rows() as u64)
 }
 
 /// What the generations together show of a Datastream.
 pub(super) struct Memory {
     pub rows: Vec<Row>,
+    /// Keys that the lake may still have but that are removed, ascending.
+    pub removed: Vec<Key>,
     /// The Datastream was dropped in one of them, so the lake has nothing that still counts.
     pub whole: bool,
 }
 
-impl Memory {
-    /// Keys that the lake may still have but that are removed, ascending.
-    fn hidden(&self, generations: &Arc<Generations>, id: EntityId) -> Vec<Key> {
-        let mut keys: Vec<Key> = generations
-            .each()
-            .filter_map(|g| g.with(id, |s| s.removed().copied().collect::<Vec<_>>()))
-            .flatten()
-            .collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys
-    }
+fn removed(generations: &Arc<Generations>, id: EntityId) -> Vec<Key> {
+    let mut keys: Vec<Key> =
+        generations.each().filter_map(|g| g.with(id, |s| s.removed().copied().collect::<Vec<_>>())).flatten().collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
 }
 
 pub(super) fn memory_rows(
@@ -294,5 +329,5 @@ pub(super) fn memory_rows(
         });
     }
     rows.truncate(limit);
-    Memory { rows, whole }
+    Memory { rows, removed: removed(generations, id), whole }
 }

@@ -128,6 +128,33 @@ impl Series {
         in_other || visible_plain
     }
 
+    /// Feature, times and values, when that is all there is.
+    pub fn plain(&self) -> Option<(i64, &[i64], &[f64])> {
+        let plain = self.other.is_empty() && self.removed.is_empty();
+        plain.then_some((self.feature, &self.times[..], &self.values[..]))
+    }
+
+    /// The greatest key, visible or not.
+    pub fn last(&self) -> Option<Key> {
+        let plain = self.times.len().checked_sub(1).map(|row| self.plain_key(row));
+        plain.max(self.other.last_key_value().map(|(key, _)| *key))
+    }
+
+    /// Adds rows that are all new, later than everything here, and of the usual feature; `false` when they are not, and nothing is done.
+    fn put_plain(&mut self, run: &Run) -> bool {
+        let Some(&first) = run.times.first() else { return true };
+        if self.times.is_empty() && self.other.is_empty() {
+            self.feature = run.feature.0;
+        }
+        let key = Key { at: first, feature: run.feature.0, result_time: None };
+        if run.feature.0 != self.feature || !self.removed.is_empty() || !self.is_after_all(&key) {
+            return false;
+        }
+        self.times.extend_from_slice(&run.times);
+        self.values.extend_from_slice(&run.values);
+        true
+    }
+
     /// Visible rows.
     pub fn len(&self) -> usize {
         let hidden = self.removed.iter().filter(|k| self.has_plain(k)).count();
@@ -218,6 +245,15 @@ impl Generation {
     }
     pub fn is_empty(&self) -> bool {
         self.rows() == 0
+    }
+
+    /// Adds a run that is plain and ascends, when all of it is later than what is here: two copies, whatever its length.
+    pub fn put_plain(&self, run: &Run) -> bool {
+        let added = self.shard(run.datastream).write().entry(run.datastream.0).or_default().put_plain(run);
+        if added {
+            self.rows.fetch_add(run.len(), Relaxed);
+        }
+        added
     }
 
     /// Adds a run and calls `each(key, new here)` for every row, under the shard's lock.

@@ -29,7 +29,7 @@ const COMPACT_AFTER: u64 = 16;
 /// How long files that a commit replaced are kept, for readers of older versions.
 const KEEP_REPLACED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Rows to a batch handed to the lake.
-const BATCH_ROWS: usize = 65_536;
+pub(super) const BATCH_ROWS: usize = 65_536;
 
 pub(super) async fn run(inner: Arc<Inner>, mut checkpoint: Checkpoint) {
     loop {
@@ -236,6 +236,12 @@ fn generation_rows(newest_first: &[&Generation]) -> Result<Rows, Error> {
     let mut deletes: Vec<(i64, Key)> = Vec::new();
     for id in ids {
         let datastream = EntityId(id);
+        if let [generation] = newest_first
+            && generation.with(datastream, |series| push_plain(id, series, &mut columns, &mut puts)).transpose()?
+                == Some(true)
+        {
+            continue;
+        }
         let mut rows = Vec::new();
         let mut gone = std::collections::BTreeSet::new();
         for generation in newest_first.iter().rev() {
@@ -267,4 +273,18 @@ fn generation_rows(newest_first: &[&Generation]) -> Result<Rows, Error> {
     let deletes = if deletes.is_empty() { None } else { Some(columns::keys(&deletes)?) };
     let dropped = newest_first.iter().flat_map(|g| g.dropped()).collect();
     Ok(Rows { puts, deletes, dropped })
+}
+
+/// Hands over a series that is nothing but numbers in order, column by column. `false` when it is more than that.
+fn push_plain(id: i64, series: &Series, columns: &mut Columns, puts: &mut Vec<RecordBatch>) -> Result<bool, Error> {
+    let Some((feature, mut times, mut values)) = series.plain() else { return Ok(false) };
+    while !times.is_empty() {
+        let rows = times.len().min(BATCH_ROWS - columns.len());
+        columns.push_plain(id, feature, &times[..rows], &values[..rows]);
+        (times, values) = (&times[rows..], &values[rows..]);
+        if columns.len() == BATCH_ROWS {
+            puts.push(std::mem::take(columns).finish()?);
+        }
+    }
+    Ok(true)
 }

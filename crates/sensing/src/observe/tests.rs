@@ -17,12 +17,17 @@ struct City {
 
 impl City {
     async fn open(folder: &Path) -> Self {
+        Self::open_with(folder, |_| ()).await
+    }
+
+    async fn open_with(folder: &Path, tune: impl FnOnce(&mut Options)) -> Self {
         let topic = TopicOptions::new("observations").guarded().retain_bytes(1);
         let stream = Stream::open(stream::Options::local(folder.join("stream"), [topic]), Arc::new(SystemClock))
             .await
             .expect("stream");
         let lake = Lake::open(lake::Options::new(Root::Local(folder.join("lake")))).expect("lake");
-        let options = Options { seal_every: Duration::from_secs(3_600), ..Options::new(folder.join("heads")) };
+        let mut options = Options { seal_every: Duration::from_secs(3_600), ..Options::new(folder.join("heads")) };
+        tune(&mut options);
         let observe =
             Observe::open(options, stream.topic("observations").expect("topic"), &lake).await.expect("observe");
         Self { stream, observe }
@@ -74,6 +79,41 @@ async fn agrees(observe: &Observe, model: &Model) -> Result<(), TestCaseError> {
         newest.reverse();
         prop_assert_eq!(&newest[..], &expected[expected.len().saturating_sub(3)..]);
         prop_assert_eq!(observe.head(id).map(|h| h.latest), expected.last().cloned());
+        // The index counts what is there, or says that it cannot; and means by interval are the means of what is there.
+        for (from, to) in [(None, None), (Some(20), None), (None, Some(70)), (Some(30), Some(60)), (Some(60), Some(30))]
+        {
+            let at = |n: Option<i64>| n.map(|n| Timestamp::from_secs(1_700_000_000 + n));
+            let (from, to) = (at(from), at(to));
+            let inside = |o: &&Observation| {
+                from.is_none_or(|f| o.phenomenon.start >= f) && to.is_none_or(|t| o.phenomenon.start <= t)
+            };
+            if let Some(count) = observe.count_between(id, from, to).await.expect("count between") {
+                prop_assert_eq!(count, expected.iter().filter(inside).count() as u64, "{:?} to {:?}", from, to);
+            }
+        }
+        let query = AggregateQuery {
+            datastream: id,
+            from: Timestamp::from_secs(1_700_000_005),
+            to: Timestamp::from_secs(1_700_000_095),
+            step: Step::Minutes(1),
+            zone: jiff::tz::TimeZone::UTC,
+            fill: Fill::Skip,
+        };
+        let mut sums: BTreeMap<i64, (u64, f64)> = BTreeMap::new();
+        for o in expected.iter().filter(|o| (query.from..query.to).contains(&o.phenomenon.start)) {
+            if let Some(number) = o.result.number() {
+                let sum = sums.entry(o.phenomenon.start.as_micros().div_euclid(60_000_000)).or_default();
+                *sum = (sum.0 + 1, sum.1 + number);
+            }
+        }
+        let found = observe.aggregate(query).await.expect("aggregate");
+        let found: Vec<_> =
+            found.iter().map(|b| (b.start.as_micros() / 60_000_000, b.count, b.sum.unwrap_or(0.0))).collect();
+        prop_assert_eq!(found.len(), sums.len());
+        for ((minute, count, sum), (expected, (n, total))) in found.into_iter().zip(sums) {
+            prop_assert_eq!((minute, count), (expected, n));
+            prop_assert!((sum - total).abs() < 1e-6);
+        }
         if let Some(middle) = expected.get(expected.len() / 2) {
             let after = SeriesQuery { after: Some(middle.id()), limit: 2, ..SeriesQuery::all(id) };
             let page = observe.read(after).await.expect("read");
@@ -126,6 +166,82 @@ proptest! {
             Ok::<(), TestCaseError>(())
         })?;
     }
+}
+
+/// Rows marked bad are left out of means wherever they lie, and out of them alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_marked_bad_is_in_no_mean() {
+    let folder = tempfile::tempdir().expect("folder");
+    let city = City::open(folder.path()).await;
+    let bad = |at| Observation {
+        quality: Some(serde_json::value::RawValue::from_string(r#"{"code":"bad"}"#.to_owned()).expect("json").into()),
+        ..number(1, at, 1_000.0)
+    };
+    let suspect = |at| Observation {
+        quality: Some(serde_json::value::RawValue::from_string(r#"{"code":"late"}"#.to_owned()).expect("json").into()),
+        ..number(1, at, 2.0)
+    };
+    let query = AggregateQuery {
+        datastream: EntityId(1),
+        from: Timestamp::from_secs(0),
+        to: Timestamp::from_secs(7_200),
+        step: Step::Hours(1),
+        zone: jiff::tz::TimeZone::UTC,
+        fill: Fill::Skip,
+    };
+    let mut batch = Batch::new();
+    [number(1, 0, 1.0), bad(10), suspect(20), bad(3_600), number(1, 3_700, 4.0)]
+        .into_iter()
+        .for_each(|o| batch.push(o));
+    city.observe.record(batch).await.expect("record");
+    let sums = async || {
+        let buckets = city.observe.aggregate(query.clone()).await.expect("aggregate");
+        buckets.iter().map(|b| (b.count, b.mean, b.first, b.last)).collect::<Vec<_>>()
+    };
+    let expected = [(2, Some(1.5), Some(1.0), Some(2.0)), (1, Some(4.0), Some(4.0), Some(4.0))];
+    assert_eq!(sums().await, expected, "in memory");
+    city.observe.seal().await.expect("seal");
+    assert_eq!(sums().await, expected, "in the lake");
+}
+
+/// When the lake takes nothing, memory fills to its bound and no further: the door says so, what was acknowledged stays readable, and once the
+/// lake is back everything goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lake_that_stands_still_is_felt_at_the_door() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (bound, batch) = (2_000, 100);
+    let city = City::open_with(folder.path(), |options| {
+        options.max_unsealed = bound;
+        options.seal_rows = 500;
+        options.patience = Duration::from_millis(50);
+    })
+    .await;
+    // A table without its log takes no commit.
+    let (log, away) = (folder.path().join("lake/observations/_delta_log"), folder.path().join("away"));
+    std::fs::rename(&log, &away).expect("the log can be moved");
+    std::fs::write(&log, b"in its place").expect("a file");
+    let rows = |first: i64| {
+        let mut rows = Batch::new();
+        (first..first + batch).for_each(|at| rows.push(number(1, at, at as f64)));
+        rows
+    };
+    let mut taken = 0;
+    let refusal = loop {
+        match city.observe.record(rows(taken)).await {
+            Ok(_) => taken += batch,
+            Err(error) => break error,
+        }
+        assert!(taken <= bound as i64, "more was taken than the bound allows");
+    };
+    assert!(matches!(refusal, super::Error::Behind), "{refusal}");
+    assert_eq!(taken, bound as i64);
+    assert_eq!(city.observe.stats().unsealed_rows, bound as u64);
+    assert_eq!(city.observe.count(EntityId(1)).await.expect("count"), taken as u64);
+    std::fs::remove_file(&log).expect("remove");
+    std::fs::rename(&away, &log).expect("back");
+    city.observe.seal().await.expect("seal");
+    city.observe.record(rows(taken)).await.expect("there is room again");
+    assert_eq!(city.observe.count(EntityId(1)).await.expect("count"), (taken + batch) as u64);
 }
 
 fn number(ds: i64, at: i64, value: f64) -> Observation {

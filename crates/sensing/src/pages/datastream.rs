@@ -74,6 +74,17 @@ impl Pages {
             10_081..=43_200 => Step::Months(1),
             _ => Step::Years(1),
         };
+        self.means(id, from, to, step, zone).await
+    }
+
+    async fn means(
+        &self,
+        id: EntityId,
+        from: Timestamp,
+        to: Timestamp,
+        step: Step,
+        zone: &TimeZone,
+    ) -> Result<Vec<(Timestamp, Option<f64>)>, Problem> {
         let query =
             AggregateQuery { datastream: id, from, to: to.plus_micros(1), step, zone: zone.clone(), fill: Fill::Skip };
         let buckets = self.observe.aggregate(query).await.map_err(Error::from)?;
@@ -207,7 +218,8 @@ fn quality(o: &Observation) -> String {
     value["code"].as_str().map_or_else(|| raw.get().chars().take(60).collect(), str::to_owned)
 }
 
-/// `GET /api/datastreams/{id}/series?from=…&to=…`: `{"series":[{"points":[[ms, value|null], …]}]}`.
+/// `GET /api/datastreams/{id}/series?from=…&to=…`: `{"series":[{"points":[[ms, value|null], …]}]}`. With `step=PT1H` (an ISO 8601 duration of
+/// one unit) the points are means by that interval, in UTC; without, whatever fits a chart.
 pub async fn series(
     State(pages): State<Pages>,
     Extension(caller): Extension<Caller>,
@@ -219,7 +231,13 @@ pub async fn series(
     let newest = pages.observe.head(entity.id).map(|h| h.phenomenon.end);
     let interval = entity.properties().get("interval").and_then(Value::as_i64);
     let (from, to) = span(&query, pages.catalog.now(), newest, interval)?;
-    let points = pages.points(entity.id, from, to, &TimeZone::UTC).await?;
+    let points = match query.get("step") {
+        Some(step) => {
+            let step = step.parse().map_err(|error: String| Problem::field("step", error))?;
+            pages.means(entity.id, from, to, step, &TimeZone::UTC).await?
+        }
+        None => pages.points(entity.id, from, to, &TimeZone::UTC).await?,
+    };
     let points: Vec<Value> = points.into_iter().map(|(at, v)| json!([at.as_micros() / 1_000, v])).collect();
     Ok(Json(json!({ "series": [{ "points": points }] })))
 }

@@ -31,6 +31,13 @@ pub trait Series: Send + Sync + 'static {
     fn latest(&self, datastream: EntityId) -> Option<Observation>;
     /// Exactly.
     fn count(&self, datastream: EntityId) -> BoxFuture<'_, Result<u64, Error>>;
+    /// Those whose phenomenonTime lies between both ends, inclusive; `None` when they must be read to know.
+    fn count_between(
+        &self,
+        datastream: EntityId,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> BoxFuture<'_, Result<Option<u64>, Error>>;
     /// By phenomenonTime, FeatureOfInterest, resultTime; never more than the limit, fewer only at the end.
     fn read(&self, span: Span) -> BoxFuture<'_, Result<Vec<Observation>, Error>>;
     fn get(&self, id: ObservationId) -> BoxFuture<'_, Result<Option<Observation>, Error>>;
@@ -50,6 +57,14 @@ impl Series for Observe {
     }
     fn count(&self, datastream: EntityId) -> BoxFuture<'_, Result<u64, Error>> {
         Box::pin(async move { Ok(Self::count(self, datastream).await?) })
+    }
+    fn count_between(
+        &self,
+        datastream: EntityId,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> BoxFuture<'_, Result<Option<u64>, Error>> {
+        Box::pin(async move { Ok(Self::count_between(self, datastream, from, to).await?) })
     }
     fn read(&self, span: Span) -> BoxFuture<'_, Result<Vec<Observation>, Error>> {
         let Span { datastream, from, to, descending, after, limit } = span;

@@ -4,14 +4,14 @@
 //! their bytes and no allocation. Whatever else a row may hold takes a general path. A row that does not fit its Datastream
 //! becomes `"error"` in the answer; JSON that is broken refuses the whole request before anything is recorded.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use kernel::{Interval, Timestamp};
 use serde_json::value::RawValue;
 
 use crate::{
     catalog::no_result,
-    model::{DatastreamInfo, EntityId, ObservationId, ObservationType, ResultValue},
+    model::{DatastreamInfo, EntityId, ObservationType, ResultValue},
     observe::{Batch, Extra, Run},
 };
 
@@ -64,7 +64,7 @@ impl Component {
 #[derive(Clone, Debug)]
 pub struct Group {
     pub datastream: EntityId,
-    components: Vec<Component>,
+    components: Arc<[Component]>,
     /// The first byte behind the `[` of `dataArray`.
     rows_at: usize,
     /// Where the object goes on behind `dataArray`, when that is known already.
@@ -94,21 +94,25 @@ pub struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     started: bool,
+    /// The components that were read last: groups of one request mostly have the same.
+    components: Option<(&'a [u8], Arc<[Component]>)>,
 }
 
-/// The rows of a request, as columns, and how each of them fared.
+/// The rows of a request, as columns, and which of them did not fit. Nothing is kept for a row that did but its place in a column.
 #[derive(Default)]
 pub struct Rows {
     batches: Vec<Batch>,
     batch: Batch,
     run: Option<Run>,
-    /// One entry for every row in order: its id, or `None` for an error.
-    pub fate: Vec<Option<ObservationId>>,
-    pub errors: usize,
+    /// Rows that were read.
+    pub total: usize,
+    /// Numbers of the rows that were refused, ascending.
+    pub refused: Vec<usize>,
 }
 
 impl Rows {
     fn run(&mut self, datastream: EntityId, feature: EntityId) -> &mut Run {
+        self.total += 1;
         let same = self.run.as_ref().is_some_and(|r| r.datastream == datastream && r.feature == feature);
         let full = self.run.as_ref().is_some_and(|r| self.batch.len() + r.len() >= Batch::MAX_ROWS);
         if !same || full {
@@ -122,10 +126,10 @@ impl Rows {
         self.run.get_or_insert_with(|| Run::new(datastream, feature))
     }
     fn refuse(&mut self) {
-        self.fate.push(None);
-        self.errors += 1;
+        self.refused.push(self.total);
+        self.total += 1;
     }
-    /// The batches to be recorded, in order.
+    /// The batches to be recorded: all rows that fit, in order.
     pub fn take_batches(&mut self) -> Vec<Batch> {
         if let Some(run) = self.run.take() {
             self.batch.push_run(run);
@@ -141,7 +145,7 @@ impl Rows {
 
 impl<'a> Reader<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, started: false }
+        Self { bytes, at: 0, started: false, components: None }
     }
 
     fn expected<T>(&self, expected: impl Into<String>) -> Result<T, Broken> {
@@ -188,6 +192,19 @@ impl<'a> Reader<'a> {
         self.expected("the closing quote of a string")
     }
 
+    /// A name: nearly always a plain word.
+    fn name(&mut self) -> Result<Cow<'a, str>, Broken> {
+        let start = self.at;
+        if let (inside, false) = self.string()?
+            && inside.iter().all(|b| matches!(b, b'@' | b'.' | b'/' | b'_' | b'a'..=b'z' | b'A'..=b'Z'))
+            && let Ok(name) = std::str::from_utf8(inside)
+        {
+            return Ok(Cow::Borrowed(name));
+        }
+        self.at = start;
+        self.text().map(Cow::Owned)
+    }
+
     /// A string with its escapes resolved; for names, not for rows.
     fn text(&mut self) -> Result<String, Broken> {
         let start = self.at;
@@ -197,6 +214,45 @@ impl<'a> Reader<'a> {
             whole = tail;
         }
         serde_json::from_slice(whole).map_err(|_| Broken { at: start, expected: "a string".to_owned() })
+    }
+
+    /// A number with few digits and no exponent, in one pass: below 2^53 and divided by a power of ten that is exact, the quotient is the
+    /// nearest there is (Clinger's fast path). `None` moves nothing.
+    #[inline]
+    fn decimal(&mut self) -> Option<f64> {
+        const TENS: [f64; 16] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+        let rest = &self.bytes[self.at..];
+        let digit = |i: usize| rest.get(i).map(|b| b.wrapping_sub(b'0')).filter(|d| *d < 10);
+        let start = usize::from(rest.first() == Some(&b'-'));
+        let (mut i, mut n) = (start, 0u64);
+        while let Some(d) = digit(i) {
+            n = n.wrapping_mul(10).wrapping_add(u64::from(d));
+            i += 1;
+        }
+        let mut digits = i - start;
+        if digits == 0 || (digits > 1 && rest[start] == b'0') {
+            return None;
+        }
+        let mut decimals = 0;
+        if rest.get(i) == Some(&b'.') {
+            i += 1;
+            let from = i;
+            while let Some(d) = digit(i) {
+                n = n.wrapping_mul(10).wrapping_add(u64::from(d));
+                i += 1;
+            }
+            decimals = i - from;
+            digits += decimals;
+            if decimals == 0 {
+                return None;
+            }
+        }
+        if digits > 15 || matches!(rest.get(i), Some(b'e' | b'E')) {
+            return None;
+        }
+        self.at += i;
+        let value = n as f64 / TENS[decimals];
+        Some(if start == 1 { -value } else { value })
     }
 
     /// The bytes of a number as JSON writes it.
@@ -303,9 +359,9 @@ impl<'a> Reader<'a> {
         self.need(b'{')?;
         let (mut datastream, mut components, mut rows_at) = (None, None, None);
         loop {
-            let name = self.text()?;
+            let name = self.name()?;
             self.need(b':')?;
-            match name.as_str() {
+            match &*name {
                 "Datastream" => datastream = Some(self.datastream()?),
                 "components" => components = Some(self.components()?),
                 "dataArray" => {
@@ -315,7 +371,7 @@ impl<'a> Reader<'a> {
                         // The usual order: the rows are read where they stand.
                         return Ok(Some(Group {
                             datastream,
-                            components: std::mem::take(&mut components.clone()),
+                            components: components.clone(),
                             rows_at: self.at,
                             end: None,
                         }));
@@ -347,18 +403,27 @@ impl<'a> Reader<'a> {
 
     fn datastream(&mut self) -> Result<EntityId, Broken> {
         let start = self.at;
-        let value: Option<serde_json::Value> = serde_json::from_slice(self.value()?).ok();
+        let value = self.value()?;
+        let digits = value.strip_prefix(br#"{"@iot.id":"#).and_then(|rest| rest.strip_suffix(b"}"));
+        let plain = digits.filter(|d| (1..=18).contains(&d.len()) && d[0] != b'0' && d.iter().all(u8::is_ascii_digit));
+        if let Some(digits) = plain {
+            return Ok(EntityId(digits.iter().fold(0, |n, d| n * 10 + i64::from(d - b'0'))));
+        }
+        let value: Option<serde_json::Value> = serde_json::from_slice(value).ok();
         let id = value.as_ref().and_then(|v| v.get("@iot.id").or_else(|| v.get("id")));
         let id = id.and_then(|id| id.as_i64().or_else(|| id.as_str()?.parse().ok())).filter(|id| *id > 0);
         id.map(EntityId)
             .ok_or_else(|| Broken { at: start, expected: "a Datastream such as {\"@iot.id\": 42}".to_owned() })
     }
 
-    fn components(&mut self) -> Result<Vec<Component>, Broken> {
+    fn components(&mut self) -> Result<Arc<[Component]>, Broken> {
         let start = self.at;
+        let value = self.value()?;
+        if let Some((_, components)) = self.components.as_ref().filter(|(bytes, _)| *bytes == value) {
+            return Ok(components.clone());
+        }
         let broken = |expected: String| Broken { at: start, expected };
-        let names: Vec<String> =
-            serde_json::from_slice(self.value()?).map_err(|_| broken("an array of names".to_owned()))?;
+        let names: Vec<String> = serde_json::from_slice(value).map_err(|_| broken("an array of names".to_owned()))?;
         let mut components = Vec::with_capacity(names.len());
         for name in &names {
             let component = Component::from_name(name)
@@ -373,6 +438,8 @@ impl<'a> Reader<'a> {
                 return Err(broken("at least phenomenonTime and result (18-088 table 36)".to_owned()));
             }
         }
+        let components: Arc<[Component]> = components.into();
+        self.components = Some((value, components.clone()));
         Ok(components)
     }
 
@@ -388,7 +455,7 @@ impl<'a> Reader<'a> {
         if first && self.eat(b']') {
             return self.close(group);
         }
-        let simple = group.components == [Component::PhenomenonTime, Component::Result];
+        let simple = *group.components == [Component::PhenomenonTime, Component::Result];
         let numeric =
             matches!(info.map(|i| i.observation_type), Some(ObservationType::Measurement | ObservationType::Any));
         for _ in 0..TURN {
@@ -425,14 +492,12 @@ impl<'a> Reader<'a> {
             return false;
         }
         self.space();
-        let Some(value) = self.number().and_then(|digits| fast_float2::parse::<f64, _>(digits).ok()) else {
-            return false;
-        };
+        let value = self.decimal();
+        let Some(value) = value.or_else(|| fast_float2::parse::<f64, _>(self.number()?).ok()) else { return false };
         if !value.is_finite() || !(Timestamp::MIN..=Timestamp::MAX).contains(&at) || !self.eat(b']') {
             return false;
         }
         rows.run(info.id, info.feature).push_number(at, value);
-        rows.fate.push(Some(ObservationId { datastream: info.id, at, feature: info.feature, result_time: None }));
         true
     }
 
@@ -443,8 +508,8 @@ impl<'a> Reader<'a> {
         }
         while !self.eat(b'}') {
             self.need(b',')?;
-            let name = self.text()?;
-            if matches!(name.as_str(), "Datastream" | "components" | "dataArray") {
+            let name = self.name()?;
+            if matches!(&*name, "Datastream" | "components" | "dataArray") {
                 return self.expected(format!("'{name}' only once"));
             }
             self.need(b':')?;
@@ -486,11 +551,7 @@ impl<'a> Reader<'a> {
             }
         }
         match row.finish(info) {
-            Some((at, value, extra)) => {
-                let id = ObservationId { datastream: info.id, at, feature, result_time: extra.result_time };
-                rows.run(info.id, feature).push(at, value, extra);
-                rows.fate.push(Some(id));
-            }
+            Some((at, value, extra)) => rows.run(info.id, feature).push(at, value, extra),
             None => rows.refuse(),
         }
         Ok(None)

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Error,
     catalog::{ObservationDraft, Target},
-    model::{DatastreamInfo, EntityId, Observation},
+    model::{DatastreamInfo, EntityId, Observation, ObservationId},
     observe::Batch,
     route::action,
 };
@@ -99,8 +99,8 @@ impl SensorThings {
         Ok(draft.into_observation(id, feature, Interval::instant(catalog.now())))
     }
 
-    /// Reads a `CreateObservations` request and records it. Rows that do not fit are `None` in [`Rows::fate`].
-    pub async fn create_observations(&self, caller: &Caller, body: &[u8]) -> Result<Rows, Error> {
+    /// Reads a `CreateObservations` request and records it. With `ids` the answer says what each row became.
+    pub async fn create_observations(&self, caller: &Caller, body: &[u8], ids: bool) -> Result<Created, Error> {
         if caller.is_anonymous() {
             return Err(Problem::unauthenticated().into());
         }
@@ -134,11 +134,23 @@ impl SensorThings {
                 }
             }
         }
+        let mut created = Created { ids: Vec::new(), refused: std::mem::take(&mut rows.refused) };
         for batch in rows.take_batches() {
+            if ids || !created.refused.is_empty() {
+                created.ids.extend(batch.ids());
+            }
             self.engine.series().record(batch).await?;
         }
-        Ok(rows)
+        Ok(created)
     }
+}
+
+/// What became of a `CreateObservations` request.
+pub struct Created {
+    /// Of the rows that were recorded, in order, when they are wanted or some row was not.
+    pub ids: Vec<ObservationId>,
+    /// Numbers of the rows that do not fit, ascending.
+    pub refused: Vec<usize>,
 }
 
 pub async fn create_observations(
@@ -147,8 +159,9 @@ pub async fn create_observations(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Error> {
-    let rows = state.create_observations(&caller(extension), &body).await?;
-    if rows.errors == 0 && prefers(&headers, "return=minimal") {
+    let minimal = prefers(&headers, "return=minimal");
+    let created = state.create_observations(&caller(extension), &body, !minimal).await?;
+    if minimal && created.refused.is_empty() {
         let mut response = empty(StatusCode::NO_CONTENT);
         response.headers_mut().insert("preference-applied", http::HeaderValue::from_static("return=minimal"));
         return Ok(response);
@@ -156,13 +169,15 @@ pub async fn create_observations(
     let base = state.base(&headers);
     let mut out = Writer::new(&base);
     out.raw("[");
-    for (i, fate) in rows.fate.iter().enumerate() {
-        if i > 0 {
+    let (mut ids, mut refused) = (created.ids.iter(), created.refused.iter().peekable());
+    for row in 0..created.ids.len() + created.refused.len() {
+        if row > 0 {
             out.raw(",");
         }
-        match fate {
-            Some(id) => out.observation_link(id),
-            None => out.raw("\"error\""),
+        if refused.next_if(|r| **r == row).is_some() {
+            out.raw("\"error\"");
+        } else if let Some(id) = ids.next() {
+            out.observation_link(id);
         }
     }
     out.raw("]");

@@ -153,7 +153,7 @@ fn read(bytes: &[u8], kind: ObservationType) -> Result<(Vec<Batch>, Vec<bool>), 
     while let Some(group) = reader.group()? {
         while reader.rows(&group, Some(&info), &|_| Known::Yes, &mut rows)? != Stop::End {}
     }
-    let fate = rows.fate.iter().map(Option::is_some).collect();
+    let fate = (0..rows.total).map(|row| !rows.refused.contains(&row)).collect();
     Ok((rows.take_batches(), fate))
 }
 
@@ -177,6 +177,16 @@ proptest! {
         let read: Vec<(i64, f64)> = batches.iter().flat_map(|b| b.observations().map(|o| (o.phenomenon.start.as_micros(), o.result.number().expect("number"))).collect::<Vec<_>>()).collect();
         let written: Vec<(i64, f64)> = rows.iter().map(|(at, value, _)| (*at, *value)).collect();
         prop_assert_eq!(read, written);
+    }
+
+    /// However a number is spelled, it is the one that Rust reads there.
+    #[test]
+    fn numbers_are_read_exactly(text in "-?(0|[1-9][0-9]{0,17})(\\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?") {
+        let request = format!(r#"[{{"Datastream":{{"@iot.id":4}},"components":["phenomenonTime","result"],"dataArray":[["2026-01-01T00:00:00Z",{text}]]}}]"#);
+        let (batches, fate) = read(request.as_bytes(), ObservationType::Measurement).expect("reads");
+        prop_assert_eq!(fate, [true]);
+        let expected: f64 = text.parse().expect("a number");
+        prop_assert_eq!(batches[0].runs()[0].values[0].to_bits(), expected.to_bits());
     }
 
     #[test]

@@ -69,6 +69,21 @@ impl Series for Memory {
     fn count(&self, datastream: EntityId) -> BoxFuture<'_, Result<u64, Error>> {
         Box::pin(async move { Ok(self.of(datastream).len() as u64) })
     }
+    fn count_between(
+        &self,
+        datastream: EntityId,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> BoxFuture<'_, Result<Option<u64>, Error>> {
+        Box::pin(async move {
+            let mut rows = self.of(datastream);
+            rows.retain(|o| {
+                let at = o.phenomenon.start;
+                from.is_none_or(|from| at >= from) && to.is_none_or(|to| at <= to)
+            });
+            Ok(rows.iter().all(|o| o.phenomenon.is_instant()).then_some(rows.len() as u64))
+        })
+    }
     fn read(&self, span: Span) -> BoxFuture<'_, Result<Vec<Observation>, Error>> {
         Box::pin(async move {
             let mut rows = self.of(span.datastream);

@@ -401,3 +401,36 @@ async fn next_links_are_for_the_same_question_only() {
     assert_eq!(nobody.ids(), Vec::<Value>::new(), "a token carries no rights");
     let _ = person("epd");
 }
+
+/// What an index counts is what a reader finds, for every comparison, at and beside the edges, with intervals among the instants and without.
+#[tokio::test]
+async fn a_count_by_time_is_the_number_of_what_is_listed() {
+    let city = street().await;
+    let agrees = async |what: &str| {
+        for operator in ["eq", "ne", "lt", "le", "gt", "ge"] {
+            for time in
+                ["2026-01-01T02:00:00Z", "2026-01-01T02:00:00.000001Z", "2026-01-01T02:00:00Z/2026-01-01T04:00:00Z"]
+            {
+                for filter in [
+                    format!("phenomenonTime {operator} {time}"),
+                    format!("{time} {operator} phenomenonTime"),
+                    format!("phenomenonTime {operator} {time} and phenomenonTime lt 2026-01-01T05:30:00Z"),
+                    format!("phenomenonTime {operator} {time} and result gt 2"),
+                    format!("not (phenomenonTime {operator} {time})"),
+                ] {
+                    for path in ["Datastreams(1)/Observations", "Observations"] {
+                        let page = city
+                            .found(&query(path, &[("$filter", &filter), ("$count", "true"), ("$top", "1000")]))
+                            .await;
+                        let listed = page["value"].as_array().map(Vec::len);
+                        assert_eq!(page["@iot.count"].as_u64().map(|n| n as usize), listed, "{what}: {path} {filter}");
+                    }
+                }
+            }
+        }
+    };
+    agrees("instants").await;
+    let long = json!({"result": 1, "phenomenonTime": "2026-01-01T01:30:00Z/2026-01-01T02:00:00Z"});
+    city.made("/v1.1/Datastreams(1)/Observations", long).await;
+    agrees("an interval among them").await;
+}
