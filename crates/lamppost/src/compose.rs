@@ -326,6 +326,7 @@ fn desk(operators: &Operators, callers: &Arc<Callers>, pack: &Pack, public_url: 
         operators: operators.clone(),
         callers: callers.clone(),
         tenants: tenant_names(pack),
+        order: pack.city.role.iter().map(|r| Role::Owned(r.key.get_ref().clone())).collect(),
         roles: pack.city.role.iter().map(|r| (Role::Owned(r.key.get_ref().clone()), r.name.clone())).collect(),
         public_url: public_url.to_owned(),
     }

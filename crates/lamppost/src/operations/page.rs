@@ -34,7 +34,7 @@ struct Operations {
     page: Page,
     notice: Option<Notice>,
     /// What needs somebody, in one sentence each.
-    attention: Vec<String>,
+    attention: Option<Notice>,
     feeds: Table,
     deliveries: Table,
     more_deliveries: bool,
@@ -65,6 +65,13 @@ fn whole(n: u64) -> Cell {
     Cell::number(n as f64, 0)
 }
 
+/// A sentence in a table, wide enough to be read.
+fn prose(text: &str) -> Markup {
+    let mut out = Markup::default();
+    out.raw("<span class=\"prose\">").text(text).raw("</span>");
+    out
+}
+
 fn feeds(console: &Console, page: &Page, views: &[View]) -> Table {
     let rows = views.iter().map(|view| {
         let report = view.report.as_ref();
@@ -74,7 +81,7 @@ fn feeds(console: &Console, page: &Page, views: &[View]) -> Table {
             words::health(page, view.health)
         };
         let wrong = match (&view.error, report.map(|r| r.rejected + r.rows_rejected)) {
-            (Some(error), _) => Cell::text(words::cause(page, error)),
+            (Some(error), _) => Cell::Html(prose(words::cause(page, error))),
             (None, Some(n)) if n > 0 => Cell::text(page.msg("operations.refused-some").n(n)),
             _ => Cell::Empty,
         };
@@ -93,6 +100,7 @@ fn feeds(console: &Console, page: &Page, views: &[View]) -> Table {
         ]
     });
     Table::new(page.t("operations.feeds"))
+        .headed()
         .column(Column::text("name", page.t("operations.feed")))
         .column(Column::text("state", page.t("operations.state")))
         .column(Column::text("wrong", page.t("operations.wrong")))
@@ -141,6 +149,7 @@ fn letters(console: &Console, page: &Page, found: &[Delivery]) -> Table {
         ]
     });
     Table::new(page.t("operations.deliveries"))
+        .headed()
         .column(Column::text("recipient", page.t("operations.recipient")))
         .column(Column::text("state", page.t("operations.state")))
         .column(Column::text("about", page.t("operations.about")))
@@ -191,6 +200,7 @@ async fn stores(console: &Console, page: &Page) -> (Table, bool) {
         rows.push(vec![Cell::text(name), Cell::Empty, whole(lag), Cell::Empty]);
     }
     let table = Table::new(page.t("operations.stores"))
+        .headed()
         .column(Column::text("store", page.t("operations.store-name")))
         .column(Column::text("state", page.t("operations.state")))
         .column(Column::number("waiting", page.t("operations.waiting")))
@@ -235,6 +245,8 @@ pub async fn operations(State(console): Shared, page: Page) -> Result<Response, 
             (page.t("operations.pack").to_owned(), text(&console.pack)),
         ];
     }
+    let gap = if page.language == kernel::Language::En { " " } else { "" };
+    let attention = (!attention.is_empty()).then(|| Notice::new(Tone::Warning, attention.join(gap)));
     let notice = match page.query.get("did").as_deref() {
         Some("run") => Some(Notice::new(Tone::Done, page.t("operations.did-run"))),
         Some("retry") => Some(Notice::new(Tone::Done, page.t("operations.did-retry"))),
@@ -285,7 +297,7 @@ pub async fn feed(
         ("operations.failures-since", text(&view.failures.to_string())),
         ("operations.next-run", ago(view.next_run)),
         ("operations.source", text(&view.source)),
-        ("operations.every", text(&view.every)),
+        ("operations.every", text(&words::every(&page, &view.every))),
     ];
     let facts = facts.into_iter().map(|(key, value)| (page.t(key).to_owned(), value)).collect();
     let report = view.report.clone().unwrap_or_default();

@@ -8,6 +8,7 @@ pub fn cause<'a>(page: &'a Page, error: &str) -> &'a str {
     let lower = error.to_lowercase();
     let says = |any: &[&str]| any.iter().any(|word| lower.contains(word));
     page.t(match () {
+        () if says(&["internal network", "may be read", "is outside"]) => "operations.cause.not-allowed",
         () if says(&["answered 401", "answered 403", "authentication", "535"]) => "operations.cause.refused",
         () if says(&["answered 404", "answered 410", "not a file", "no such file"]) => "operations.cause.gone",
         () if says(&["answered 429"]) => "operations.cause.too-often",
@@ -38,6 +39,19 @@ pub fn health(page: &Page, health: Health) -> Badge {
 /// Whether somebody should look at a feed.
 pub fn needs_a_look(health: Health) -> bool {
     matches!(health, Health::Failing | Health::Late | Health::Rejecting)
+}
+
+/// An ISO 8601 duration as people say it; as it is where it is none.
+pub fn every(page: &Page, duration: &str) -> String {
+    let seconds = duration.parse::<jiff::SignedDuration>().map_or(0, |d| d.as_secs());
+    let (key, n) = match seconds {
+        s if s <= 0 => return duration.to_owned(),
+        s if s % 86_400 == 0 => ("time.days", s / 86_400),
+        s if s % 3_600 == 0 => ("time.hours", s / 3_600),
+        s if s % 60 == 0 => ("time.minutes", s / 60),
+        s => ("time.seconds", s),
+    };
+    page.count(key, n.unsigned_abs())
 }
 
 /// A store answers, or does not.

@@ -111,6 +111,7 @@ fn sessions_table(page: &Page, sessions: &[Session], current: Option<Id<Session>
         ]
     });
     Table::new(page.t("operators.sessions"))
+        .headed()
         .column(Column::text("browser", page.t("operators.browser")))
         .column(Column::text("address", page.t("operators.address")))
         .column(Column::text("since", page.t("operators.since")))

@@ -507,7 +507,13 @@ impl Operators {
             return Err(Problem::not_found("The list"));
         }
         let tenant = tenant.clone();
-        self.inner.records.read(move |read| store::keys(read, &tenant)).await.map_err(|e: records::Error| failed(&e))
+        let found = self.inner.records.read(move |read| store::keys(read, &tenant)).await;
+        let mut keys = found.map_err(|e: records::Error| failed(&e))?;
+        let used = self.inner.used.lock();
+        for key in &mut keys {
+            key.used_at = key.used_at.max(used.get(&key.prefix).copied());
+        }
+        Ok(keys)
     }
 
     pub async fn revoke_key(&self, caller: &Caller, prefix: &str) -> Result<(), Problem> {

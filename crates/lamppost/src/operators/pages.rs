@@ -77,6 +77,8 @@ pub struct Desk {
     /// Names of departments and roles, from the pack.
     pub tenants: BTreeMap<Tenant, Text>,
     pub roles: BTreeMap<Role, Text>,
+    /// The roles as the pack lists them, the least first: what a form offers first should give the least.
+    pub order: Vec<Role>,
     /// Where links begin: `https://city.example`.
     pub public_url: String,
 }
@@ -95,6 +97,9 @@ pub fn router(desk: Arc<Desk>) -> Router {
 }
 
 impl Desk {
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (&Role, &Text)> {
+        self.order.iter().filter_map(|role| self.roles.get_key_value(role))
+    }
     pub(super) fn tenant_name(&self, page: &Page, tenant: &Tenant) -> String {
         self.tenants.get(tenant).map_or_else(|| tenant.to_string(), |t| page.text(t).to_owned())
     }

@@ -102,6 +102,7 @@ async fn people_page(
         ]
     });
     let people = Table::new(page.t("operators.people-caption"))
+        .headed()
         .column(Column::text("name", page.t("operators.name-column")))
         .column(Column::text("account", page.t("operators.account")))
         .column(Column::text("role", page.t("operators.role")))
@@ -111,7 +112,7 @@ async fn people_page(
         .rows(rows)
         .empty(page.t("operators.people-none"));
     let keys = keys_table(desk, &page, &tenant, &keys);
-    let choices = || desk.roles.iter().map(|(role, text)| Choice::new(role.as_ref(), page.text(text))).collect();
+    let choices = || desk.in_order().map(|(role, text)| Choice::new(role.as_ref(), page.text(text))).collect();
     let role = |id: &str| Field::new(id, page.t("operators.role"), FieldKind::Select(choices())).required();
     let key_name = Field::input("name", page.t("operators.key-name"), "text")
         .hint(page.t("operators.key-name-hint"))
@@ -157,6 +158,7 @@ fn keys_table(desk: &Desk, page: &Page, tenant: &Tenant, keys: &[ApiKey]) -> Tab
         ]
     });
     Table::new(page.t("operators.keys-caption"))
+        .headed()
         .column(Column::text("name", page.t("operators.key-name")))
         .column(Column::text("key", page.t("operators.key-prefix")))
         .column(Column::text("role", page.t("operators.role")))
@@ -311,8 +313,7 @@ async fn person_page(
         (page.t("operators.since").to_owned(), page.exact(&person.created_at)),
     ];
     let roles = desk
-        .roles
-        .iter()
+        .in_order()
         .map(|(role, text)| (role.to_string(), page.text(text).to_owned(), person.roles.contains(role)))
         .collect();
     let said = |key: &str| Some(Notice::new(Tone::Done, page.t(key)));

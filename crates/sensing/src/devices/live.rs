@@ -190,6 +190,10 @@ impl Live {
             used.insert(prefix.to_owned(), at);
         }
     }
+    /// When a key was used, when that is not written down yet.
+    pub fn last_used(&self, prefix: &str) -> Option<Timestamp> {
+        self.used.lock().get(prefix).copied()
+    }
     /// When keys were used since it was last asked.
     pub fn take_used(&self) -> Vec<(String, Timestamp)> {
         std::mem::take(&mut *self.used.lock()).into_iter().collect()

@@ -122,7 +122,11 @@ impl Devices {
 
     async fn find(&self, id: Id<Device>) -> Result<Device, Error> {
         let found = self.inner.records.read(move |read| store::get(read, id)).await?;
-        found.ok_or_else(|| Error::not_found("The device"))
+        let mut device = found.ok_or_else(|| Error::not_found("The device"))?;
+        for key in &mut device.keys {
+            key.used_at = key.used_at.max(self.inner.live.last_used(&key.prefix));
+        }
+        Ok(device)
     }
 
     /// Adds a device. It has no key yet.

@@ -116,9 +116,15 @@ impl Filters {
             }
         }
         out.raw("<div class=\"actions\"><button class=\"button\">").text(page.t("filters.apply")).raw("</button>");
-        if own.iter().any(|name| page.query.get(name).is_some()) {
-            let cleared =
-                own.iter().fold(page.query.clone(), |q, name| q.without(name)).without("page").without("after");
+        // One of several always stands: there is nothing to clear about it.
+        let stands = |name: &str| self.filters.iter().any(|f| matches!(f, Filter::One { name: n, .. } if *n == name));
+        if own.iter().any(|name| !stands(name) && page.query.get(name).is_some()) {
+            let cleared = own
+                .iter()
+                .filter(|n| !stands(n))
+                .fold(page.query.clone(), |q, name| q.without(name))
+                .without("page")
+                .without("after");
             out.raw(" <a href=\"").text(page.address(page.language, &cleared)).raw("\">").text(page.t("filters.clear"));
             out.raw("</a>");
         }

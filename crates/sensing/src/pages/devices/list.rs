@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use kernel::{Problem, Tenant};
-use ui::{Badge, Cell, Column, FilterChoice, Filters, Html, Page, Pager, Table};
+use ui::{Badge, Cell, Column, FilterChoice, Filters, Html, Markup, Page, Pager, Table};
 
 use super::{Pages, badge, department_name, departments, signed_in};
 use crate::devices::{Device, DeviceState, Health, patience};
@@ -20,8 +20,9 @@ const PER_PAGE: usize = 50;
 struct Desk {
     page: Page,
     department: String,
-    /// How many are in each state, when all were looked at.
-    counts: Vec<(Badge, String, String)>,
+    /// A link to each state, with how many are in it when all were looked at.
+    states: Vec<Tally>,
+    everything: (String, bool),
     filters: Filters,
     table: Table,
     pager: Pager,
@@ -31,14 +32,12 @@ struct Desk {
     notice: Option<ui::Notice>,
 }
 
-fn word(page: &Page, state: DeviceState) -> &str {
-    page.t(match state {
-        DeviceState::Healthy => "device.state.healthy",
-        DeviceState::Refused => "device.state.refused",
-        DeviceState::Silent => "device.state.silent",
-        DeviceState::NeverSeen => "device.state.never-seen",
-        DeviceState::Disabled => "device.state.disabled",
-    })
+/// One state to narrow by.
+struct Tally {
+    badge: Badge,
+    count: Option<String>,
+    href: String,
+    chosen: bool,
 }
 
 pub async fn list(State(pages): State<Pages>, page: Page) -> Result<Response, Problem> {
@@ -82,27 +81,19 @@ pub async fn list(State(pages): State<Pages>, page: Page) -> Result<Response, Pr
     shown.truncate(PER_PAGE);
     let next = if further { shown.last().map(|(d, ..)| d.key.clone()) } else { last_looked_at.filter(|_| more) };
     let table = table(&pages, &page, &tenant, &shown).await?;
-    let mut choices = Vec::new();
-    for state in DeviceState::ALL {
-        let choice = FilterChoice::new(state.name(), word(&page, state));
-        let count = counted.get(&state).copied().unwrap_or_default();
-        choices.push(if whole { choice.count(count) } else { choice });
-    }
-    let mut filters =
-        Filters::default().search("q", page.t("device.search")).checks("state", page.t("device.col-state"), choices);
+    let states = DeviceState::ALL.into_iter().map(|state| Tally {
+        badge: badge(&page, state),
+        count: whole.then(|| page.number(&(counted.get(&state).copied().unwrap_or_default() as f64), 0)),
+        href: page.here_with("state", state.name()),
+        chosen: asked.iter().any(|a| a == state.name()),
+    });
+    let states: Vec<Tally> = states.collect();
+    let everything = (page.here_with("state", ""), states.iter().all(|s| !s.chosen));
+    let mut filters = Filters::default().search("q", page.t("device.search"));
     if departments.len() > 1 {
         let names = departments.iter().map(|t| FilterChoice::new(t.as_str(), department_name(&pages, &page, t)));
         filters = filters.one("tenant", page.t("device.department"), names.collect(), tenant.as_str());
     }
-    let counts = if whole { counted.clone() } else { BTreeMap::new() };
-    let counts = counts.into_iter().map(|(state, n)| {
-        (
-            badge(&page, state),
-            ui::format::integer(i64::try_from(n).unwrap_or(i64::MAX)),
-            page.here_with("state", state.name()),
-        )
-    });
-    let counts = counts.collect();
     let pager = Pager::after(&page, next.as_deref());
     let register =
         pages.devices.allows(&page.caller, true, &tenant).then(|| page.href(&format!("/devices/new?tenant={tenant}")));
@@ -111,7 +102,25 @@ pub async fn list(State(pages): State<Pages>, page: Page) -> Result<Response, Pr
     let partly = (!whole).then(|| page.t("device.partly").to_owned());
     let department = department_name(&pages, &page, &tenant).to_owned();
     let page = page.in_section("devices").wide().dense().titled_t("device.heading");
-    Ok(Html(Desk { department, counts, filters, table, pager, partly, register, notice, page }).into_response())
+    Ok(Html(Desk { department, states, everything, filters, table, pager, partly, register, notice, page })
+        .into_response())
+}
+
+/// A word that does not break.
+fn kept(text: &str) -> Markup {
+    let mut out = Markup::default();
+    out.raw("<span class=\"keep\">").text(text).raw("</span>");
+    out
+}
+
+/// The name with the key below it, when they differ.
+fn name(page: &Page, device: &Device) -> Markup {
+    let mut out = Markup::default();
+    out.raw("<a href=\"").text(page.href(&format!("/devices/{}", device.id))).raw("\">").text(&device.name).raw("</a>");
+    if device.name != device.key {
+        out.raw("<br><span class=\"note keep\">").text(&device.key).raw("</span>");
+    }
+    out
 }
 
 async fn table(
@@ -135,29 +144,26 @@ async fn table(
             None => Cell::Empty,
         };
         vec![
-            Cell::link(page.href(&format!("/devices/{}", device.id)), &device.name),
+            Cell::Html(name(page, device)),
             Cell::State(badge(page, *state)),
-            Cell::text(&device.key),
-            Cell::text(&device.kind),
+            Cell::Html(kept(&device.kind)),
             place,
             health.seen_at.map_or(Cell::Empty, Cell::Ago),
             health.observed_at.map_or(Cell::Empty, Cell::Ago),
             whole(health.per_minute),
             whole(health.errors),
-            Cell::text(page.t(if health.connected { "device.yes" } else { "device.no" })),
         ]
     });
     Ok(Table::new(page.t("device.caption"))
+        .headed()
         .column(Column::text("name", page.t("device.name")))
         .column(Column::text("state", page.t("device.col-state")))
-        .column(Column::text("key", page.t("device.key")))
         .column(Column::text("kind", page.t("device.kind")))
         .column(Column::text("place", page.t("device.place")))
-        .column(Column::text("seen", page.t("device.seen")))
-        .column(Column::text("observed", page.t("device.observed")))
-        .column(Column::number("rate", page.t("device.per-minute")))
-        .column(Column::number("errors", page.t("device.errors")))
-        .column(Column::text("connected", page.t("device.connected")))
+        .column(Column::text("seen", page.t("device.col-seen")))
+        .column(Column::text("observed", page.t("device.col-observed")))
+        .column(Column::number("rate", page.t("device.col-per-minute")))
+        .column(Column::number("errors", page.t("device.col-errors")))
         .rows(rows)
         .empty(page.t("device.none")))
 }

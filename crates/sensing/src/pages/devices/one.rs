@@ -157,7 +157,7 @@ fn facts(page: &Page, device: &Device, health: &Health) -> Vec<(String, Markup)>
     let ago = |at: Option<Timestamp>| at.map_or_else(|| text(page.t("device.never")), |at| page.ago(&at));
     let number = |n: u64| text(&page.number(&(n as f64), 0));
     let mut facts = vec![
-        ("device.connected", text(page.t(if health.connected { "device.by-mqtt" } else { "device.no" }))),
+        ("device.connected", text(page.t(if health.connected { "device.by-mqtt" } else { "device.not-connected" }))),
         ("device.seen", ago(health.seen_at)),
         ("device.observed", ago(health.observed_at)),
         ("device.per-minute", number(health.per_minute)),
@@ -204,6 +204,7 @@ fn table(pages: &Pages, page: &Page, device: &Device, places: &[Place]) -> Table
     });
     let caption = if device.things.len() > PLACES { "device.streams-some" } else { "device.streams" };
     Table::new(page.t(caption))
+        .headed()
         .column(Column::text("stream", page.t("device.stream")))
         .column(Column::text("place", page.t("device.place")))
         .column(Column::number("value", page.t("thing.value")))
@@ -237,6 +238,7 @@ fn keys(page: &Page, device: &Device, manages: bool, base: &str) -> Table {
         row
     });
     let table = Table::new(page.t("device.keys"))
+        .headed()
         .column(Column::text("prefix", page.t("device.prefix")))
         .column(Column::text("since", page.t("device.key-since")))
         .column(Column::text("used", page.t("device.key-used")))
