@@ -276,7 +276,7 @@ async fn administrators_change_roles_and_shut_accounts() {
         assert!(Browser::new(&city).post_with("", &path, &fields).await.status().is_client_error(), "{path}");
     }
     assert_eq!(audit(&city).await.len(), before, "nothing of that was done");
-    let mut city_admin = Browser::of(&city, "city", "admin", "ho").await;
+    let mut city_admin = Browser::of(&city, "city", "admin", "hoho").await;
     assert_eq!(city_admin.get(&person).await.0, 200, "the operations tenant helps every department");
 }
 
