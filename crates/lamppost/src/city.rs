@@ -22,7 +22,7 @@ use sensing::{
         mail::{Security, Smtp, Stationery},
     },
     observe::{self, Observe},
-    pages::{BaseMap, Pages, System},
+    pages::{BaseMap, Door, Pages, System},
     query::Engine,
     rules::{self, Rules, engine},
     sta::{self, SensorThings, Settings},
@@ -143,6 +143,10 @@ impl City {
             Some(mqtt) => Some(open_door(mqtt, &address, stores, catalog, devices, &observe, clock).await?),
             None => None,
         };
+        if let Some(door) = &door {
+            let handle = door.handle();
+            devices.cutting_with(Box::new(move |label| handle.disconnect(label)));
+        }
         let (catalog, devices) = (catalog.clone(), devices.clone());
         Ok(Self { catalog, observe, alarms, rules, live, connect, devices, engine, door, tasks, stop })
     }
@@ -152,6 +156,16 @@ impl City {
         self.door.as_ref().and_then(|door| door.addresses().first().copied())
     }
 
+    /// Where devices connect, as the public knows it: the public address's host, or this machine's own where it listens on one.
+    fn door_as_seen(&self, config: &Config) -> Option<Door> {
+        let address = *self.door.as_ref()?.addresses().last()?;
+        let public = config.http.public_url.as_deref().and_then(|url| reqwest::Url::parse(url).ok());
+        let host = public.and_then(|url| url.host_str().map(str::to_owned));
+        let host = host.or_else(|| (!address.ip().is_unspecified()).then(|| address.ip().to_string()));
+        let tls = config.mqtt.as_ref().is_some_and(|mqtt| mqtt.tls.is_some());
+        Some(Door { host, port: address.port(), tls })
+    }
+
     /// Everything the room answers over HTTP.
     pub fn router(&self, config: &Config, pack: &Pack, base: Option<BaseMap>) -> Router {
         let series: Arc<dyn sensing::query::Series> = Arc::new(self.observe.clone());
@@ -159,12 +173,17 @@ impl City {
         let mqtt = self.mqtt().map(|address| format!("mqtt://{address}")).into_iter().collect();
         let devices = self.devices.clone();
         let rights: sta::Rights = Arc::new(move |caller, datastream| devices.may_publish(caller, datastream));
-        let things =
-            SensorThings::new(engine, Settings { base_url: config.http.public_url.clone(), mqtt }).guarded(rights);
+        let watching = self.devices.clone();
+        let watch: sta::Watch = Arc::new(move |caller, sent| match sent {
+            sta::Sent::Recorded(count, newest) => watching.observed(caller, newest, count),
+            sta::Sent::Refused(why) => watching.refused(caller, why),
+        });
+        let settings = Settings { base_url: config.http.public_url.clone(), mqtt };
+        let things = SensorThings::new(engine, settings).guarded(rights).watched(watch);
         let systems = pack.city.system.iter().map(|s| System { key: s.key.get_ref().clone(), name: s.name.clone() });
         let owners = pack.city.tenant.iter().map(|t| (t.slug.get_ref().clone(), t.name.clone())).collect();
-        let parts = (self.catalog.clone(), self.observe.clone(), self.alarms.clone());
-        let pages = Pages::new(parts, systems.collect(), owners, base);
+        let parts = (self.catalog.clone(), self.observe.clone(), self.alarms.clone(), self.devices.clone());
+        let pages = Pages::new(parts, systems.collect(), owners, base, self.door_as_seen(config));
         sta::router(things)
             .merge(alarms::api::router(self.alarms.clone()))
             .merge(rules::api::router(self.rules.clone()))
@@ -226,16 +245,17 @@ impl City {
 
 /// All routes of the room.
 pub fn routes() -> Vec<Route> {
-    let parts: [&[Route]; 7] = [
+    let parts: [&[Route]; 6] = [
         sta::ROUTES,
         alarms::api::ROUTES,
         rules::api::ROUTES,
         notify::api::ROUTES,
         notify::live::ROUTES,
         connect::api::ROUTES,
-        sensing::pages::ROUTES,
     ];
-    parts.concat()
+    let mut routes = parts.concat();
+    routes.extend(sensing::pages::routes());
+    routes
 }
 
 /// The words of the room.
@@ -385,8 +405,8 @@ impl mqtt::Rights for Keeper {
     fn recorded(&self, caller: &Caller, latest: Option<Timestamp>, count: u64) {
         self.devices.observed(caller, latest, count);
     }
-    fn refused(&self, caller: &Caller) {
-        self.devices.refused(caller);
+    fn refused(&self, caller: &Caller, why: &str) {
+        self.devices.refused(caller, why);
     }
     fn connected(&self, caller: &Caller, connected: bool) {
         self.devices.connected(caller, connected);

@@ -14,7 +14,7 @@ use crate::{
     alone, backup, compose,
     config::{self, Config, Sources},
     demo,
-    operators::Operators,
+    operators::{Operators, Person},
     pack::{self, Pack},
     stores, telemetry,
 };
@@ -159,6 +159,45 @@ pub enum AdminCommand {
         #[command(flatten)]
         settings: Settings,
     },
+    /// List the people of the city, or of a department.
+    People {
+        #[arg(long)]
+        tenant: Option<String>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Make a one-time link with which somebody sets a new password: for the last administrator, whom nobody else can help.
+    Reset {
+        /// What they type to sign in.
+        #[arg(long)]
+        account: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Shut an account at once and everywhere.
+    Disable {
+        #[arg(long)]
+        account: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Open an account again that was shut.
+    Enable {
+        #[arg(long)]
+        account: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Give somebody other roles than they have.
+    Roles {
+        #[arg(long)]
+        account: String,
+        /// May be given more than once.
+        #[arg(long = "role", required = true)]
+        roles: Vec<String>,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Which callers may do an action to a kind of resource.
     WhoCan {
         /// Such as sensing:write.
@@ -229,6 +268,28 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
                 &tenant,
             )?;
             println!("{key}");
+            Ok(())
+        }
+        Command::Admin { command: AdminCommand::People { tenant, settings } } => people(&settings, tenant.as_deref()),
+        Command::Admin { command: AdminCommand::Reset { account, settings } } => {
+            let (token, config) = of_account(&settings, &account, async |operators, person| {
+                operators.reset_link(&Caller::system("admin"), &person.id.to_string()).await
+            })?;
+            let url = config.http.public_url.unwrap_or_else(|| format!("http://{}", config.http.listen));
+            println!("{url}/en/reset/{token}");
+            Ok(())
+        }
+        Command::Admin { command: AdminCommand::Disable { account, settings } } => {
+            shut_or_open(&settings, &account, false)
+        }
+        Command::Admin { command: AdminCommand::Enable { account, settings } } => {
+            shut_or_open(&settings, &account, true)
+        }
+        Command::Admin { command: AdminCommand::Roles { account, roles, settings } } => {
+            of_account(&settings, &account, async move |operators, person| {
+                operators.set_roles(&Caller::system("admin"), &person.id.to_string(), named(roles)).await
+            })?;
+            println!("{account}: the roles are changed");
             Ok(())
         }
         Command::Admin { command: AdminCommand::WhoCan { action, kind, tenant, public, settings } } => {
@@ -323,6 +384,24 @@ fn named(roles: Vec<String>) -> BTreeSet<Role> {
 }
 
 /// Does something with the operators of the configured city, in its records, beside a program that may be serving it.
+fn with_operators<T, F>(settings: &Settings, work: impl FnOnce(Operators, Pack) -> F) -> anyhow::Result<(T, Config)>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let (config, _) = settings.read()?;
+    let pack = check(&config.pack)?;
+    let records = stores::open_records(&config, Arc::new(SystemClock))?;
+    let operators = compose::operators(&config, &records, &pack)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let done = runtime.block_on(async {
+        let done = work(operators, pack).await;
+        records.close().await;
+        done
+    });
+    Ok((done?, config))
+}
+
+/// Something for a department.
 fn admin<F>(
     settings: &Settings,
     work: impl FnOnce(Operators, Tenant) -> F,
@@ -331,23 +410,53 @@ fn admin<F>(
 where
     F: Future<Output = Result<String, kernel::Problem>>,
 {
-    let (config, _) = settings.read()?;
-    let pack = check(&config.pack)?;
-    let tenant = pack
-        .tenants
-        .iter()
-        .find(|t| t.as_str() == tenant)
-        .with_context(|| format!("there is no tenant {tenant}"))?
-        .clone();
-    let records = stores::open_records(&config, Arc::new(SystemClock))?;
-    let operators = compose::operators(&config, &records, &pack)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let done = runtime.block_on(async {
-        let done = work(operators, tenant).await;
-        records.close().await;
-        done
-    });
-    Ok((done.map_err(|p| anyhow::anyhow!("{p}"))?, config))
+    with_operators(settings, async |operators, pack| {
+        let found = pack.tenants.iter().find(|t| t.as_str() == tenant).cloned();
+        let tenant = found.with_context(|| format!("there is no tenant {tenant}"))?;
+        work(operators, tenant).await.map_err(|p| anyhow::anyhow!("{p}"))
+    })
+}
+
+/// Something for one person, by what they type to sign in.
+fn of_account<T, F>(
+    settings: &Settings,
+    account: &str,
+    work: impl FnOnce(Operators, Person) -> F,
+) -> anyhow::Result<(T, Config)>
+where
+    F: Future<Output = Result<T, kernel::Problem>>,
+{
+    with_operators(settings, async |operators, _| {
+        let found = operators.named(account).await.map_err(|p| anyhow::anyhow!("{p}"))?;
+        let person = found.with_context(|| format!("there is no account {account}"))?;
+        work(operators, person).await.map_err(|p| anyhow::anyhow!("{p}"))
+    })
+}
+
+fn shut_or_open(settings: &Settings, account: &str, enabled: bool) -> anyhow::Result<()> {
+    of_account(settings, account, async |operators, person| {
+        operators.set_enabled(&Caller::system("admin"), &person.id.to_string(), enabled).await
+    })?;
+    println!("{account}: {}", if enabled { "open" } else { "shut" });
+    Ok(())
+}
+
+fn people(settings: &Settings, tenant: Option<&str>) -> anyhow::Result<()> {
+    with_operators(settings, async |operators, pack| {
+        let wanted: Vec<_> = pack.tenants.iter().filter(|t| tenant.is_none_or(|slug| t.as_str() == slug)).collect();
+        anyhow::ensure!(!wanted.is_empty(), "there is no tenant {}", tenant.unwrap_or_default());
+        for tenant in wanted {
+            let found = operators.people(&Caller::system("admin"), tenant).await.map_err(|p| anyhow::anyhow!("{p}"))?;
+            for (person, seen) in found {
+                let roles: Vec<&str> = person.roles.iter().map(AsRef::as_ref).collect();
+                let state = if person.enabled { "open" } else { "shut" };
+                let seen = seen.map_or_else(|| "never".to_owned(), |at| at.to_string());
+                println!("{tenant}\t{}\t{}\t{}\t{state}\t{seen}", person.account, person.name, roles.join(" "));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(())
 }
 
 fn who_can(pack: &Pack, action: String, kind: String, tenant: Option<&str>, public: bool) -> anyhow::Result<()> {

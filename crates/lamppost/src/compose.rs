@@ -1,6 +1,7 @@
 //! The whole program, put together: stores below, rooms above them, one router, and an order for stopping.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -32,6 +33,7 @@ use crate::{
         metrics::{Figure, Metrics},
         openapi, serve,
     },
+    operations::{self, Console},
     operators::{
         Operators,
         layer::{self, Callers},
@@ -70,7 +72,7 @@ pub struct Running {
 
 /// Opens the stores, brings them to the pack, and listens. Everything that can be wrong is wrong here, before anything is served.
 pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Running> {
-    let began = Instant::now();
+    let (began, started_at) = (Instant::now(), clock.now());
     crate::client::install_crypto();
     let layout = Layout::new(&config.data);
     layout.create()?;
@@ -130,7 +132,19 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
         .merge(backup::api::router(Arc::new(backups)))
         .merge(pages::router(Arc::new(desk)))
         .merge(city.router(&config, &pack, base));
-    let router = router(&config, (&stores, city.observe.table()), rooms, &site, &callers, &metrics, tracer, &routes);
+    let console = |health| Console {
+        connect: city.connect.clone(),
+        alarms: city.alarms.clone(),
+        observe: city.observe.clone(),
+        stores: stores.clone(),
+        health,
+        policy: pack.policy.clone(),
+        tenants: tenant_names(&pack),
+        mqtt: city.mqtt().is_some(),
+        started_at,
+        pack: format!("{} {}", pack.city.name, pack.hash.chars().take(12).collect::<String>()),
+    };
+    let router = router(&config, (&stores, city.observe.table()), rooms, &site, &callers, &metrics, tracer, &routes, console);
     let first_link = operators.first_link(&pack.operations).await?.map(|token| format!("{public_url}/en/join/{token}"));
     let server = tokio::spawn(serve::serve(listener, router, stop.clone()));
     tracing::info!(
@@ -218,6 +232,9 @@ async fn write_down(devices: Devices, operators: Operators, stop: CancellationTo
         if let Err(error) = devices.persist().await {
             tracing::warn!(%error, "when devices were last heard of could not be written down");
         }
+        if let Err(error) = operators.persist().await {
+            tracing::warn!(%error, "when keys were last used could not be written down");
+        }
         if ended {
             return;
         }
@@ -245,7 +262,7 @@ pub async fn load_pack(root: std::path::PathBuf) -> anyhow::Result<Arc<Pack>> {
 
 /// Every address of the program, for tests and for its description.
 pub fn routes() -> Vec<Route> {
-    [OWN, pages::ROUTES, backup::api::ROUTES, devices::api::ROUTES, &city::routes()].concat()
+    [OWN, pages::ROUTES, operations::ROUTES, backup::api::ROUTES, devices::api::ROUTES, &city::routes()].concat()
 }
 
 const OWN: &[Route] = &[
@@ -275,6 +292,7 @@ fn router(
     metrics: &Metrics,
     tracer: Option<Tracer>,
     routes: &[Route],
+    console: impl FnOnce(Arc<Health>) -> Console,
 ) -> Router {
     let records = stores.records.clone();
     let (stream, lake) = (stores.stream.clone(), lake.clone());
@@ -294,12 +312,14 @@ fn router(
             let lake = lake.clone();
             async move { lake.ping().await.map_err(|e| e.to_string()) }
         });
+    let health = Arc::new(health);
     let figures = metrics.clone();
     let pages = Router::new()
         .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready).with_state(Arc::new(health)))
+        .route("/health/ready", get(health::ready).with_state(health.clone()))
         .route("/metrics", get(move || std::future::ready(figures.text())))
         .merge(rooms)
+        .merge(operations::router(Arc::new(console(health))))
         .merge(openapi::router(openapi::document(routes, "Lamppost")))
         .fallback(ui::to_language)
         .layer(CatchPanicLayer::custom(edge::panicked));
@@ -319,12 +339,17 @@ fn router(
         .layer(axum::middleware::from_fn_with_state(Arc::new(edge), edge::edge))
 }
 
-fn desk(operators: &Operators, callers: &Arc<Callers>, pack: &Pack, public_url: &str) -> Desk {
+fn tenant_names(pack: &Pack) -> BTreeMap<Tenant, Text> {
     let named = pack.city.tenant.iter().filter_map(|t| Some((Tenant::parse(t.slug.get_ref()).ok()?, t.name.clone())));
+    named.collect()
+}
+
+fn desk(operators: &Operators, callers: &Arc<Callers>, pack: &Pack, public_url: &str) -> Desk {
     Desk {
         operators: operators.clone(),
         callers: callers.clone(),
-        tenants: named.collect(),
+        tenants: tenant_names(pack),
+        order: pack.city.role.iter().map(|r| Role::Owned(r.key.get_ref().clone())).collect(),
         roles: pack.city.role.iter().map(|r| (Role::Owned(r.key.get_ref().clone()), r.name.clone())).collect(),
         public_url: public_url.to_owned(),
     }
@@ -356,7 +381,9 @@ fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<(
         zh_hant: city.zh_hant.as_ref().map(|c| format!("{c}時間")),
         zh_hans: city.zh_hans.as_ref().map(|c| format!("{c}时间")),
     };
-    let item = |section, key, path: &str| NavItem { section, key, path: path.to_owned() };
+    let item = |section, key, path: &str| NavItem { section, key, path: path.to_owned(), needs: None };
+    let staff =
+        |section, key, path: &str, action, kind| NavItem { needs: Some((action, kind)), ..item(section, key, path) };
     let site = Site {
         city: city.clone(),
         zone,
@@ -365,15 +392,18 @@ fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<(
             item("live", "nav.live", "/things"),
             item("map", "nav.map", "/map"),
             item("alarms", "nav.alarms", "/alarms"),
+            staff("devices", "nav.devices", "/devices", sensing::route::action::DEVICE_READ, "Device"),
+            staff("operations", "nav.operations", "/operations", sensing::route::action::CONNECTOR_READ, "Connector"),
         ],
         alerts_path: Some("/alarms".to_owned()),
         sign_in_path: Some("/sign-in".to_owned()),
         account_path: Some("/account".to_owned()),
-        footer: vec![item("", "footer.api", "/api/openapi.json"), item("", "footer.status", "/health/ready")],
+        footer: vec![item("", "footer.api", "/api/openapi.json"), item("", "footer.status", "/status")],
         catalogue,
         assets,
         clock,
         csrf: ui::csrf::Key::new(secret(layout)?),
+        policy: Some(pack.policy.clone()),
     };
     Ok((Arc::new(site), base))
 }

@@ -12,6 +12,7 @@ pub mod compose;
 pub mod config;
 mod demo;
 pub mod http;
+pub mod operations;
 pub mod operators;
 pub mod pack;
 pub mod policy;

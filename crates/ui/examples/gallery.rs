@@ -251,7 +251,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         land.unwrap_or_else(|| br#"{"type":"FeatureCollection","features":[]}"#.to_vec()),
         "application/json",
     );
-    let nav = |section, key, path: &str| NavItem { section, key, path: path.to_owned() };
+    let nav = |section, key, path: &str| NavItem { section, key, path: path.to_owned(), needs: None };
     let now: Timestamp = "2026-11-22T09:05:00Z".parse()?;
     let site = Arc::new(Site {
         city: Text::new("Hong Kong", "香港", "香港"),
@@ -270,6 +270,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         assets,
         clock: Arc::new(FixedClock::at(now)),
         csrf: ui::csrf::Key::random(),
+        policy: None,
     });
     let router = Router::new()
         .route("/{lang}", get(gallery))

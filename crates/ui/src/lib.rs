@@ -54,7 +54,7 @@ mod shell;
 
 pub use assets::{Assets, Error as AssetsError, Island, assets_router};
 pub use components::{
-    Badge, Cell, Choice, Column, Download, ErrorSummary, Field, FieldKind, Filter, FilterChoice, Filters, Legend,
+    Act, Badge, Cell, Choice, Column, Download, ErrorSummary, Field, FieldKind, Filter, FilterChoice, Filters, Legend,
     LineChart, LiveNumber, Notice, Pager, Quality, Row, Series, State, Table, Tone, Trend, island, map_labels,
 };
 pub use language::{Catalogue, Count, Error, Message, Texts};

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, convert::Infallible, fmt, sync::Arc};
 use axum::extract::{FromRequestParts, OriginalUri};
 use http::request::Parts;
 use jiff::tz::TimeZone;
-use kernel::{Caller, Clock, Language, Principal, Text, Timestamp};
+use kernel::{Action, Caller, Clock, Language, Policy, Principal, Resource, Text, Timestamp};
 
 use crate::{
     Markup,
@@ -36,6 +36,8 @@ pub struct Site {
     pub assets: Assets,
     pub clock: Arc<dyn Clock>,
     pub csrf: csrf::Key,
+    /// Says for whom a link with [`NavItem::needs`] is; without it such links are nobody's.
+    pub policy: Option<Arc<dyn Policy>>,
 }
 
 impl Site {
@@ -54,6 +56,7 @@ impl Site {
             assets,
             clock,
             csrf: csrf::Key::random(),
+            policy: None,
         }
     }
 }
@@ -68,6 +71,8 @@ pub struct NavItem {
     pub key: &'static str,
     /// Below the language (`/live`), or a full address (`mailto:`, `https://`).
     pub path: String,
+    /// Of use only to who may do this to such a thing of the own department; `None` is for everybody.
+    pub needs: Option<(Action, &'static str)>,
 }
 
 /// Which session a CSRF token belongs to. The program's session layer puts it into the request's extensions.
@@ -112,6 +117,8 @@ pub struct Page {
     /// Uses the whole width of the window (maps, wall displays).
     pub wide: bool,
     islands: BTreeSet<&'static str>,
+    /// Asked for with GET.
+    reading: bool,
 }
 
 impl Page {
@@ -133,6 +140,7 @@ impl Page {
             dense: false,
             wide: false,
             islands: BTreeSet::new(),
+            reading: true,
         }
     }
 
@@ -267,6 +275,16 @@ impl Page {
     pub fn city(&self) -> &str {
         self.site.city.get(self.language)
     }
+    /// The links of the header that are of use to this caller.
+    pub fn nav(&self) -> Vec<&NavItem> {
+        let useful = |item: &&NavItem| {
+            let Some((action, kind)) = item.needs else { return true };
+            let resource = Resource { kind, id: "", tenant: self.caller.tenant.as_ref(), public: false };
+            self.caller.tenant.is_some()
+                && self.site.policy.as_ref().is_some_and(|policy| policy.allows(&self.caller, action, &resource))
+        };
+        self.site.nav.iter().filter(useful).collect()
+    }
     pub fn is_current(&self, item: &NavItem) -> bool {
         item.section == self.section
     }
@@ -295,6 +313,14 @@ impl Page {
     }
     pub fn account_href(&self) -> Option<String> {
         self.site.account_path.as_deref().map(|path| self.href(path))
+    }
+    /// Where somebody who is not signed in is sent to come back here afterwards.
+    pub fn sign_in_and_back(&self) -> Option<String> {
+        if !self.reading {
+            // Where a form is sent to is no page to come back to.
+            return self.sign_in_href();
+        }
+        Some(format!("{}?next={}", self.sign_in_href()?, crate::encode(&self.here())))
     }
     pub fn sign_in_href(&self) -> Option<String> {
         self.site.sign_in_path.as_deref().map(|path| self.href(path))
@@ -363,6 +389,7 @@ impl Page {
         if let Some(session) = parts.extensions.get::<SessionKey>() {
             page.csrf_token = site.csrf.token(&session.0);
         }
+        page.reading = matches!(parts.method, http::Method::GET | http::Method::HEAD);
         page.alerts = parts.extensions.get::<AlertCount>().map(|a| a.0);
         page
     }

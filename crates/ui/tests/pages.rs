@@ -21,7 +21,7 @@ fn site() -> Arc<Site> {
 }
 
 fn site_with(assets: Assets) -> Arc<Site> {
-    let item = |section, key, path: &str| NavItem { section, key, path: path.to_owned() };
+    let item = |section, key, path: &str| NavItem { section, key, path: path.to_owned(), needs: None };
     Arc::new(Site {
         city: Text::new("Hong Kong", "香港", "香港"),
         zone: jiff::tz::TimeZone::fixed(jiff::tz::offset(8)),
@@ -35,6 +35,7 @@ fn site_with(assets: Assets) -> Arc<Site> {
         assets,
         clock: Arc::new(FixedClock::at(now())),
         csrf: csrf::Key::new([1; 32]),
+        policy: None,
     })
 }
 

@@ -1,15 +1,17 @@
 //! The people who run the city, and the keys of their programs. A later room `identity` takes this over; `Caller` stays.
 
+mod account;
 pub mod layer;
 mod limits;
 pub mod pages;
 mod password;
+mod people;
 mod store;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::{
         Arc,
@@ -20,6 +22,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use kernel::{Action, Caller, Id, Policy, Principal, Problem, Resource, Role, Tenant, Timestamp};
+use parking_lot::Mutex;
 use records::Records;
 use sensing::devices::token;
 use sha2::{Digest, Sha256};
@@ -32,6 +35,9 @@ use password::Passwords;
 
 pub const READ: Action = Action("operator:read");
 pub const MANAGE: Action = Action("operator:manage");
+
+/// Keys whose last use waits to be written down; more are not noted until the next minute.
+const NOTED: usize = 100_000;
 
 /// A session's time of last use is written when it is older than this.
 const SEEN_EVERY: i64 = 60 * 1_000_000;
@@ -52,6 +58,8 @@ struct Inner {
     attempts: Attempts,
     /// Grows with every change after which a cached caller may be wrong.
     generation: AtomicU64,
+    /// Keys that were used since it was last written down.
+    used: Mutex<HashMap<String, Timestamp>>,
 }
 
 /// Why somebody could not join or sign in, to be said on the form.
@@ -114,8 +122,8 @@ impl Operators {
     ) -> anyhow::Result<Self> {
         records.migrate("operators", store::MIGRATIONS)?;
         let passwords = Passwords::new()?;
-        let (attempts, generation) = (Attempts::default(), AtomicU64::new(0));
-        Ok(Self { inner: Arc::new(Inner { records, policy, roles, options, passwords, attempts, generation }) })
+        let (attempts, generation, used) = (Attempts::default(), AtomicU64::new(0), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { records, policy, roles, options, passwords, attempts, generation, used }) })
     }
 
     fn now(&self) -> Timestamp {
@@ -232,8 +240,8 @@ impl Operators {
             .await
     }
 
-    /// Everybody of a department.
-    pub async fn people(&self, caller: &Caller, tenant: &Tenant) -> Result<Vec<Person>, Problem> {
+    /// Everybody of a department, and when each was last here.
+    pub async fn people(&self, caller: &Caller, tenant: &Tenant) -> Result<Vec<(Person, Option<Timestamp>)>, Problem> {
         if !self.allows(caller, READ, tenant) {
             return Err(Problem::not_found("The list"));
         }
@@ -313,6 +321,143 @@ impl Operators {
         }
     }
 
+    // --- what becomes of an account ---------------------------------------------------------------------------------
+
+    /// One person of a department.
+    pub async fn one(&self, caller: &Caller, id: &str) -> Result<Person, Problem> {
+        let missing = || Problem::not_found("The person");
+        let id: Id<Person> = id.parse().map_err(|_| missing())?;
+        let found = self.inner.records.read(move |read| store::person(read, id)).await;
+        let found = found.map_err(|e: records::Error| failed(&e))?;
+        found.filter(|person| self.allows(caller, READ, &person.tenant)).ok_or_else(missing)
+    }
+
+    /// The caller's own account.
+    pub async fn own(&self, caller: &Caller) -> Result<Person, Problem> {
+        let id: Id<Person> = Self::person(caller)?.parse().map_err(|_| Problem::unauthenticated())?;
+        let found = self.inner.records.read(move |read| store::person(read, id)).await;
+        found.map_err(|e: records::Error| failed(&e))?.ok_or_else(Problem::unauthenticated)
+    }
+
+    /// Somebody whose account the caller may change; never the caller's own, which would be a way to lock oneself out.
+    async fn other(&self, caller: &Caller, id: &str) -> Result<Person, Problem> {
+        let person = self.one(caller, id).await?;
+        if !self.allows(caller, MANAGE, &person.tenant) {
+            return Err(Problem::forbidden("You may not change people of this department."));
+        }
+        if Self::person(caller).is_ok_and(|own| own == person.id.to_string()) {
+            return Err(Problem::conflict("Ask another administrator to change your own account."));
+        }
+        Ok(person)
+    }
+
+    pub async fn set_roles(&self, caller: &Caller, id: &str, roles: BTreeSet<Role>) -> Result<(), Problem> {
+        let person = self.other(caller, id).await?;
+        self.known(&roles)?;
+        let caller = caller.clone();
+        let written = self.inner.records.write(move |tx| store::set_roles(tx, &caller, &person, &roles)).await;
+        self.changed();
+        written.map_err(|e: records::Error| failed(&e))
+    }
+
+    /// Shuts somebody out, at once and everywhere, or lets them in again.
+    pub async fn set_enabled(&self, caller: &Caller, id: &str, enabled: bool) -> Result<(), Problem> {
+        let person = self.other(caller, id).await?;
+        let caller = caller.clone();
+        let written = self.inner.records.write(move |tx| store::set_enabled(tx, &caller, &person, enabled)).await;
+        self.changed();
+        written.map_err(|e: records::Error| failed(&e))
+    }
+
+    /// The token of a link with which somebody sets a new password, once. The password that they have stays good until then.
+    pub async fn reset_link(&self, caller: &Caller, id: &str) -> Result<String, Problem> {
+        let person = self.other(caller, id).await?;
+        if !person.enabled {
+            return Err(Problem::conflict("The account is shut. Open it first."));
+        }
+        let (text, hash) = secret();
+        let expires_at = self.now().plus_micros(micros(self.inner.options.invite_limit));
+        let caller = caller.clone();
+        let written =
+            self.inner.records.write(move |tx| store::insert_reset(tx, &caller, &hash, &person, expires_at)).await;
+        written.map_err(|e: records::Error| failed(&e))?;
+        Ok(text)
+    }
+
+    /// A person by account, for the command line.
+    pub async fn named(&self, account: &str) -> Result<Option<Person>, Problem> {
+        let account = account.trim().to_lowercase();
+        self.inner.records.read(move |read| store::named(read, &account)).await.map_err(|e: records::Error| failed(&e))
+    }
+
+    /// Whose password a link sets, while it is good.
+    pub async fn resetting(&self, token: &str) -> Result<Option<Person>, Problem> {
+        let hash = hash(token);
+        self.inner.records.read(move |read| store::reset(read, &hash)).await.map_err(|e: records::Error| failed(&e))
+    }
+
+    /// Sets the password that a link is for, and ends every session. The link is used up with it, or not at all.
+    pub async fn reset(&self, token: &str, password: String) -> Result<Person, Refusal> {
+        // Looked at first, so that nobody without a link makes the server hash.
+        let person = self.resetting(token).await?.ok_or(Refusal::Link)?;
+        password::acceptable(&password, &person.account).map_err(|text| Refusal::Form { field: "password", text })?;
+        let stored = self.inner.passwords.hash(password).await?;
+        let hash = hash(token);
+        let done = self.inner.records.write(move |tx| {
+            let person = store::use_reset(tx, &hash)?.ok_or(Refusal::Link)?;
+            let by = store::caller(&person);
+            store::set_password(tx, &by, &person, &stored, None, "operator:password-reset")?;
+            Ok(person)
+        });
+        let done: Result<Person, Refusal> = done.await;
+        self.changed();
+        done
+    }
+
+    /// Changes one's own password; whoever knows only the session does not. Every session but `keep` ends.
+    pub async fn change_password(
+        &self,
+        caller: &Caller,
+        keep: Option<Id<Session>>,
+        present: String,
+        new: String,
+        address: IpAddr,
+    ) -> Result<(), Refusal> {
+        let id = Self::person(caller)?.to_owned();
+        let found = self.inner.records.read(move |read| store::password(read, &id)).await?;
+        let (person, stored) = found.ok_or_else(Problem::unauthenticated)?;
+        // A guesser with a stolen session is as slow as one without.
+        self.inner.attempts.take(&person.account, address, self.now()).map_err(Refusal::Slow)?;
+        let new_is_present = new == present;
+        if !self.inner.passwords.verify(present.chars().take(1_000).collect(), Some(stored)).await? {
+            return Err(Refusal::Form { field: "present", text: "operators.present-wrong" });
+        }
+        self.inner.attempts.succeeded(&person.account, address);
+        if new_is_present {
+            return Err(Refusal::Form { field: "password", text: "operators.password-same" });
+        }
+        password::acceptable(&new, &person.account).map_err(|text| Refusal::Form { field: "password", text })?;
+        let stored = self.inner.passwords.hash(new).await?;
+        let (caller, keep) = (caller.clone(), keep.map(|id| id.to_string()));
+        let written = self
+            .inner
+            .records
+            .write(move |tx| store::set_password(tx, &caller, &person, &stored, keep.as_deref(), "operator:password"));
+        let written: Result<(), records::Error> = written.await;
+        self.changed();
+        Ok(written?)
+    }
+
+    /// Writes down when keys were last used. To be called about once a minute and before the end.
+    pub async fn persist(&self) -> Result<usize, records::Error> {
+        let used: Vec<_> = std::mem::take(&mut *self.inner.used.lock()).into_iter().collect();
+        let count = used.len();
+        if count > 0 {
+            self.inner.records.write(move |tx| store::used(tx, &used)).await?;
+        }
+        Ok(count)
+    }
+
     /// Removes what is over. To be called now and then.
     pub async fn sweep(&self) -> Result<u64, records::Error> {
         let (begun, used) = self.over();
@@ -345,6 +490,7 @@ impl Operators {
             roles,
             created_at: self.now(),
             expires_at,
+            used_at: None,
         };
         let (caller, hash) = (caller.clone(), issued.hash);
         let written = self.inner.records.write(move |tx| store::insert_key(tx, &caller, &key, &hash)).await;
@@ -357,7 +503,13 @@ impl Operators {
             return Err(Problem::not_found("The list"));
         }
         let tenant = tenant.clone();
-        self.inner.records.read(move |read| store::keys(read, &tenant)).await.map_err(|e: records::Error| failed(&e))
+        let found = self.inner.records.read(move |read| store::keys(read, &tenant)).await;
+        let mut keys = found.map_err(|e: records::Error| failed(&e))?;
+        let used = self.inner.used.lock();
+        for key in &mut keys {
+            key.used_at = key.used_at.max(used.get(&key.prefix).copied());
+        }
+        Ok(keys)
     }
 
     pub async fn revoke_key(&self, caller: &Caller, prefix: &str) -> Result<(), Problem> {
@@ -386,10 +538,17 @@ impl Operators {
             .read(move |read| store::key(read, &prefix))
             .await
             .map_err(|e: records::Error| failed(&e))?;
-        Ok(found.filter(|(_, stored)| token::matches(text, stored)).map(|(key, _)| Caller {
-            principal: Principal::ApiKey { id: key.prefix.into() },
-            tenant: Some(key.tenant),
-            roles: key.roles,
+        let proved = found.filter(|(_, stored)| token::matches(text, stored)).map(|(key, _)| key);
+        Ok(proved.map(|key| {
+            let mut used = self.inner.used.lock();
+            if used.len() < NOTED || used.contains_key(&key.prefix) {
+                used.insert(key.prefix.clone(), self.now());
+            }
+            Caller {
+                principal: Principal::ApiKey { id: key.prefix.into() },
+                tenant: Some(key.tenant),
+                roles: key.roles,
+            }
         }))
     }
 }

@@ -13,14 +13,15 @@ use axum::{
     routing::{get, post},
 };
 use http::{HeaderMap, StatusCode, header};
-use kernel::{Caller, Id, Problem, Role, Tenant, Text};
+use kernel::{Problem, Role, Tenant, Text};
 use sensing::{Audience, Route};
 use serde::Deserialize;
-use ui::{Cell, Choice, Column, ErrorSummary, Field, FieldKind, Html, Page, SessionKey, Table};
+use ui::{ErrorSummary, Field, Html, Page, SessionKey};
 
 use super::{
-    MANAGE, Operators, READ, Refusal, Session,
+    MANAGE, Operators, READ, Refusal, account,
     layer::{Callers, CurrentSession},
+    people,
 };
 use crate::http::edge::Peer;
 
@@ -37,10 +38,28 @@ pub const ROUTES: &[Route] = &[
     page("POST", "/{language}/sign-in", Audience::Public, "Sign in"),
     page("GET", "/{language}/join/{token}", Audience::Public, "The form that a one-time link opens"),
     page("POST", "/{language}/join/{token}", Audience::Public, "Make the account that a link promises"),
+    page("GET", "/{language}/reset/{token}", Audience::Public, "The form that a link for a new password opens"),
+    page("POST", "/{language}/reset/{token}", Audience::Public, "Set the password that a link is for"),
     page("GET", "/{language}/account", Audience::SignedIn, "One's account and sessions"),
+    page("GET", "/{language}/account/password", Audience::SignedIn, "The form that changes one's password"),
+    page("POST", "/{language}/account/password", Audience::SignedIn, "Change one's password and end other sessions"),
     page("POST", "/{language}/account/sign-out", Audience::SignedIn, "Sign out"),
     page("POST", "/{language}/account/sessions/end", Audience::SignedIn, "End one of one's sessions"),
     page("GET", "/{language}/operators", Audience::Role("admin"), "People and keys of a department"),
+    page(
+        "GET",
+        "/{language}/operators/people/{id}",
+        Audience::Role("admin"),
+        "One person: roles, access, new password",
+    ),
+    page("POST", "/{language}/operators/people/{id}/roles", Audience::Role("admin"), "Change somebody's roles"),
+    page(
+        "POST",
+        "/{language}/operators/people/{id}/access",
+        Audience::Role("admin"),
+        "Shut somebody out, or let them in",
+    ),
+    page("POST", "/{language}/operators/people/{id}/reset", Audience::Role("admin"), "Make a link for a new password"),
     page("POST", "/{language}/operators/invite", Audience::Role("admin"), "Make a one-time link"),
     page("POST", "/{language}/operators/keys", Audience::Role("admin"), "Make an API key"),
     page("POST", "/{language}/operators/keys/revoke", Audience::Role("admin"), "Revoke an API key"),
@@ -58,43 +77,44 @@ pub struct Desk {
     /// Names of departments and roles, from the pack.
     pub tenants: BTreeMap<Tenant, Text>,
     pub roles: BTreeMap<Role, Text>,
+    /// The roles as the pack lists them, the least first: what a form offers first should give the least.
+    pub order: Vec<Role>,
     /// Where links begin: `https://city.example`.
     pub public_url: String,
 }
 
-type Shared = State<Arc<Desk>>;
+pub(super) type Shared = State<Arc<Desk>>;
 
 pub fn router(desk: Arc<Desk>) -> Router {
     Router::new()
         .route("/{language}/sign-in", get(sign_in_form).post(sign_in))
         .route("/{language}/join/{token}", get(join_form).post(join))
-        .route("/{language}/account", get(account))
         .route("/{language}/account/sign-out", post(sign_out))
-        .route("/{language}/account/sessions/end", post(end_session))
-        .route("/{language}/operators", get(operators))
-        .route("/{language}/operators/invite", post(invite))
-        .route("/{language}/operators/keys", post(make_key))
-        .route("/{language}/operators/keys/revoke", post(revoke_key))
+        .merge(account::router())
+        .merge(people::router())
         .layer(axum::extract::DefaultBodyLimit::max(64 << 10))
         .with_state(desk)
 }
 
 impl Desk {
-    fn tenant_name(&self, page: &Page, tenant: &Tenant) -> String {
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (&Role, &Text)> {
+        self.order.iter().filter_map(|role| self.roles.get_key_value(role))
+    }
+    pub(super) fn tenant_name(&self, page: &Page, tenant: &Tenant) -> String {
         self.tenants.get(tenant).map_or_else(|| tenant.to_string(), |t| page.text(t).to_owned())
     }
-    fn role_names(&self, page: &Page, roles: &BTreeSet<Role>) -> String {
+    pub(super) fn role_names(&self, page: &Page, roles: &BTreeSet<Role>) -> String {
         let names = roles.iter().map(|r| self.roles.get(r).map_or(r.as_ref(), |t| page.text(t)));
         names.collect::<Vec<_>>().join(if page.language == kernel::Language::En { ", " } else { "、" })
     }
 }
 
 /// Whether a form was made for this browser by us, not long ago and not elsewhere.
-fn genuine(page: &Page, session: Option<&Extension<SessionKey>>, token: &str, headers: &HeaderMap) -> bool {
+pub(super) fn genuine(page: &Page, session: Option<&Extension<SessionKey>>, token: &str, headers: &HeaderMap) -> bool {
     session.is_some_and(|s| page.site.csrf.verify(&s.0.0, token)) && ui::csrf::same_origin(headers)
 }
 
-fn demand(genuine: bool) -> Result<(), Problem> {
+pub(super) fn demand(genuine: bool) -> Result<(), Problem> {
     if genuine {
         Ok(())
     } else {
@@ -102,12 +122,12 @@ fn demand(genuine: bool) -> Result<(), Problem> {
     }
 }
 
-fn see_other(location: &str) -> Response {
+pub(super) fn see_other(location: &str) -> Response {
     Redirect::to(location).into_response()
 }
 
 /// What a refusal says on a form: the field, and the sentence.
-fn said(page: &Page, refusal: Refusal) -> Result<(&'static str, String), Problem> {
+pub(super) fn said(page: &Page, refusal: Refusal) -> Result<(&'static str, String), Problem> {
     Ok(match refusal {
         Refusal::Form { field, text } => (field, page.t(text).to_owned()),
         Refusal::Wrong => ("account", page.t("operators.wrong").to_owned()),
@@ -222,10 +242,11 @@ async fn sign_out(
     Ok(response)
 }
 
+/// A form that says nothing but that it is ours.
 #[derive(Deserialize)]
-struct Token {
+pub(super) struct Token {
     #[serde(default)]
-    csrf: String,
+    pub csrf: String,
 }
 
 // --- joining ---------------------------------------------------------------------------------------------------------
@@ -325,228 +346,4 @@ async fn join(
                 .into_response())
         }
     }
-}
-
-// --- one's account ---------------------------------------------------------------------------------------------------
-
-#[derive(Template)]
-#[template(path = "account.html")]
-struct Account {
-    page: Page,
-    tenant: String,
-    roles: String,
-    manages: bool,
-    sessions: Vec<Session>,
-    current: Option<Id<Session>>,
-}
-
-impl Account {
-    fn here(&self, session: &Session) -> bool {
-        self.current == Some(session.id)
-    }
-}
-
-async fn account(
-    State(desk): Shared,
-    page: Page,
-    current: Option<Extension<CurrentSession>>,
-) -> Result<Response, Problem> {
-    let Some(tenant) = person_tenant(&page.caller) else {
-        return Ok(see_other(&format!("{}?next={}", page.href("/sign-in"), ui::encode(&page.here()))));
-    };
-    let sessions = desk.operators.sessions(&page.caller).await?;
-    let manages = desk.operators.allows(&page.caller, READ, &tenant);
-    let (name, roles) = (desk.tenant_name(&page, &tenant), desk.role_names(&page, &page.caller.roles));
-    let heading = page.t("operators.my-account").to_owned();
-    let current = current.map(|Extension(CurrentSession(id))| id);
-    Ok(Html(Account { page: page.titled(heading), tenant: name, roles, manages, sessions, current }).into_response())
-}
-
-fn person_tenant(caller: &Caller) -> Option<Tenant> {
-    matches!(caller.principal, kernel::Principal::Person { .. }).then(|| caller.tenant.clone()).flatten()
-}
-
-#[derive(Deserialize)]
-struct EndForm {
-    #[serde(default)]
-    csrf: String,
-    session: String,
-}
-
-async fn end_session(
-    State(desk): Shared,
-    page: Page,
-    session: Option<Extension<SessionKey>>,
-    headers: HeaderMap,
-    Form(form): Form<EndForm>,
-) -> Result<Response, Problem> {
-    demand(genuine(&page, session.as_ref(), &form.csrf, &headers))?;
-    desk.operators.end_session(&page.caller, &form.session).await?;
-    Ok(see_other(&page.href("/account")))
-}
-
-// --- people and keys ---------------------------------------------------------------------------------------------------
-
-#[derive(Template)]
-#[template(path = "operators.html")]
-struct People {
-    page: Page,
-    tenant: Tenant,
-    made: Option<Made>,
-    people: Table,
-    keys: Table,
-    role: Field,
-    key_name: Field,
-    key_prefix: Field,
-}
-
-/// What was just made, shown once.
-struct Made {
-    say: String,
-    secret: String,
-}
-
-async fn people_page(desk: &Desk, page: Page, tenant: Tenant, made: Option<Made>) -> Result<Response, Problem> {
-    let people = desk.operators.people(&page.caller, &tenant).await?;
-    let keys = desk.operators.keys(&page.caller, &tenant).await?;
-    let name = desk.tenant_name(&page, &tenant);
-    let rows = people.iter().map(|p| {
-        vec![
-            Cell::text(&p.name),
-            Cell::text(&p.account),
-            Cell::text(desk.role_names(&page, &p.roles)),
-            Cell::At(p.created_at),
-        ]
-    });
-    let people = Table::new(page.t("operators.people-caption"))
-        .column(Column::text("name", page.t("operators.name")))
-        .column(Column::text("account", page.t("operators.account")))
-        .column(Column::text("role", page.t("operators.role")))
-        .column(Column::text("since", page.t("operators.since")))
-        .rows(rows)
-        .empty(page.t("operators.people-none"));
-    let rows = keys.iter().map(|k| {
-        let until = k.expires_at.map_or(Cell::Empty, Cell::At);
-        vec![
-            Cell::text(&k.prefix),
-            Cell::text(&k.name),
-            Cell::text(desk.role_names(&page, &k.roles)),
-            Cell::At(k.created_at),
-            until,
-        ]
-    });
-    let keys = Table::new(page.t("operators.keys-caption"))
-        .column(Column::text("key", page.t("operators.keys-caption")))
-        .column(Column::text("name", page.t("operators.key-name")))
-        .column(Column::text("role", page.t("operators.role")))
-        .column(Column::text("since", page.t("operators.since")))
-        .column(Column::text("until", page.t("operators.until")))
-        .rows(rows)
-        .empty(page.t("operators.keys-none"));
-    let choices = desk.roles.iter().map(|(role, text)| Choice::new(role.as_ref(), page.text(text))).collect();
-    let role = Field::new("role", page.t("operators.role"), FieldKind::Select(choices)).required();
-    let key_name = Field::input("name", page.t("operators.key-name"), "text")
-        .hint(page.t("operators.key-name-hint"))
-        .required()
-        .max_length(100);
-    let key_prefix = Field::input("prefix", page.t("operators.key-prefix"), "text")
-        .hint(page.t("operators.key-prefix-hint"))
-        .required()
-        .max_length(10);
-    let heading = page.msg("operators.people-of").with("tenant", name).to_string();
-    let account = page.t("operators.my-account").to_owned();
-    let page = page.under(account, "/account").titled(heading).dense();
-    let mut response = Html(People { page, tenant, made, people, keys, role, key_name, key_prefix }).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
-    Ok(response)
-}
-
-/// The department that the page is about: the caller's own unless it names another.
-fn about(page: &Page, named: Option<String>) -> Result<Tenant, Problem> {
-    let own = || page.caller.tenant.clone().ok_or_else(Problem::unauthenticated);
-    match named.filter(|n| !n.is_empty()) {
-        Some(slug) => Tenant::parse(&slug).map_err(|e| Problem::field("tenant", e)),
-        None => own(),
-    }
-}
-
-async fn operators(State(desk): Shared, page: Page) -> Result<Response, Problem> {
-    if page.caller.is_anonymous() {
-        return Ok(see_other(&format!("{}?next={}", page.href("/sign-in"), ui::encode(&page.here()))));
-    }
-    let tenant = about(&page, page.query.get("tenant"))?;
-    people_page(&desk, page, tenant, None).await
-}
-
-#[derive(Deserialize)]
-struct InviteForm {
-    #[serde(default)]
-    csrf: String,
-    #[serde(default)]
-    tenant: String,
-    role: String,
-}
-
-async fn invite(
-    State(desk): Shared,
-    page: Page,
-    session: Option<Extension<SessionKey>>,
-    headers: HeaderMap,
-    Form(form): Form<InviteForm>,
-) -> Result<Response, Problem> {
-    demand(genuine(&page, session.as_ref(), &form.csrf, &headers))?;
-    let tenant = about(&page, Some(form.tenant))?;
-    let token = desk.operators.invite(&page.caller, &tenant, BTreeSet::from([Role::Owned(form.role)])).await?;
-    let made = Made {
-        say: page.t("operators.link-made").to_owned(),
-        secret: format!("{}{}", desk.public_url, page.href(&format!("/join/{token}"))),
-    };
-    people_page(&desk, page, tenant, Some(made)).await
-}
-
-#[derive(Deserialize)]
-struct KeyForm {
-    #[serde(default)]
-    csrf: String,
-    #[serde(default)]
-    tenant: String,
-    name: String,
-    role: String,
-}
-
-async fn make_key(
-    State(desk): Shared,
-    page: Page,
-    session: Option<Extension<SessionKey>>,
-    headers: HeaderMap,
-    Form(form): Form<KeyForm>,
-) -> Result<Response, Problem> {
-    demand(genuine(&page, session.as_ref(), &form.csrf, &headers))?;
-    let tenant = about(&page, Some(form.tenant))?;
-    let roles = BTreeSet::from([Role::Owned(form.role)]);
-    let secret = desk.operators.make_key(&page.caller, &tenant, &form.name, roles, None).await?;
-    let made = Made { say: page.t("operators.key-made").to_owned(), secret };
-    people_page(&desk, page, tenant, Some(made)).await
-}
-
-#[derive(Deserialize)]
-struct RevokeForm {
-    #[serde(default)]
-    csrf: String,
-    #[serde(default)]
-    tenant: String,
-    prefix: String,
-}
-
-async fn revoke_key(
-    State(desk): Shared,
-    page: Page,
-    session: Option<Extension<SessionKey>>,
-    headers: HeaderMap,
-    Form(form): Form<RevokeForm>,
-) -> Result<Response, Problem> {
-    demand(genuine(&page, session.as_ref(), &form.csrf, &headers))?;
-    let tenant = about(&page, Some(form.tenant))?;
-    desk.operators.revoke_key(&page.caller, form.prefix.trim()).await?;
-    people_page(&desk, page, tenant, None).await
 }

@@ -6,10 +6,17 @@ use kernel::{Caller, Id, Kind, Role, Tenant, Timestamp};
 use records::{Error, Migration, Read, Row, Tx, params};
 use serde_json::json;
 
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "people, invitations, sessions, API keys",
-    sql: "CREATE TABLE operators_person (
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "people, invitations, sessions, API keys", sql: OPERATORS },
+    Migration {
+        version: 2,
+        name: "links that set a new password, when keys were last used",
+        sql: "ALTER TABLE operators_invite ADD COLUMN person TEXT;
+    ALTER TABLE operators_key ADD COLUMN used_at BIGINT",
+    },
+];
+
+const OPERATORS: &str = "CREATE TABLE operators_person (
         id TEXT NOT NULL PRIMARY KEY, account TEXT NOT NULL UNIQUE, name TEXT NOT NULL, password TEXT NOT NULL, tenant TEXT NOT NULL,
         roles TEXT NOT NULL, enabled BIGINT NOT NULL, created_at BIGINT NOT NULL);
     CREATE TABLE operators_invite (
@@ -22,8 +29,7 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
     CREATE TABLE operators_key (
         prefix TEXT NOT NULL PRIMARY KEY, hash TEXT NOT NULL, name TEXT NOT NULL, tenant TEXT NOT NULL, roles TEXT NOT NULL,
         made_by TEXT NOT NULL, created_at BIGINT NOT NULL, expires_at BIGINT);
-    CREATE INDEX operators_key_tenant ON operators_key (tenant)",
-}];
+    CREATE INDEX operators_key_tenant ON operators_key (tenant)";
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Person {
@@ -70,6 +76,8 @@ pub struct ApiKey {
     pub roles: BTreeSet<Role>,
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
+    /// To the minute.
+    pub used_at: Option<Timestamp>,
 }
 
 pub fn join(roles: &BTreeSet<Role>) -> String {
@@ -97,10 +105,99 @@ pub fn anybody(read: &mut Read<'_>) -> Result<bool, Error> {
     Ok(read.query_opt("SELECT id FROM operators_person LIMIT 1", params![], |_| Ok(()))?.is_some())
 }
 
-/// People of a department, by account.
-pub fn people(read: &mut Read<'_>, tenant: &Tenant) -> Result<Vec<Person>, Error> {
-    let sql = format!("{PERSON} FROM operators_person p WHERE p.tenant = $1 ORDER BY p.account LIMIT 1000");
-    read.query(&sql, params![tenant], read_person)
+/// People of a department by account, and when each was last here.
+pub fn people(read: &mut Read<'_>, tenant: &Tenant) -> Result<Vec<(Person, Option<Timestamp>)>, Error> {
+    let sql = format!(
+        "{PERSON}, (SELECT MAX(s.seen_at) FROM operators_session s WHERE s.person = p.id)
+         FROM operators_person p WHERE p.tenant = $1 ORDER BY p.account LIMIT 1000"
+    );
+    read.query(&sql, params![tenant], |row| Ok((read_person(row)?, row.get(7)?)))
+}
+
+pub fn person(read: &mut Read<'_>, id: Id<Person>) -> Result<Option<Person>, Error> {
+    read.query_opt(&format!("{PERSON} FROM operators_person p WHERE p.id = $1"), params![id], read_person)
+}
+
+/// A person by account, also one who is shut out.
+pub fn named(read: &mut Read<'_>, account: &str) -> Result<Option<Person>, Error> {
+    read.query_opt(&format!("{PERSON} FROM operators_person p WHERE p.account = $1"), params![account], read_person)
+}
+
+/// The stored password of a person who may sign in.
+pub fn password(read: &mut Read<'_>, id: &str) -> Result<Option<(Person, String)>, Error> {
+    let sql = format!("{PERSON}, p.password FROM operators_person p WHERE p.id = $1 AND p.enabled = 1");
+    read.query_opt(&sql, params![id], |row| Ok((read_person(row)?, row.get(7)?)))
+}
+
+/// Stores a new password and ends every session but `keep`.
+pub fn set_password(
+    tx: &mut Tx<'_>,
+    by: &Caller,
+    person: &Person,
+    password: &str,
+    keep: Option<&str>,
+    action: &str,
+) -> Result<(), Error> {
+    tx.execute("UPDATE operators_person SET password = $2 WHERE id = $1", params![person.id, password])?;
+    let ended = tx.execute(
+        "DELETE FROM operators_session WHERE person = $1 AND id <> $2",
+        params![person.id, keep.unwrap_or_default()],
+    )?;
+    let detail = json!({"sessions_ended": ended});
+    tx.audit(by, action, "Operator", &person.id.to_string(), Some(&person.tenant), detail)
+}
+
+pub fn set_roles(tx: &mut Tx<'_>, by: &Caller, person: &Person, roles: &BTreeSet<Role>) -> Result<(), Error> {
+    tx.execute("UPDATE operators_person SET roles = $2 WHERE id = $1", params![person.id, join(roles)])?;
+    let detail = json!({"from": join(&person.roles), "to": join(roles)});
+    tx.audit(by, "operator:roles", "Operator", &person.id.to_string(), Some(&person.tenant), detail)
+}
+
+/// Lets somebody in again, or shuts them out and ends where they are signed in.
+pub fn set_enabled(tx: &mut Tx<'_>, by: &Caller, person: &Person, enabled: bool) -> Result<(), Error> {
+    tx.execute("UPDATE operators_person SET enabled = $2 WHERE id = $1", params![person.id, i64::from(enabled)])?;
+    if !enabled {
+        tx.execute("DELETE FROM operators_session WHERE person = $1", params![person.id])?;
+        tx.execute("DELETE FROM operators_invite WHERE person = $1", params![person.id.to_string()])?;
+    }
+    let action = if enabled { "operator:enable" } else { "operator:disable" };
+    tx.audit(by, action, "Operator", &person.id.to_string(), Some(&person.tenant), json!({}))
+}
+
+/// A link that sets a new password, once; the ones before end.
+pub fn insert_reset(
+    tx: &mut Tx<'_>,
+    by: &Caller,
+    hash: &str,
+    person: &Person,
+    expires_at: Timestamp,
+) -> Result<(), Error> {
+    let id = person.id.to_string();
+    tx.execute("DELETE FROM operators_invite WHERE person = $1 AND used_at IS NULL", params![id])?;
+    tx.execute(
+        "INSERT INTO operators_invite (hash, tenant, roles, invited_by, created_at, expires_at, person)
+         VALUES ($1, $2, '', $3, $4, $5, $6)",
+        params![hash, person.tenant, by.label(), tx.now(), expires_at, id],
+    )?;
+    let detail = json!({"expires_at": expires_at});
+    tx.audit(by, "operator:reset-link", "Operator", &id, Some(&person.tenant), detail)
+}
+
+/// Whose password a link sets, while it is good.
+pub fn reset(read: &mut Read<'_>, hash: &str) -> Result<Option<Person>, Error> {
+    let sql = format!(
+        "{PERSON} FROM operators_invite i JOIN operators_person p ON p.id = i.person
+         WHERE i.hash = $1 AND i.used_at IS NULL AND i.expires_at > $2 AND p.enabled = 1"
+    );
+    let now = read.now();
+    read.query_opt(&sql, params![hash, now], read_person)
+}
+
+/// Uses up such a link, once.
+pub fn use_reset(tx: &mut Tx<'_>, hash: &str) -> Result<Option<Person>, Error> {
+    let Some(person) = reset(tx, hash)? else { return Ok(None) };
+    let sql = "UPDATE operators_invite SET used_at = $2 WHERE hash = $1 AND used_at IS NULL";
+    Ok((tx.execute(sql, params![hash, tx.now()])? == 1).then_some(person))
 }
 
 /// A person and the stored password.
@@ -120,11 +217,15 @@ pub fn insert_invite(tx: &mut Tx<'_>, by: &Caller, hash: &str, invite: &Invite) 
 
 /// Ends the unused invitations that `by` has made.
 pub fn end_invites(tx: &mut Tx<'_>, by: &Caller) -> Result<u64, Error> {
-    tx.execute("DELETE FROM operators_invite WHERE invited_by = $1 AND used_at IS NULL", params![by.label()])
+    tx.execute(
+        "DELETE FROM operators_invite WHERE invited_by = $1 AND used_at IS NULL AND person IS NULL",
+        params![by.label()],
+    )
 }
 
 pub fn invite(read: &mut Read<'_>, hash: &str) -> Result<Option<Invite>, Error> {
-    let sql = "SELECT tenant, roles, expires_at FROM operators_invite WHERE hash = $1 AND used_at IS NULL AND expires_at > $2";
+    let sql = "SELECT tenant, roles, expires_at FROM operators_invite
+               WHERE hash = $1 AND used_at IS NULL AND expires_at > $2 AND person IS NULL";
     let now = read.now();
     read.query_opt(sql, params![hash, now], |row| {
         Ok(Invite { tenant: row.get(0)?, roles: split(&row.get::<String>(1)?), expires_at: row.get(2)? })
@@ -222,7 +323,7 @@ pub fn insert_key(tx: &mut Tx<'_>, by: &Caller, key: &ApiKey, hash: &str) -> Res
     tx.audit(by, "operator:key-make", "ApiKey", &key.prefix, Some(&key.tenant), detail)
 }
 
-const KEY: &str = "SELECT prefix, name, tenant, roles, created_at, expires_at, hash FROM operators_key";
+const KEY: &str = "SELECT prefix, name, tenant, roles, created_at, expires_at, used_at, hash FROM operators_key";
 
 fn read_key(row: &Row<'_>) -> Result<ApiKey, Error> {
     Ok(ApiKey {
@@ -232,6 +333,7 @@ fn read_key(row: &Row<'_>) -> Result<ApiKey, Error> {
         roles: split(&row.get::<String>(3)?),
         created_at: row.get(4)?,
         expires_at: row.get(5)?,
+        used_at: row.get(6)?,
     })
 }
 
@@ -243,10 +345,18 @@ pub fn keys(read: &mut Read<'_>, tenant: &Tenant) -> Result<Vec<ApiKey>, Error> 
 pub fn key(read: &mut Read<'_>, prefix: &str) -> Result<Option<(ApiKey, String)>, Error> {
     let now = read.now();
     let sql = format!("{KEY} WHERE prefix = $1 AND (expires_at IS NULL OR expires_at > $2)");
-    read.query_opt(&sql, params![prefix, now], |row| Ok((read_key(row)?, row.get(6)?)))
+    read.query_opt(&sql, params![prefix, now], |row| Ok((read_key(row)?, row.get(7)?)))
 }
 
 pub fn delete_key(tx: &mut Tx<'_>, by: &Caller, key: &ApiKey) -> Result<(), Error> {
     tx.execute("DELETE FROM operators_key WHERE prefix = $1", params![key.prefix])?;
     tx.audit(by, "operator:key-revoke", "ApiKey", &key.prefix, Some(&key.tenant), json!({"name": key.name}))
+}
+
+pub fn used(tx: &mut Tx<'_>, used: &[(String, Timestamp)]) -> Result<(), Error> {
+    let sql = "UPDATE operators_key SET used_at = $2 WHERE prefix = $1 AND COALESCE(used_at, 0) < $2";
+    for (prefix, at) in used {
+        tx.execute(sql, params![prefix, *at])?;
+    }
+    Ok(())
 }

@@ -87,7 +87,7 @@ async fn a_link_is_good_once_and_for_a_day() {
     office.clock.advance_micros(24 * 3_600 * 1_000_000);
     assert!(matches!(office.operators.join(&late, "wong", "Wong", PASSWORD.to_owned()).await, Err(Refusal::Link)));
     let people: Vec<String> =
-        office.operators.people(&caller, &city()).await.unwrap().into_iter().map(|p| p.account).collect();
+        office.operators.people(&caller, &city()).await.unwrap().into_iter().map(|(p, _)| p.account).collect();
     assert_eq!(people, ["chan.tm", "lee"]);
 }
 

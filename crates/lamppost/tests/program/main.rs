@@ -5,7 +5,10 @@
 )]
 
 mod backup;
+mod browser;
 mod city;
+mod desk;
 mod door;
+mod operations;
 mod operators;
 mod routes;

@@ -19,12 +19,28 @@ const FORGET: i64 = 24 * 3_600 * 1_000_000;
 const MINUTE: i64 = 60_000_000;
 /// Devices at most; beyond it the longest silent ones go.
 const MOST: usize = 1_000_000;
+/// Keys whose last use waits to be written down; more are not noted until the next minute.
+const MOST_KEYS: usize = 1_000_000;
+
+/// Characters of a refusal that are kept.
+const REASON: usize = 300;
+
+/// What is written down of a device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heard {
+    pub device: String,
+    pub seen: Timestamp,
+    pub observed: Option<Timestamp>,
+    pub refused: Option<(Timestamp, Arc<str>)>,
+}
 
 pub struct Entry {
     pub tenant: Tenant,
     pub gateway: bool,
     pub things: HashSet<EntityId>,
     seen: AtomicI64,
+    observed: AtomicI64,
+    refused: Mutex<Option<(Timestamp, Arc<str>)>>,
     /// What `seen` was when it was last written down.
     written: AtomicI64,
     observations: AtomicU64,
@@ -58,6 +74,8 @@ impl Entry {
             gateway,
             things,
             seen: AtomicI64::new(i64::MIN),
+            observed: AtomicI64::new(i64::MIN),
+            refused: Mutex::default(),
             written: AtomicI64::new(i64::MIN),
             observations: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -73,6 +91,7 @@ impl Entry {
 
     fn observed(&self, arrival: Timestamp, phenomenon: Option<Timestamp>, count: u64) {
         self.saw(arrival);
+        self.observed.fetch_max(arrival.as_micros(), Relaxed);
         self.observations.fetch_add(count, Relaxed);
         {
             let mut rate = self.rate.lock();
@@ -95,8 +114,12 @@ impl Entry {
             rate.turn(now.as_micros().div_euclid(MINUTE));
             rate.last
         };
+        let refused = self.refused.lock().clone();
         Health {
             seen_at: some(self.seen.load(Relaxed)).map(Timestamp::from_micros),
+            observed_at: some(self.observed.load(Relaxed)).map(Timestamp::from_micros),
+            refused_at: refused.as_ref().map(|(at, _)| *at),
+            refusal: refused.map(|(_, why)| why.to_string()),
             per_minute,
             observations: self.observations.load(Relaxed),
             errors: self.errors.load(Relaxed),
@@ -107,20 +130,30 @@ impl Entry {
 }
 
 #[derive(Default)]
-pub struct Live(RwLock<HashMap<Arc<str>, Arc<Entry>>>);
+pub struct Live {
+    devices: RwLock<HashMap<Arc<str>, Arc<Entry>>>,
+    /// Prefixes of keys that were used, and when, since it was last written down.
+    used: Mutex<HashMap<String, Timestamp>>,
+}
 
 impl Live {
     pub fn get(&self, device: &str) -> Option<Arc<Entry>> {
-        self.0.read().get(device).cloned()
+        self.devices.read().get(device).cloned()
     }
 
     /// Puts in what the register says now; what was counted stays.
     pub fn put(&self, device: &str, entry: Entry) {
-        let mut all = self.0.write();
+        let mut all = self.devices.write();
         if let Some(old) = all.get(device) {
-            for (to, from) in [(&entry.seen, &old.seen), (&entry.written, &old.written), (&entry.skew, &old.skew)] {
+            for (to, from) in [
+                (&entry.seen, &old.seen),
+                (&entry.observed, &old.observed),
+                (&entry.written, &old.written),
+                (&entry.skew, &old.skew),
+            ] {
                 to.store(from.load(Relaxed), Relaxed);
             }
+            entry.refused.lock().clone_from(&old.refused.lock());
             entry.observations.store(old.observations.load(Relaxed), Relaxed);
             entry.errors.store(old.errors.load(Relaxed), Relaxed);
             entry.connected.store(old.connected.load(Relaxed), Relaxed);
@@ -134,7 +167,7 @@ impl Live {
     }
 
     pub fn remove(&self, device: &str) {
-        self.0.write().remove(device);
+        self.devices.write().remove(device);
     }
 
     pub fn observed(&self, device: &str, arrival: Timestamp, phenomenon: Option<Timestamp>, count: u64) {
@@ -142,11 +175,28 @@ impl Live {
             entry.observed(arrival, phenomenon, count);
         }
     }
-    pub fn refused(&self, device: &str, arrival: Timestamp) {
+    pub fn refused(&self, device: &str, arrival: Timestamp, why: &str) {
         if let Some(entry) = self.get(device) {
             entry.saw(arrival);
             entry.errors.fetch_add(1, Relaxed);
+            let why = why.chars().filter(|c| !c.is_control()).take(REASON).collect::<String>();
+            *entry.refused.lock() = Some((arrival, why.into()));
         }
+    }
+    /// A key was proved. Its device is known by then.
+    pub fn used(&self, prefix: &str, at: Timestamp) {
+        let mut used = self.used.lock();
+        if used.len() < MOST_KEYS || used.contains_key(prefix) {
+            used.insert(prefix.to_owned(), at);
+        }
+    }
+    /// When a key was used, when that is not written down yet.
+    pub fn last_used(&self, prefix: &str) -> Option<Timestamp> {
+        self.used.lock().get(prefix).copied()
+    }
+    /// When keys were used since it was last asked.
+    pub fn take_used(&self) -> Vec<(String, Timestamp)> {
+        std::mem::take(&mut *self.used.lock()).into_iter().collect()
     }
     pub fn connected(&self, device: &str, arrival: Timestamp, connected: bool) {
         if let Some(entry) = self.get(device) {
@@ -158,12 +208,12 @@ impl Live {
         self.get(device).map(|entry| entry.health(now))
     }
     pub fn len(&self) -> usize {
-        self.0.read().len()
+        self.devices.read().len()
     }
 
-    /// What must be written down: device and when it was last heard of. Forgets the long silent.
-    pub fn unwritten(&self, now: Timestamp) -> Vec<(String, Timestamp)> {
-        let mut all = self.0.write();
+    /// What must be written down: whoever was heard of since. Forgets the long silent.
+    pub fn unwritten(&self, now: Timestamp) -> Vec<Heard> {
+        let mut all = self.devices.write();
         all.retain(|_, e| {
             let seen = e.seen.load(Relaxed);
             e.connected.load(Relaxed)
@@ -174,14 +224,20 @@ impl Live {
         all.iter()
             .filter_map(|(device, entry)| {
                 let seen = entry.seen.load(Relaxed);
-                (seen != entry.written.load(Relaxed)).then(|| (device.to_string(), Timestamp::from_micros(seen)))
+                let observed = entry.observed.load(Relaxed);
+                (seen != entry.written.load(Relaxed)).then(|| Heard {
+                    device: device.to_string(),
+                    seen: Timestamp::from_micros(seen),
+                    observed: (observed != i64::MIN).then(|| Timestamp::from_micros(observed)),
+                    refused: entry.refused.lock().clone(),
+                })
             })
             .collect()
     }
-    pub fn wrote(&self, written: &[(String, Timestamp)]) {
-        for (device, at) in written {
-            if let Some(entry) = self.get(device) {
-                entry.written.fetch_max(at.as_micros(), Relaxed);
+    pub fn wrote(&self, written: &[Heard]) {
+        for heard in written {
+            if let Some(entry) = self.get(&heard.device) {
+                entry.written.fetch_max(heard.seen.as_micros(), Relaxed);
             }
         }
     }
@@ -215,9 +271,16 @@ mod tests {
         assert!(live.unwritten(Timestamp::from_secs(1)).is_empty());
         live.observed("d", Timestamp::from_secs(5), None, 1);
         let unwritten = live.unwritten(Timestamp::from_secs(6));
-        assert_eq!(unwritten, [("d".to_owned(), Timestamp::from_secs(5))]);
+        let at = Timestamp::from_secs(5);
+        assert_eq!(unwritten, [Heard { device: "d".to_owned(), seen: at, observed: Some(at), refused: None }]);
         live.wrote(&unwritten);
         assert!(live.unwritten(Timestamp::from_secs(7)).is_empty());
+        live.refused("d", Timestamp::from_secs(8), "no\nnumber");
+        let unwritten = live.unwritten(Timestamp::from_secs(9));
+        assert_eq!(unwritten[0].refused, Some((Timestamp::from_secs(8), "nonumber".into())));
+        live.wrote(&unwritten);
+        live.used("p", at);
+        assert_eq!((live.take_used().len(), live.take_used().len()), (1, 0));
         assert_eq!(live.len(), 1);
         live.unwritten(Timestamp::from_secs(2 * 86_400));
         assert_eq!(live.len(), 0, "silent for a day");

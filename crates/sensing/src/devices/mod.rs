@@ -3,6 +3,7 @@
 pub mod api;
 mod live;
 mod model;
+mod places;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -10,8 +11,8 @@ pub mod token;
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, OnceLock,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -19,9 +20,14 @@ use std::{
 use kernel::{Caller, Id, Policy, Principal, Resource, Tenant, Timestamp};
 use records::Records;
 
-pub use model::{Change, Device, DeviceKey, Health, NewDevice};
+pub use model::{Change, Device, DeviceKey, DeviceState, Health, NewDevice, patience};
+pub use places::{Place, Stream};
 
-use crate::{Error, model::DatastreamInfo, route::action};
+use crate::{
+    Error,
+    model::{DatastreamInfo, EntityId},
+    route::action,
+};
 use live::{Entry, Live};
 use model::check_word;
 use token::Kind;
@@ -34,6 +40,11 @@ const KEYS: usize = 10;
 const PAGE: usize = 200;
 /// Rows written down in one transaction.
 const CHUNK: usize = 1_000;
+/// Devices that one look at the desk goes through.
+const SURVEY: usize = 5_000;
+
+/// Ends the connections of a caller by its label; what the MQTT door offers.
+pub type Cut = Box<dyn Fn(&str) -> usize + Send + Sync>;
 
 /// The handle. Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +58,9 @@ struct Inner {
     live: Live,
     /// Grows with every change after which a cached caller may be wrong.
     generation: AtomicU64,
+    cut: OnceLock<Cut>,
+    /// Until when keys that ended have cut the connections that were opened with them.
+    cut_until: AtomicI64,
 }
 
 /// A key that was just made.
@@ -60,7 +74,21 @@ impl Devices {
     /// Brings the tables up to date. Blocks; may be called anywhere.
     pub fn open(records: Records, policy: Arc<dyn Policy>) -> Result<Self, Error> {
         records.migrate("sensing_devices", store::MIGRATIONS)?;
-        Ok(Self { inner: Arc::new(Inner { records, policy, live: Live::default(), generation: AtomicU64::new(0) }) })
+        let cut_until = AtomicI64::new(records.now().as_micros());
+        let (live, generation, cut) = (Live::default(), AtomicU64::new(0), OnceLock::new());
+        Ok(Self { inner: Arc::new(Inner { records, policy, live, generation, cut, cut_until }) })
+    }
+
+    /// Says how connections are ended whose key or device is no longer good. Once; later calls change nothing.
+    pub fn cutting_with(&self, cut: Cut) {
+        drop(self.inner.cut.set(cut));
+    }
+    /// A connection is let in by its key and stays open without it, so that whoever takes a key away must end it. A device that has another
+    /// good key comes back by itself.
+    fn cut(&self, id: Id<Device>) {
+        if let Some(cut) = self.inner.cut.get() {
+            cut(&format!("device:{id}"));
+        }
     }
 
     fn now(&self) -> Timestamp {
@@ -76,6 +104,11 @@ impl Devices {
         )
     }
 
+    /// Whether a caller may see, or also manage, the devices of a department.
+    pub fn allows(&self, caller: &Caller, manage: bool, tenant: &Tenant) -> bool {
+        self.may(caller, manage, tenant)
+    }
+
     /// 404 for those who may not even read it, 403 for those who may only read.
     fn demand(&self, caller: &Caller, manage: bool, device: &Device) -> Result<(), Error> {
         if self.may(caller, manage, &device.tenant) {
@@ -89,7 +122,11 @@ impl Devices {
 
     async fn find(&self, id: Id<Device>) -> Result<Device, Error> {
         let found = self.inner.records.read(move |read| store::get(read, id)).await?;
-        found.ok_or_else(|| Error::not_found("The device"))
+        let mut device = found.ok_or_else(|| Error::not_found("The device"))?;
+        for key in &mut device.keys {
+            key.used_at = key.used_at.max(self.inner.live.last_used(&key.prefix));
+        }
+        Ok(device)
     }
 
     /// Adds a device. It has no key yet.
@@ -122,13 +159,55 @@ impl Devices {
         Ok(self.inner.records.read(move |read| store::list(read, &tenant, &after, PAGE)).await?)
     }
 
+    /// Devices of a tenant with their health, up to 5,000 after a key, and whether there are more: for a desk that sorts them by how they are, which no
+    /// index knows.
+    pub async fn survey(
+        &self,
+        caller: &Caller,
+        tenant: &Tenant,
+        after: &str,
+    ) -> Result<(Vec<(Device, Health)>, bool), Error> {
+        if !self.may(caller, false, tenant) {
+            return Err(Error::not_found("The list"));
+        }
+        let (tenant, after) = (tenant.clone(), after.to_owned());
+        let mut found = self.inner.records.read(move |read| store::list(read, &tenant, &after, SURVEY + 1)).await?;
+        let more = found.len() > SURVEY;
+        found.truncate(SURVEY);
+        let with_health = found.into_iter().map(|device| {
+            let health = self.health(&device);
+            (device, health)
+        });
+        Ok((with_health.collect(), more))
+    }
+
+    /// The shortest interval that the Datastreams of each device of a tenant expect, in seconds.
+    pub async fn intervals(&self, tenant: &Tenant) -> Result<std::collections::HashMap<Id<Device>, i64>, Error> {
+        let tenant = tenant.clone();
+        Ok(self.inner.records.read(move |read| places::intervals(read, &tenant)).await?)
+    }
+
+    /// Things of a tenant with their Datastreams, as a device may be given to them.
+    pub async fn places(&self, tenant: &Tenant, things: &[EntityId]) -> Result<Vec<Place>, Error> {
+        let (tenant, things) = (tenant.clone(), things.to_vec());
+        Ok(self.inner.records.read(move |read| places::places(read, &tenant, &things)).await?)
+    }
+
+    /// Things of a tenant whose name, key or number contains `sought`; without a word, those that no device writes to yet.
+    pub async fn find_places(&self, tenant: &Tenant, sought: &str, most: usize) -> Result<Vec<Place>, Error> {
+        let (tenant, sought) = (tenant.clone(), sought.to_lowercase());
+        Ok(self.inner.records.read(move |read| places::find(read, &tenant, &sought, most)).await?)
+    }
+
     pub async fn update(&self, caller: &Caller, id: Id<Device>, change: Change) -> Result<Device, Error> {
         let device = self.find(id).await?;
         self.demand(caller, true, &device)?;
         for (field, text, most) in
             [("/name", &change.name, 200), ("/kind", &change.kind, 80), ("/firmware", &change.firmware, 200)]
         {
-            text.as_deref().map_or(Ok(()), |text| check_word(field, text, most))?;
+            // No word for the firmware is a word too: it is not known any more.
+            let given = text.as_deref().filter(|text| !(text.is_empty() && field == "/firmware"));
+            given.map_or(Ok(()), |text| check_word(field, text, most))?;
         }
         check_things(change.things.as_deref().unwrap_or_default())?;
         let caller = caller.clone();
@@ -144,6 +223,7 @@ impl Devices {
         self.inner.records.write(move |tx| store::delete(tx, &caller, &device)).await?;
         self.inner.live.remove(&id.to_string());
         self.inner.generation.fetch_add(1, Relaxed);
+        self.cut(id);
         Ok(())
     }
 
@@ -173,6 +253,7 @@ impl Devices {
         let device = self.find(id).await?;
         self.demand(caller, true, &device)?;
         let now = self.now();
+        let at_once = others.is_some_and(|at| at <= now);
         let good = device.keys.iter().filter(|k| k.expires_at.is_none_or(|at| at > now)).count();
         if good >= KEYS {
             return Err(Error::conflict(format!("The device has {good} keys already. Revoke one first.")));
@@ -190,6 +271,9 @@ impl Devices {
             })
             .await?;
         self.inner.generation.fetch_add(1, Relaxed);
+        if at_once {
+            self.cut(id);
+        }
         Ok(NewKey { secret: key.text, prefix: key.prefix })
     }
 
@@ -199,6 +283,7 @@ impl Devices {
         let (caller, prefix) = (caller.clone(), prefix.to_owned());
         self.inner.records.write(move |tx| store::delete_key(tx, &caller, &device, &prefix)).await?;
         self.inner.generation.fetch_add(1, Relaxed);
+        self.cut(id);
         Ok(())
     }
 
@@ -206,12 +291,14 @@ impl Devices {
     pub async fn authenticate(&self, key: &str) -> Result<Option<Caller>, Error> {
         let Some((Kind::Device, prefix)) = token::parse(key) else { return Ok(None) };
         let (prefix, now) = (prefix.to_owned(), self.now());
-        let found = self.inner.records.read(move |read| store::by_prefix(read, &prefix, now)).await?;
+        let asked = prefix.clone();
+        let found = self.inner.records.read(move |read| store::by_prefix(read, &asked, now)).await?;
         let Some((device, hash)) = found else { return Ok(None) };
         if !token::matches(key, &hash) {
             return Ok(None);
         }
         self.inner.live.put(&device.id.to_string(), entry(&device));
+        self.inner.live.used(&prefix, now);
         Ok(Some(Caller {
             principal: Principal::Device { id: device.id.to_string().into() },
             tenant: Some(device.tenant),
@@ -241,10 +328,10 @@ impl Devices {
             self.inner.live.observed(id, self.now(), phenomenon, count);
         }
     }
-    /// A device sent what was refused.
-    pub fn refused(&self, caller: &Caller) {
+    /// A device sent what was refused, and why.
+    pub fn refused(&self, caller: &Caller, why: &str) {
         if let Principal::Device { id } = &caller.principal {
-            self.inner.live.refused(id, self.now());
+            self.inner.live.refused(id, self.now(), why);
         }
     }
     /// A device's MQTT connection began or ended.
@@ -256,7 +343,18 @@ impl Devices {
     /// How a device is doing; the zero of everything for one that has not spoken to this process.
     pub fn health(&self, device: &Device) -> Health {
         let live = self.inner.live.health(&device.id.to_string(), self.now()).unwrap_or_default();
-        Health { seen_at: live.seen_at.max(device.seen_at), ..live }
+        let (refused_at, refusal) = if device.refused_at > live.refused_at {
+            (device.refused_at, device.refusal.clone())
+        } else {
+            (live.refused_at, live.refusal)
+        };
+        Health {
+            seen_at: live.seen_at.max(device.seen_at),
+            observed_at: live.observed_at.max(device.observed_at),
+            refused_at,
+            refusal,
+            ..live
+        }
     }
     /// Devices heard of by this process within a day.
     pub fn live(&self) -> usize {
@@ -268,7 +366,8 @@ impl Devices {
         self.inner.generation.load(Relaxed)
     }
 
-    /// Writes down when devices were last heard of. To be called about once a minute and before the end.
+    /// Writes down when devices were last heard of and keys last used, and ends connections whose key has ended meanwhile. To be called about once a
+    /// minute and before the end.
     pub async fn persist(&self) -> Result<usize, Error> {
         let unwritten = self.inner.live.unwritten(self.now());
         for chunk in unwritten.chunks(CHUNK) {
@@ -276,6 +375,15 @@ impl Devices {
             self.inner.records.write(move |tx| store::saw(tx, &rows)).await?;
             self.inner.live.wrote(chunk);
         }
+        let used = self.inner.live.take_used();
+        for chunk in used.chunks(CHUNK) {
+            let rows = chunk.to_vec();
+            self.inner.records.write(move |tx| store::used(tx, &rows)).await?;
+        }
+        let (from, until) = (Timestamp::from_micros(self.inner.cut_until.load(Relaxed)), self.now());
+        let ended = self.inner.records.read(move |read| store::expired(read, from, until)).await?;
+        self.inner.cut_until.store(until.as_micros(), Relaxed);
+        ended.into_iter().for_each(|id| self.cut(id));
         Ok(unwritten.len())
     }
 
@@ -283,6 +391,7 @@ impl Devices {
         let id = device.id.to_string();
         if !device.enabled {
             self.inner.live.remove(&id);
+            self.cut(device.id);
         } else if self.inner.live.get(&id).is_some() {
             self.inner.live.put(&id, entry(device));
         }
@@ -294,7 +403,7 @@ fn entry(device: &Device) -> Entry {
     Entry::new(device.tenant.clone(), device.gateway, device.things.iter().copied().collect())
 }
 
-fn check_things(things: &[crate::model::EntityId]) -> Result<(), Error> {
+fn check_things(things: &[EntityId]) -> Result<(), Error> {
     if things.len() > THINGS {
         return Err(Error::field(
             "/things",

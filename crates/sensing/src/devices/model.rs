@@ -23,6 +23,11 @@ pub struct Device {
     pub created_at: Timestamp,
     /// When it was last heard of, as of the last time this was written down (about a minute).
     pub seen_at: Option<Timestamp>,
+    /// When it last sent an Observation that was taken, and one that was refused; written down together with `seen_at`.
+    pub observed_at: Option<Timestamp>,
+    pub refused_at: Option<Timestamp>,
+    /// Why the last one was refused.
+    pub refusal: Option<String>,
     pub keys: Vec<DeviceKey>,
 }
 
@@ -37,6 +42,8 @@ pub struct DeviceKey {
     pub created_at: Timestamp,
     /// No longer good from then on.
     pub expires_at: Option<Timestamp>,
+    /// When the device last came in with it, to the minute.
+    pub used_at: Option<Timestamp>,
 }
 
 /// What registering asks for.
@@ -67,9 +74,14 @@ pub struct Change {
 }
 
 /// How a device is doing, from what it sends to this process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Health {
     pub seen_at: Option<Timestamp>,
+    /// When it last sent what was taken, and what was refused.
+    pub observed_at: Option<Timestamp>,
+    pub refused_at: Option<Timestamp>,
+    /// Why the last one was refused.
+    pub refusal: Option<String>,
     /// Observations in the last whole minute.
     pub per_minute: u64,
     /// Observations since this process started.
@@ -82,10 +94,108 @@ pub struct Health {
     pub connected: bool,
 }
 
+/// How a device is, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeviceState {
+    /// Sends something that is not taken.
+    Refused,
+    /// Was heard of, and sends nothing any more.
+    Silent,
+    NeverSeen,
+    Healthy,
+    /// Taken out of service.
+    Disabled,
+}
+
+impl DeviceState {
+    pub const ALL: [Self; 5] = [Self::Refused, Self::Silent, Self::NeverSeen, Self::Healthy, Self::Disabled];
+
+    /// The word in addresses.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Silent => "silent",
+            Self::NeverSeen => "never-seen",
+            Self::Healthy => "healthy",
+            Self::Disabled => "disabled",
+        }
+    }
+
+    /// `patience` is how long the device may be quiet, in seconds.
+    pub fn of(device: &Device, health: &Health, patience: i64, now: Timestamp) -> Self {
+        let lately = |at: Option<Timestamp>| at.is_some_and(|at| now.micros_since(at) <= patience * 1_000_000);
+        match () {
+            () if !device.enabled => Self::Disabled,
+            () if health.seen_at.is_none() => Self::NeverSeen,
+            // One that sends some of its values wrongly is not well, though others are taken.
+            () if lately(health.refused_at) => Self::Refused,
+            () if lately(health.observed_at) => Self::Healthy,
+            () => Self::Silent,
+        }
+    }
+}
+
+/// How long a device may be quiet whose Datastreams do not say how often they are written.
+const PATIENCE: i64 = 3_600;
+/// And at least, because what other processes hear is written down once a minute.
+const LEAST_PATIENCE: i64 = 300;
+
+/// Seconds of quiet after which a device is silent: three of the shortest interval that its Datastreams expect.
+pub fn patience(shortest_interval: Option<i64>) -> i64 {
+    shortest_interval.map_or(PATIENCE, |seconds| seconds.saturating_mul(3).max(LEAST_PATIENCE))
+}
+
 /// A name, kind or key that can be shown, logged and put in a topic.
 pub(super) fn check_word(field: &str, text: &str, most: usize) -> Result<(), crate::Error> {
     if (1..=most).contains(&text.chars().count()) && !text.chars().any(char::is_control) {
         return Ok(());
     }
     Err(crate::Error::field(field, format!("1 to {most} characters without control characters are expected")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_in_one_state() {
+        let at = |secs| Some(Timestamp::from_secs(secs));
+        let mut device = Device {
+            id: Id::new(Timestamp::from_secs(0), 1),
+            tenant: Tenant::parse("dsd").expect("slug"),
+            key: "k".into(),
+            name: "n".into(),
+            kind: "k".into(),
+            firmware: None,
+            things: Vec::new(),
+            gateway: false,
+            enabled: true,
+            created_at: Timestamp::from_secs(0),
+            seen_at: None,
+            observed_at: None,
+            refused_at: None,
+            refusal: None,
+            keys: Vec::new(),
+        };
+        let check = |device: &Device, seen, observed, refused, expect| {
+            let health = Health { seen_at: seen, observed_at: observed, refused_at: refused, ..Health::default() };
+            let state = DeviceState::of(device, &health, 600, Timestamp::from_secs(10_000));
+            assert_eq!(state, expect, "{seen:?} {observed:?} {refused:?}");
+        };
+        check(&device, None, None, None, DeviceState::NeverSeen);
+        check(&device, at(9_990), at(9_990), None, DeviceState::Healthy);
+        check(&device, at(9_990), at(9_400), None, DeviceState::Healthy);
+        check(&device, at(9_990), at(9_399), None, DeviceState::Silent);
+        check(&device, at(9_990), None, None, DeviceState::Silent);
+        check(&device, at(9_990), at(9_990), at(9_500), DeviceState::Refused);
+        check(&device, at(9_990), at(9_990), at(9_000), DeviceState::Healthy);
+        check(&device, at(9_000), None, at(9_000), DeviceState::Silent);
+        device.enabled = false;
+        check(&device, at(9_990), at(9_990), None, DeviceState::Disabled);
+    }
+
+    #[test]
+    fn patience_follows_what_is_expected() {
+        assert_eq!([patience(None), patience(Some(10)), patience(Some(3_600))], [3_600, 300, 10_800]);
+    }
 }

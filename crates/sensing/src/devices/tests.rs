@@ -156,7 +156,7 @@ async fn what_was_heard_is_written_down_in_bulk() {
     for _ in 0..1_000 {
         town.devices.observed(&caller, Some(town.clock.now().plus_secs(-2)), 5);
     }
-    town.devices.refused(&caller);
+    town.devices.refused(&caller, "the result is not a number");
     assert_eq!(town.records.stats().commands, commands, "no write per message");
     let device = town.devices.get(&manager, id).await.unwrap();
     let health = town.devices.health(&device);

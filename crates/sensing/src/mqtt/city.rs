@@ -67,8 +67,8 @@ pub trait Rights: Send + Sync + 'static {
 
     /// `count` Observations of `caller` have become durable; `latest` is their newest phenomenonTime. For the health of devices.
     fn recorded(&self, _caller: &Caller, _latest: Option<Timestamp>, _count: u64) {}
-    /// A message of `caller` was refused.
-    fn refused(&self, _caller: &Caller) {}
+    /// A message of `caller` was refused, and why.
+    fn refused(&self, _caller: &Caller, _why: &str) {}
     /// `caller`'s connection has begun or ended.
     fn connected(&self, _caller: &Caller, _connected: bool) {}
 }

@@ -616,7 +616,7 @@ impl Connection {
             }
             Routed::Refused(reason, why) => {
                 self.hub.stats.rejected.add(1);
-                self.hub.rights.refused(&self.caller);
+                self.hub.rights.refused(&self.caller, &why);
                 if self.version == Version::V3 && publish.qos != QoS::AtMostOnce {
                     // 3.1.1 can only acknowledge or hang up (section 3.3.5), and an acknowledgement would be a lie.
                     return Err(End::Told(Reason::NotAuthorized));

@@ -6,18 +6,18 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use kernel::{Caller, Id, PageSize, Problem, Resource};
+use kernel::{Id, PageSize, Problem};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{
+    deliveries::{self, Wanted},
     model::{Delivery, DeliveryState},
-    store,
 };
 use crate::{
     Audience, Error, Route,
     alarms::{
-        self, Alarms, LIMITS,
+        Alarms, LIMITS,
         api::{Who, caller, fresh, parse_id, signed_in},
     },
     route::action::{ALARM_READ, RULE_MANAGE},
@@ -70,12 +70,8 @@ async fn list(State(alarms): State<Alarms>, who: Who, query: Queried<Asked>) -> 
     let after = asked.after.as_deref().map(|id| id.parse().map_err(|e: String| Error::field("after", e)));
     let (state, alarm, after) = (state.transpose()?, alarm.transpose()?, after.transpose()?);
     let limit = PageSize::clamp(asked.limit.map(|l| l.max(1)), &LIMITS).get();
-    let visible = alarms.visible(&caller);
-    let found = alarms.records().read(move |read| store::list(read, &visible, state, alarm, after, limit + 1));
-    let mut deliveries = found.await.map_err(alarms::stored)?;
-    let more = deliveries.len() > limit;
-    deliveries.truncate(limit);
-    let next = deliveries.last().filter(|_| more).map(|d| d.id);
+    let wanted = Wanted { state, alarm, after };
+    let (deliveries, next) = deliveries::list(&alarms, &caller, wanted, limit).await?;
     Ok(fresh(Json(json!({ "deliveries": deliveries, "next": next }))))
 }
 
@@ -85,30 +81,6 @@ async fn retry(State(alarms): State<Alarms>, who: Who, Path(id): Path<String>) -
         return Err(Problem::unauthenticated().into());
     }
     let id: Id<Delivery> = parse_id(&id)?;
-    let found = alarms.records().read(move |read| store::get(read, id)).await.map_err(alarms::stored)?;
-    let visible = alarms.visible(&caller);
-    let missing = || Error::not_found(format!("The delivery {id}"));
-    let delivery = found.filter(|d| visible.admits(&d.tenant, false)).ok_or_else(missing)?;
-    may_manage(&alarms, &caller, &delivery)?;
-    let revived = alarms.records().write(move |tx| {
-        let revived = store::revive(tx, id)?;
-        if revived {
-            let detail = json!({ "alarm": delivery.alarm, "recipient": delivery.recipient });
-            tx.audit(&caller, "delivery:retry", "Delivery", &id.to_string(), Some(&delivery.tenant), detail)?;
-        }
-        Ok::<_, records::Error>(revived)
-    });
-    if !revived.await.map_err(alarms::stored)? {
-        return Err(Error::conflict("Only a notification that was given up can be tried again."));
-    }
+    deliveries::retry(&alarms, &caller, id).await?;
     Ok(fresh(Json(json!({ "id": id, "state": DeliveryState::Pending }))))
-}
-
-fn may_manage(alarms: &Alarms, caller: &Caller, delivery: &Delivery) -> Result<(), Error> {
-    let id = delivery.id.to_string();
-    let resource = Resource { kind: "Rule", id: &id, tenant: Some(&delivery.tenant), public: false };
-    if alarms.policy().allows(caller, RULE_MANAGE, &resource) {
-        return Ok(());
-    }
-    Err(Problem::forbidden("Ask the department's rule manager to send it again.").into())
 }

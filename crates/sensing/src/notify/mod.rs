@@ -4,6 +4,7 @@
 //! succeeds or is given up, also across a crash. At least once; every attempt carries the same id.
 
 pub mod api;
+pub mod deliveries;
 mod directory;
 pub mod guard;
 pub mod live;

@@ -4,7 +4,9 @@
 
 mod alarms;
 mod datastream;
+mod devices;
 mod directory;
+mod form;
 mod map;
 mod things;
 
@@ -13,9 +15,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{Router, routing::get};
 use kernel::{Action, Caller, Text, Timestamp};
 
-use crate::{Audience, Catalog, Route, Scope, alarms::Alarms, observe::Observe, route::action};
+use crate::{Audience, Catalog, Route, Scope, alarms::Alarms, devices::Devices, observe::Observe, route::action};
 
+pub use devices::Door;
 pub use directory::{Directory, System};
+
+/// Every address of these pages.
+pub fn routes() -> Vec<Route> {
+    [ROUTES, devices::ROUTES].concat()
+}
 
 /// The words of these pages.
 pub const TEXTS: ui::Texts = ui::Texts {
@@ -44,17 +52,21 @@ pub struct Pages {
     /// Names of departments by their slug.
     owners: Arc<BTreeMap<String, Text>>,
     base: Option<BaseMap>,
+    devices: Devices,
+    /// Where devices connect; `None` when the door is closed.
+    door: Option<Door>,
 }
 
 impl Pages {
     pub fn new(
-        (catalog, observe, alarms): (Catalog, Observe, Alarms),
+        (catalog, observe, alarms, devices): (Catalog, Observe, Alarms, Devices),
         systems: Vec<System>,
         owners: BTreeMap<String, Text>,
         base: Option<BaseMap>,
+        door: Option<Door>,
     ) -> Self {
         let directory = Arc::new(Directory::new(catalog.clone(), systems));
-        Self { catalog, observe, alarms, directory, owners: Arc::new(owners), base }
+        Self { catalog, observe, alarms, directory, owners: Arc::new(owners), base, devices, door }
     }
     fn scope(&self, caller: &Caller) -> Arc<Scope> {
         self.catalog.scope(caller)
@@ -113,6 +125,7 @@ pub fn router(pages: Pages) -> Router {
         .route("/api/map/layers/{layer}", get(map::layer))
         .route("/api/datastreams/{id}/series", get(datastream::series))
         .route("/api/datastreams/{id}/observations.csv", get(datastream::csv))
+        .merge(devices::router())
         .with_state(pages)
 }
 

@@ -46,20 +46,51 @@ pub struct SensorThings {
     engine: Engine,
     settings: Arc<Settings>,
     rights: Option<Rights>,
+    watch: Option<Watch>,
 }
+
+/// What came of Observations that a caller sent by HTTP; for the health of devices.
+#[derive(Clone, Copy, Debug)]
+pub enum Sent<'a> {
+    /// So many were recorded; the phenomenonTime of the newest, where it is known.
+    Recorded(u64, Option<kernel::Timestamp>),
+    Refused(&'a str),
+}
+
+/// Is told what came of it.
+pub type Watch = Arc<dyn Fn(&kernel::Caller, Sent<'_>) + Send + Sync>;
 
 /// Whether a caller may add Observations to a Datastream: the same question, with the same answer, as at the MQTT door.
 pub type Rights = Arc<dyn Fn(&kernel::Caller, &crate::model::DatastreamInfo) -> bool + Send + Sync>;
 
 impl SensorThings {
     pub fn new(engine: Engine, settings: Settings) -> Self {
-        Self { engine, settings: Arc::new(settings), rights: None }
+        Self { engine, settings: Arc::new(settings), rights: None, watch: None }
     }
     /// Asks `rights` instead of the policy alone who may add Observations: a device writes to its own Things only.
     #[must_use]
     pub fn guarded(mut self, rights: Rights) -> Self {
         self.rights = Some(rights);
         self
+    }
+    /// Tells `watch` of every Observation that came by HTTP.
+    #[must_use]
+    pub fn watched(mut self, watch: Watch) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+    fn sent(&self, caller: &kernel::Caller, sent: Sent<'_>) {
+        if let Some(watch) = &self.watch {
+            watch(caller, sent);
+        }
+    }
+    /// Tells of a refusal that the sender is to blame for; what the server could not do is none.
+    fn told(&self, caller: &kernel::Caller, error: &crate::Error) {
+        if let crate::Error::Refused(problem) = error
+            && problem.status.is_client_error()
+        {
+            self.sent(caller, Sent::Refused(&problem.detail));
+        }
     }
     pub fn engine(&self) -> &Engine {
         &self.engine

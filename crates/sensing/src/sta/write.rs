@@ -7,7 +7,7 @@ use kernel::{Caller, Problem, Resource};
 use serde_json::{Value, json};
 
 use super::{
-    MaybeCaller, Response, SensorThings, caller, empty,
+    MaybeCaller, Response, SensorThings, Sent, caller, empty,
     json::Writer,
     json_response, name_of, nothing_there,
     path::{Path, Tail},
@@ -206,7 +206,12 @@ pub async fn create(
             Source::Related { entity: EntityType::FeatureOfInterest, id, .. } => (None, Some(id)),
             _ => (None, None),
         };
-        let observation = state.observe(&caller, &body, datastream, feature).await?;
+        let observed = state.observe(&caller, &body, datastream, feature).await;
+        match &observed {
+            Ok(observation) => state.sent(&caller, Sent::Recorded(1, Some(observation.phenomenon.end))),
+            Err(error) => state.told(&caller, error),
+        }
+        let observation = observed?;
         return state.created(&caller, &headers, path.entity, TokenId::Observation(observation.id())).await;
     }
     let parent = match source {

@@ -27,6 +27,8 @@ pub enum Filter {
     Search { name: &'static str, label: String },
     /// Boxes of which several may be checked; the parameter repeats.
     Checks { name: &'static str, label: String, choices: Vec<FilterChoice> },
+    /// One of several; the first stands when the address names none.
+    One { name: &'static str, label: String, choices: Vec<FilterChoice>, chosen: String },
 }
 
 /// All filters of a page. Their values come from the page's query.
@@ -46,6 +48,18 @@ impl Filters {
         self.filters.push(Filter::Checks { name, label: label.to_string(), choices });
         self
     }
+    /// A list of which one stands, such as a department; `chosen` is what the page shows now.
+    #[must_use]
+    pub fn one(
+        mut self,
+        name: &'static str,
+        label: impl std::fmt::Display,
+        choices: Vec<FilterChoice>,
+        chosen: impl Into<String>,
+    ) -> Self {
+        self.filters.push(Filter::One { name, label: label.to_string(), choices, chosen: chosen.into() });
+        self
+    }
 
     pub fn html(&self, page: &Page) -> Markup {
         let mut out = Markup::default();
@@ -55,7 +69,7 @@ impl Filters {
             .filters
             .iter()
             .map(|f| match f {
-                Filter::Search { name, .. } | Filter::Checks { name, .. } => *name,
+                Filter::Search { name, .. } | Filter::Checks { name, .. } | Filter::One { name, .. } => *name,
             })
             .collect();
         // What the filters do not own (sorting, the view) stays as it is; paging starts anew.
@@ -89,12 +103,28 @@ impl Filters {
                     }
                     out.raw("</fieldset>");
                 }
+                Filter::One { name, label, choices, chosen } => {
+                    out.raw("<div class=\"field\"><label for=\"filter-").raw(name).raw("\">").text(label);
+                    out.raw("</label><select id=\"filter-").raw(name).raw("\" name=\"").raw(name).raw("\">");
+                    for choice in choices {
+                        out.raw("<option value=\"").text(&choice.value).raw("\"");
+                        out.raw(if choice.value == *chosen { " selected>" } else { ">" }).text(&choice.label);
+                        out.raw("</option>");
+                    }
+                    out.raw("</select></div>");
+                }
             }
         }
         out.raw("<div class=\"actions\"><button class=\"button\">").text(page.t("filters.apply")).raw("</button>");
-        if own.iter().any(|name| page.query.get(name).is_some()) {
-            let cleared =
-                own.iter().fold(page.query.clone(), |q, name| q.without(name)).without("page").without("after");
+        // One of several always stands: there is nothing to clear about it.
+        let stands = |name: &str| self.filters.iter().any(|f| matches!(f, Filter::One { name: n, .. } if *n == name));
+        if own.iter().any(|name| !stands(name) && page.query.get(name).is_some()) {
+            let cleared = own
+                .iter()
+                .filter(|n| !stands(n))
+                .fold(page.query.clone(), |q, name| q.without(name))
+                .without("page")
+                .without("after");
             out.raw(" <a href=\"").text(page.address(page.language, &cleared)).raw("\">").text(page.t("filters.clear"));
             out.raw("</a>");
         }

@@ -1,5 +1,6 @@
 //! The parts that pages are made of. Each is plain data with a method `html(&page)` that a template writes as `{{ part.html(page) }}`.
 
+mod act;
 mod badge;
 mod chart;
 mod filters;
@@ -8,6 +9,7 @@ mod live;
 mod notice;
 mod table;
 
+pub use act::Act;
 pub use badge::{Badge, Legend, State};
 pub use chart::{LineChart, Series};
 pub use filters::{Filter, FilterChoice, Filters};

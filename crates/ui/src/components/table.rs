@@ -111,6 +111,7 @@ pub struct Table {
     rows: Vec<Row>,
     empty: String,
     downloads: Vec<Download>,
+    headed: bool,
 }
 
 impl Table {
@@ -122,7 +123,14 @@ impl Table {
             rows: Vec::new(),
             empty: String::new(),
             downloads: Vec::new(),
+            headed: false,
         }
+    }
+    /// The heading above says what the rows are: the caption is for those who hear it.
+    #[must_use]
+    pub fn headed(mut self) -> Self {
+        self.headed = true;
+        self
     }
     #[must_use]
     pub fn column(mut self, column: Column) -> Self {
@@ -150,7 +158,8 @@ impl Table {
         let mut out = Markup::default();
         // Focusable, so that the keyboard can scroll it when it is wider than the window (WCAG 2.1.1).
         out.raw("<div class=\"table\" role=\"region\" tabindex=\"0\" aria-label=\"").text(&self.caption);
-        out.raw("\"><table><caption>").text(&self.caption).raw("</caption><thead><tr>");
+        let caption = if self.headed { "\"><table><caption class=\"visually-hidden\">" } else { "\"><table><caption>" };
+        out.raw(caption).text(&self.caption).raw("</caption><thead><tr>");
         let sort = page.query.get("sort").unwrap_or_default();
         for column in &self.columns {
             Self::head(&mut out, column, &sort, page);
