@@ -144,7 +144,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
         started_at,
         pack: format!("{} {}", pack.city.name, pack.hash.chars().take(12).collect::<String>()),
     };
-    let router = router(&config, (&stores, city.observe.table()), rooms, &site, &callers, &metrics, tracer, &routes, console);
+    let router =
+        router(&config, (&stores, city.observe.table()), rooms, &site, &callers, &metrics, tracer, &routes, console);
     let first_link = operators.first_link(&pack.operations).await?.map(|token| format!("{public_url}/en/join/{token}"));
     let server = tokio::spawn(serve::serve(listener, router, stop.clone()));
     tracing::info!(
