@@ -90,6 +90,10 @@ impl Problem {
     pub fn too_large(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The request is too large", detail)
     }
+    /// 415: the body is in a form that is not read here.
+    pub fn unsupported_media(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media", "The body is in another form", detail)
+    }
     /// 429.
     pub fn too_many(detail: impl Into<String>, retry_after: u32) -> Self {
         let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "Too many requests", detail);

@@ -42,6 +42,9 @@ pub enum Command {
         /// Print docs/configuration.md instead.
         #[arg(long)]
         document: bool,
+        /// Print docs/endpoints.md instead.
+        #[arg(long)]
+        endpoints: bool,
     },
     /// Check a pack, or bring the stores to it.
     Pack {
@@ -223,6 +226,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Simulate(args) => demo::simulate(args),
         Command::Check { document: true, .. } => {
             print!("{}", config::document());
+            Ok(())
+        }
+        Command::Check { endpoints: true, .. } => {
+            print!("{}", crate::http::openapi::table(&crate::compose::routes()));
             Ok(())
         }
         Command::Check { settings, .. } => {

@@ -147,7 +147,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     let router =
         router(&config, (&stores, city.observe.table()), rooms, &site, &callers, &metrics, tracer, &routes, console);
     let first_link = operators.first_link(&pack.operations).await?.map(|token| format!("{public_url}/en/join/{token}"));
-    let server = tokio::spawn(serve::serve(listener, router, stop.clone()));
+    let server = tokio::spawn(serve::serve(listener, router, config.http.head_timeout, stop.clone()));
     tracing::info!(
         address = %http,
         stores_ms = opened.as_millis() as u64,
@@ -269,7 +269,9 @@ pub fn routes() -> Vec<Route> {
 const OWN: &[Route] = &[
     own("/health/live", "Whether the process answers"),
     own("/health/ready", "Whether every store answers"),
+    own("/metrics", "Figures for Prometheus; none of them names a department or a device"),
     own("/api/openapi.json", "This description"),
+    own("/assets/{file}", "Styles, scripts and the base map, named by their content"),
 ];
 
 const fn own(path: &'static str, summary: &'static str) -> Route {
@@ -331,8 +333,10 @@ fn router(
         timeout: config.http.timeout,
         body_limit: config.http.body_limit,
         trust_proxy: config.http.trust_proxy,
+        https: callers.secure,
     };
-    ui::install(pages, site)
+    ui::install(pages.layer(axum::middleware::from_fn(edge::problems)), site)
+        .layer(axum::middleware::from_fn(edge::problems))
         .layer(axum::middleware::from_fn_with_state(callers.clone(), layer::callers))
         .layer(DefaultBodyLimit::disable())
         .layer(RequestBodyLimitLayer::new(config.http.body_limit))

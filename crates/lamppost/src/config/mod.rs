@@ -65,6 +65,7 @@ pub struct Http {
     pub public_url: Option<String>,
     pub body_limit: usize,
     pub timeout: Duration,
+    pub head_timeout: Duration,
     pub concurrency: usize,
     pub trust_proxy: bool,
 }
@@ -227,6 +228,7 @@ impl Reader<'_> {
                 public_url,
                 body_limit: self.positive("http.body_limit"),
                 timeout: self.duration("http.timeout"),
+                head_timeout: self.duration("http.head_timeout"),
                 concurrency: self.positive("http.concurrency"),
                 trust_proxy: self.truth("http.trust_proxy"),
             },

@@ -88,7 +88,13 @@ pub const SETTINGS: &[Setting] = &[
         "http.timeout",
         Duration,
         "30s",
-        "The longest a request may take; live streams (server-sent events) are exempt.",
+        "The longest a request may take until its answer begins; how long a live stream (server-sent events) then lasts is its own.",
+    ),
+    setting(
+        "http.head_timeout",
+        Duration,
+        "15s",
+        "How long a connection may be silent before its first request, and how long the head of a request may take.",
     ),
     setting("http.concurrency", Integer, "1024", "Requests at work at once; more are answered 503 with Retry-After."),
     setting(

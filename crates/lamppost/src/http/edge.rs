@@ -11,7 +11,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use kernel::Problem;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
@@ -37,7 +37,12 @@ pub struct Edge {
     pub timeout: Duration,
     pub body_limit: usize,
     pub trust_proxy: bool,
+    /// The public address begins with `https`.
+    pub https: bool,
 }
+
+/// Bytes of a framework's own words that are passed on.
+const MAX_SAID: usize = 2_000;
 
 pub async fn edge(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
@@ -73,10 +78,63 @@ pub async fn edge(State(edge): State<Arc<Edge>>, mut request: Request, next: Nex
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(REQUEST_ID.clone(), value);
     }
+    edge.secure(response.headers_mut());
+    response
+}
+
+/// Refusals of the framework itself (a method, an address or a form that does not fit, a body that is cut off) are plain text or nothing:
+/// they become problems like all others. Stands inside the shell, which shows problems as pages.
+pub async fn problems(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let plain = response.headers().get(header::CONTENT_TYPE).is_none_or(|t| t.as_bytes().starts_with(b"text/plain"));
+    if !(status.is_client_error() || status.is_server_error()) || !plain {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let said = axum::body::to_bytes(body, MAX_SAID).await.unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    let or = |fallback: &str| if said.is_empty() { fallback.to_owned() } else { format!("{said}.") };
+    let problem = match status {
+        StatusCode::NOT_FOUND => Problem::not_found("This address"),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            let allowed = parts.headers.get(header::ALLOW).and_then(|a| a.to_str().ok()).unwrap_or("others");
+            Problem::new(status, "method-not-allowed", "This is not done here", format!("The address takes {allowed}."))
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large("The body has more bytes than are accepted here."),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::unsupported_media(or("Send the body in another form.")),
+        status if status.is_client_error() => {
+            Problem { status, ..Problem::bad_request(or("Look at the address and the body.")) }
+        }
+        _ => {
+            tracing::error!(%status, said, "an answer without a problem document");
+            Problem::internal()
+        }
+    };
+    let mut response = problem.into_response();
+    if let Some(allow) = parts.headers.get(header::ALLOW) {
+        response.headers_mut().insert(header::ALLOW, allow.clone());
+    }
     response
 }
 
 impl Edge {
+    /// What also holds for answers that were given before any page was asked.
+    fn secure(&self, headers: &mut HeaderMap) {
+        for (name, value) in [
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::X_FRAME_OPTIONS, "DENY"),
+            (header::REFERRER_POLICY, "strict-origin-when-cross-origin"),
+            (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        ] {
+            headers.entry(name).or_insert(HeaderValue::from_static(value));
+        }
+        if self.https {
+            let year = HeaderValue::from_static("max-age=31536000");
+            headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(year);
+        }
+    }
+
     fn peer(&self, request: &Request) -> IpAddr {
         let connected = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|c| c.0.ip());
         let forwarded = || {
@@ -88,18 +146,20 @@ impl Edge {
     }
 
     fn refusal(&self, request: &Request) -> Option<Problem> {
+        let encoding = request.headers().get(header::CONTENT_ENCODING);
+        if encoding.is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            let detail = "Content-Encoding: requests are not unpacked here. Send the body as it is.";
+            return Some(Problem::unsupported_media(detail));
+        }
         let length = request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
         (length > self.body_limit as u64).then(|| {
             Problem::too_large(format!("The request has {length} bytes; at most {} are accepted.", self.body_limit))
         })
     }
 
-    /// Live streams say `text/event-stream` and end when their reader goes.
+    /// Counted until the answer's head: what streams afterwards has given its permit back. Nobody is exempt for what they say they accept,
+    /// or a body that never comes would hold a permit for ever.
     async fn limited(&self, request: Request, next: Next) -> Response {
-        let accept = request.headers().get(header::ACCEPT).map_or(&b""[..], HeaderValue::as_bytes);
-        if accept.starts_with(b"text/event-stream") {
-            return next.run(request).await;
-        }
         match tokio::time::timeout(self.timeout, next.run(request)).await {
             Ok(response) => response,
             Err(_) => {

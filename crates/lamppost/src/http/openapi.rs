@@ -1,6 +1,7 @@
 //! `/api/openapi.json` (OpenAPI 3.1), from the same lists of routes that the tests go through.
 
 use axum::{Json, response::IntoResponse};
+use kernel::Language;
 use sensing::{Audience, Route};
 use serde_json::{Map, Value, json};
 
@@ -11,14 +12,15 @@ pub fn document(routes: &[Route], title: &str) -> Value {
         let (path, parameters) = template(route.path);
         let parameters: Vec<Value> = parameters
             .iter()
-            .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+            .map(|name| json!({"name": name, "in": "path", "required": true, "schema": parameter(name)}))
             .collect();
         let security = match route.audience {
             Audience::Public => json!([{}, {"key": []}, {"session": []}]),
             Audience::SignedIn | Audience::Role(_) => json!([{"key": []}, {"session": []}]),
             Audience::DeviceKey => json!([{"key": []}, {"device": []}]),
         };
-        let operation = json!({
+        let page = route.path.starts_with("/{language}");
+        let mut operation = json!({
             "summary": route.summary,
             "operationId": format!("{}{}", route.method.to_ascii_lowercase(), operation_name(route.path)),
             "tags": [route.action.0.split(':').next().unwrap_or_default()],
@@ -27,10 +29,22 @@ pub fn document(routes: &[Route], title: &str) -> Value {
             "security": security,
             "responses": {
                 "2XX": {"description": "Done."},
+                "3XX": {"description": "The answer is at another address, or has not changed."},
                 "4XX": {"$ref": "#/components/responses/Problem"},
                 "5XX": {"$ref": "#/components/responses/Problem"},
             },
         });
+        if matches!(route.method, "POST" | "PUT" | "PATCH") {
+            let (kind, schema) = if page {
+                (
+                    "application/x-www-form-urlencoded",
+                    json!({"type": "object", "additionalProperties": {"type": "string"}}),
+                )
+            } else {
+                ("application/json", json!({"type": ["object", "array"]}))
+            };
+            operation["requestBody"] = json!({"content": {kind: {"schema": schema}}});
+        }
         let item = paths.entry(path).or_insert_with(|| json!({}));
         item[route.method.to_ascii_lowercase()] = operation;
     }
@@ -66,6 +80,47 @@ pub fn document(routes: &[Route], title: &str) -> Value {
     })
 }
 
+/// What a part of the address may be.
+fn parameter(name: &str) -> Value {
+    match name {
+        "language" => json!({"type": "string", "enum": Language::ALL.map(Language::segment)}),
+        _ => json!({"type": "string", "minLength": 1}),
+    }
+}
+
+/// docs/endpoints.md: the same list for people, one table a room.
+pub fn table(routes: &[Route]) -> String {
+    let mut out = String::from(
+        "# Endpoints\n\nEvery address of the program, who may reach it, and what the policy is asked (`packs/*/policies`). What a caller then sees \
+         or changes is decided\nfor each department's data: what one may not see answers as what does not exist. *Audited* calls leave a row in \
+         the audit.\n\nMade by `lamppost check --endpoints`; tests and `/api/openapi.json` come from the same list.\n",
+    );
+    let room = |route: &Route| route.action.0.split(':').next().unwrap_or_default();
+    let mut sorted: Vec<&Route> = routes.iter().collect();
+    sorted.sort_by_key(|r| (room(r), r.path, r.method));
+    for of_room in sorted.chunk_by(|a, b| room(a) == room(b)) {
+        let name = of_room.first().map_or("", |r| room(r));
+        out.push_str(&format!(
+            "\n## {name}\n\n| Method | Address | Who | Action | Audited | What |\n|---|---|---|---|---|---|\n"
+        ));
+        for Route { method, path, action, audience, audit, summary } in of_room {
+            let who = match audience {
+                Audience::Public => "everybody".to_owned(),
+                Audience::SignedIn => "who is signed in or has a key".to_owned(),
+                Audience::Role(role) => format!("role `{role}`"),
+                Audience::DeviceKey => "a device".to_owned(),
+            };
+            let audited = if *audit { "yes" } else { "" };
+            out.push_str(&format!(
+                "| {method} | `{path}` | {who} | `{}` | {audited} | {} |\n",
+                action.0,
+                summary.trim_end_matches('.')
+            ));
+        }
+    }
+    out
+}
+
 /// `/v1.1/{*path}` as OpenAPI writes it, and the names in it.
 fn template(path: &str) -> (String, Vec<&str>) {
     let names =
@@ -95,6 +150,14 @@ pub fn router(document: Value) -> axum::Router {
 mod tests {
     use super::*;
     use sensing::route::action;
+
+    #[test]
+    fn the_document_is_made_from_the_list() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/endpoints.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let made = table(&crate::compose::routes());
+        assert!(document == made, "lamppost check --endpoints > docs/endpoints.md");
+    }
 
     #[test]
     fn describes_every_route() {
