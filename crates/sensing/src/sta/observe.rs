@@ -63,7 +63,8 @@ impl SensorThings {
         Ok(observation)
     }
 
-    async fn observation(
+    /// What [`SensorThings::observe`] would record: all that can be wrong with it is found here.
+    pub(super) async fn observation(
         &self,
         caller: &Caller,
         body: &Value,

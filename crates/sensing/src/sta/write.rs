@@ -1,5 +1,7 @@
 //! POST, PATCH, PUT and DELETE.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -18,7 +20,7 @@ use super::{
 use crate::{
     Error,
     catalog::{Changes, Parent, Update},
-    model::{EntityId, EntityType, Observation, ObservationId},
+    model::{DatastreamInfo, EntityId, EntityType, Observation, ObservationId},
     observe::Batch,
     query::{Item, Plan, Source, Span, TokenId},
     route::action,
@@ -129,8 +131,13 @@ impl SensorThings {
         Ok(())
     }
 
-    /// Asks the policy about one Observation's Datastream, and leaves an audit row.
-    async fn permit(&self, caller: &Caller, id: &ObservationId, action: kernel::Action) -> Result<(), Error> {
+    /// Asks the policy about one Observation's Datastream.
+    async fn permit(
+        &self,
+        caller: &Caller,
+        id: &ObservationId,
+        action: kernel::Action,
+    ) -> Result<Arc<DatastreamInfo>, Error> {
         let catalog = self.engine.catalog();
         let Some(info) = catalog.datastream(id.datastream).await? else {
             return Err(Error::not_found(format!("Observations('{id}')")));
@@ -144,12 +151,22 @@ impl SensorThings {
             ))
             .into());
         }
+        Ok(info)
+    }
+
+    /// The audit row of a change that is about to be made: everything that can be wrong with it has been looked at.
+    async fn note(
+        &self,
+        caller: &Caller,
+        id: &ObservationId,
+        action: kernel::Action,
+        info: &DatastreamInfo,
+    ) -> Result<(), Error> {
         let (caller, tenant, id) = (caller.clone(), info.tenant.clone(), id.to_string());
-        catalog
-            .records()
-            .write(move |tx| tx.audit(&caller, action.0, "Observation", &id, Some(&tenant), json!({})))
-            .await
-            .map_err(|e: records::Error| e.into())
+        let records = self.engine.catalog().records();
+        let written =
+            records.write(move |tx| tx.audit(&caller, action.0, "Observation", &id, Some(&tenant), json!({})));
+        written.await.map_err(|e: records::Error| e.into())
     }
 
     /// Changes an Observation. What identifies it (phenomenonTime, resultTime, FeatureOfInterest) may change too; it is then a new one.
@@ -160,7 +177,7 @@ impl SensorThings {
             );
         }
         let id = old.id();
-        self.permit(caller, &id, action::WRITE).await?;
+        let info = self.permit(caller, &id, action::WRITE).await?;
         let Value::Object(given) = body else { return Err(Error::bad_request("The body must be an object.")) };
         let mut whole = serde_json::Map::new();
         whole.insert("Datastream".to_owned(), json!({"@iot.id": old.datastream.0}));
@@ -179,7 +196,9 @@ impl SensorThings {
             whole.insert("parameters".to_owned(), old.parameters.as_deref().map_or(Value::Null, text));
         }
         whole.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let new = self.observe(caller, &Value::Object(whole), None, None).await?;
+        let new = self.observation(caller, &Value::Object(whole), None, None).await?;
+        self.note(caller, &id, action::WRITE, &info).await?;
+        self.engine.series().record(Batch::one(new.clone())).await?;
         if new.id() != id {
             self.engine.series().remove(vec![id]).await?;
         }
@@ -297,8 +316,10 @@ pub async fn delete(State(state): State<SensorThings>, extension: MaybeCaller, u
             state.settle(&changes).await?;
         }
         Item::Observation(observation) => {
-            state.permit(&caller, &observation.id(), action::DELETE).await?;
-            state.engine.series().remove(vec![observation.id()]).await?;
+            let id = observation.id();
+            let info = state.permit(&caller, &id, action::DELETE).await?;
+            state.note(&caller, &id, action::DELETE, &info).await?;
+            state.engine.series().remove(vec![id]).await?;
         }
     }
     tracing::debug!(what = name_of(&item), "deleted");
