@@ -77,7 +77,7 @@ pub async fn wait(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Opti
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("http.listen: {address} cannot be listened on"))?;
     let over = CancellationToken::new();
-    let waiting = serve::serve_meanwhile(&listener, waiting_room(), over.clone());
+    let waiting = serve::serve_meanwhile(&listener, waiting_room(), config.http.head_timeout, over.clone());
     let taken = async {
         let _over = over.clone().drop_guard();
         lease.outlast(None).await

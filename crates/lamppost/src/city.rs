@@ -95,10 +95,9 @@ impl City {
         let (records, known) = (stores.records.clone(), scopes.clone());
         // Migrations block.
         let alarms = tokio::task::spawn_blocking(move || Alarms::open(records, known)).await?.context("alarms")?;
-        let hosts = || config.outgoing.iter().filter_map(|a| Some(a.rsplit_once(':')?.0.to_owned()));
         // A pack may name a receiver on this machine, as that of the demonstration does. Whether anything is sent there is decided at the
         // sending, by what the operator allows.
-        let declared = hosts().chain(["127.0.0.1".to_owned()]);
+        let declared = config.outgoing.iter().cloned().chain(["127.0.0.1".to_owned()]);
         let rules = Rules::new(alarms.clone(), Allowed::new(declared));
         apply_rules(pack, &rules).await?;
         let engine = engine::start(observe.clone(), alarms.clone(), clock.clone(), engine::Options::default())
@@ -110,7 +109,7 @@ impl City {
         let letters = notify::Options {
             smtp: config.mail.as_ref().map(smtp).transpose()?,
             secrets: config.webhook_secrets.clone(),
-            allowed: Allowed::new(hosts()),
+            allowed: Allowed::new(config.outgoing.iter().cloned()),
             timeout: Duration::from_secs(10),
             concurrency: DELIVERIES,
             retry: RetryPolicy::default(),

@@ -15,7 +15,8 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 
-/// Hosts, as they stand in addresses, that may resolve to anything and may be spoken to without TLS: the city's own, listed by the operator.
+/// `host:port`, as they stand in addresses, that may resolve to anything and may be spoken to without TLS: the city's own, listed by the operator. A
+/// host without a port stands for all of its ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allowed(BTreeSet<String>);
 
@@ -23,8 +24,16 @@ impl Allowed {
     pub fn new(hosts: impl IntoIterator<Item = String>) -> Self {
         Self(hosts.into_iter().map(|h| h.to_ascii_lowercase()).collect())
     }
-    fn has(&self, host: &str) -> bool {
-        self.0.contains(host)
+    fn has(&self, url: &Url) -> bool {
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return false };
+        let host = host.to_ascii_lowercase();
+        self.0.contains(&format!("{host}:{port}")) || self.0.contains(&host)
+    }
+    /// Whether one of its ports is listed: a resolver is not told which is meant. That was judged with the address.
+    fn names(&self, host: &str) -> bool {
+        self.0
+            .iter()
+            .any(|listed| listed.strip_prefix(host).is_some_and(|rest| rest.is_empty() || rest.starts_with(':')))
     }
 }
 
@@ -41,7 +50,7 @@ pub fn check_url(url: &str, allowed: &Allowed) -> Result<Url, String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err("an address without user and password is expected; requests are signed instead".to_owned());
     }
-    if allowed.has(&host) {
+    if allowed.has(&url) {
         return if matches!(url.scheme(), "http" | "https") {
             Ok(url)
         } else {
@@ -122,7 +131,7 @@ struct Internal;
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let host = name.as_str().to_ascii_lowercase();
-        let allowed = self.allowed.has(&host);
+        let allowed = self.allowed.names(&host);
         Box::pin(async move {
             let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
             let addresses: Vec<SocketAddr> = found.filter(|a| allowed || !is_internal(a.ip())).collect();
@@ -207,12 +216,24 @@ mod tests {
         assert!(check_url("http://hooks.internal:8080/", &allowed).is_ok());
         assert!(check_url("http://127.0.0.1:9/", &allowed).is_ok());
         assert!(check_url("http://127.0.0.2:9/", &allowed).is_err());
+        let pairs =
+            Allowed::new(["127.0.0.1:8090".to_owned(), "[::1]:443".to_owned(), "Hooks.internal:443".to_owned()]);
+        for good in ["http://127.0.0.1:8090/x", "https://[::1]/", "https://hooks.internal/"] {
+            assert!(check_url(good, &pairs).is_ok(), "{good}");
+        }
+        // Another port of the same machine is another service.
+        for bad in ["http://127.0.0.1:22/", "https://127.0.0.1/", "https://[::1]:8443/", "http://hooks.internal/"] {
+            assert!(check_url(bad, &pairs).is_err(), "{bad}");
+        }
     }
 
     #[tokio::test]
     async fn a_name_that_leads_inside_is_not_resolved() {
         let name = || "localhost".parse::<Name>().expect("name");
         assert!(Resolver::new(Allowed::default()).resolve(name()).await.is_err());
-        assert!(Resolver::new(Allowed::new(["localhost".to_owned()])).resolve(name()).await.is_ok());
+        for listed in ["localhost", "localhost:8090"] {
+            assert!(Resolver::new(Allowed::new([listed.to_owned()])).resolve(name()).await.is_ok());
+        }
+        assert!(Resolver::new(Allowed::new(["localhosts:80".to_owned()])).resolve(name()).await.is_err());
     }
 }
