@@ -131,6 +131,7 @@ impl Devices {
 
     /// Adds a device. It has no key yet.
     pub async fn register(&self, caller: &Caller, new: NewDevice) -> Result<Device, Error> {
+        Tenant::parse(new.tenant.as_str()).map_err(|detail| Error::field("/tenant", detail))?;
         if !self.may(caller, true, &new.tenant) {
             return Err(kernel::Problem::forbidden("You may not register devices of this department.").into());
         }
