@@ -12,6 +12,8 @@ use crate::connect::{
 
 /// Lines that are searched for the header.
 const SEARCHED: usize = 1_000;
+/// Columns of a header: each is kept by name.
+const MAX_COLUMNS: usize = 10_000;
 
 struct Record<'a> {
     columns: &'a HashMap<String, usize>,
@@ -45,6 +47,10 @@ fn header<'t>(source: &Source, text: &'t str) -> Result<(StringRecord, u64, &'t 
         };
         if !wanted {
             continue;
+        }
+        let delimiters = line.matches(source.delimiter).take(MAX_COLUMNS).count();
+        if delimiters == MAX_COLUMNS {
+            return Err(format!("line {number} has more than {MAX_COLUMNS} columns"));
         }
         let mut record = StringRecord::new();
         if !reader(source, line).read_record(&mut record).map_err(|e| e.to_string())? {

@@ -22,6 +22,8 @@ impl Fields for Element {
     }
 }
 
+/// Bytes of an element's or attribute's name. Every field carries the names above it, so a long one would be copied ten thousand times.
+const MAX_NAME: usize = 1_000;
 /// Fields of one row.
 const MAX_FIELDS: usize = 10_000;
 
@@ -49,7 +51,7 @@ impl Open {
         let path = self.path();
         for attribute in start.attributes() {
             let attribute = attribute.map_err(|e| format!("not XML: {e}"))?;
-            let name = String::from_utf8_lossy(attribute.key.local_name().as_ref()).into_owned();
+            let name = name_of(attribute.key.local_name().as_ref())?;
             let text = attribute.unescape_value().map_err(|e| format!("not XML: {e}"))?;
             let separator = if path.is_empty() { "" } else { "." };
             self.put(format!("{path}{separator}@{name}"), &text)?;
@@ -61,6 +63,13 @@ impl Open {
         let Some((_, text)) = self.below.pop() else { return Ok(()) };
         self.put(if path.is_empty() { ".".to_owned() } else { path }, &text)
     }
+}
+
+fn name_of(bytes: &[u8]) -> Result<String, String> {
+    if bytes.len() > MAX_NAME {
+        return Err(format!("a name of {} bytes; at most {MAX_NAME} are read", bytes.len()));
+    }
+    Ok(String::from_utf8_lossy(bytes).into_owned())
 }
 
 fn character(reference: &str) -> Option<char> {
@@ -89,7 +98,7 @@ pub fn read(at: &str, text: &str, visit: &mut Visit<'_>) -> Result<(), String> {
             _ => (None, false),
         };
         if let Some(start) = start {
-            let name = String::from_utf8_lossy(start.local_name().as_ref()).into_owned();
+            let name = name_of(start.local_name().as_ref())?;
             if above.len() + open.as_ref().map_or(0, |o| o.below.len()) >= MAX_DEPTH {
                 return Err(format!("more than {MAX_DEPTH} elements inside each other"));
             }

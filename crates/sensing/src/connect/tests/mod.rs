@@ -1,5 +1,6 @@
 //! Real files, made-up files and real stores.
 
+mod bombs;
 mod documents;
 mod real;
 mod running;
