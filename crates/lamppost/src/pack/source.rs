@@ -70,7 +70,12 @@ impl Folder {
             return Err(whole(name, "is not a path inside the pack"));
         }
         let path = self.root.join(name);
-        let length = fs::metadata(&path).map_err(|e| whole(name, format!("cannot be read: {e}")))?.len();
+        let known = fs::metadata(&path).map_err(|e| whole(name, format!("cannot be read: {e}")))?;
+        // A device or a pipe has no length and no end.
+        if !known.is_file() {
+            return Err(whole(name, "is not a file"));
+        }
+        let length = known.len();
         if length > FILE_BYTES {
             return Err(whole(name, format!("has {length} bytes; {FILE_BYTES} are allowed")));
         }
@@ -100,4 +105,49 @@ impl Folder {
 
 pub fn whole(file: &str, message: impl Into<String>) -> Mistake {
     Mistake { file: file.to_owned(), line: 0, message: message.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn a_pack_reads_files_and_only_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let pack = Folder { root: folder.path().to_owned() };
+        fs::write(folder.path().join("good.toml"), "\u{feff}a = 1").unwrap();
+        fs::write(folder.path().join("bytes.toml"), [0xff, 0xfe]).unwrap();
+        fs::create_dir(folder.path().join("things")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join("endless.toml")).unwrap();
+        File::create(folder.path().join("large.toml")).unwrap().set_len(FILE_BYTES + 1).unwrap();
+        assert_eq!(pack.read("good.toml").unwrap().text, "a = 1");
+        for (name, expect) in [
+            ("../secret", "is not a path inside the pack"),
+            ("/etc/passwd", "is not a path inside the pack"),
+            ("things/../../x", "is not a path inside the pack"),
+            ("", "is not a path inside the pack"),
+            ("things", "is not a file"),
+            ("endless.toml", "is not a file"),
+            ("bytes.toml", "is not UTF-8 text"),
+            ("large.toml", "bytes; 67108864 are allowed"),
+            ("nothing.toml", "cannot be read"),
+            ("a\0b", "cannot be read"),
+        ] {
+            let mistake = pack.read(name).unwrap_err();
+            assert!(mistake.message.contains(expect), "{name}: {mistake}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_made_to_hurt_is_a_mistake_with_a_line() {
+        let nested = format!("a = {}{}", "[".repeat(200_000), "]".repeat(200_000));
+        let tables = format!("[{}]", vec!["a"; 100_000].join("."));
+        for text in [nested, tables, "a = \"\\ud800\"".to_owned(), "a = 1\na = 2".to_owned(), "\0".to_owned()] {
+            let source = Source { name: "x.toml".to_owned(), text };
+            let mistake = source.parse::<toml::Table>().unwrap_err();
+            assert!(mistake.message.len() < 10_000, "a mistake is a sentence");
+        }
+    }
 }

@@ -160,12 +160,18 @@ async fn what_is_brought_back_is_what_was_there() {
     assert!(full.await.unwrap().contains("is not empty"));
 
     // A backup that lost or changed anything is refused before anything is written.
-    for spoil in ["missing", "damaged", "extra"] {
+    for (spoil, expect) in [
+        ("missing", "is missing"),
+        ("damaged", "is damaged"),
+        ("extra", "does not belong"),
+        ("linked", "neither a file nor a folder"),
+    ] {
         let bad = folder.join(spoil);
         copy(&from, &bad);
         match spoil {
             "missing" => std::fs::remove_file(bad.join("secret")).unwrap(),
             "damaged" => std::fs::write(bad.join("secret"), [7; 32]).unwrap(),
+            "linked" => std::os::unix::fs::symlink("/etc/hostname", bad.join("stray")).unwrap(),
             _ => std::fs::write(bad.join("stray"), "x").unwrap(),
         }
         let mut config = config.clone();
@@ -176,12 +182,6 @@ async fn what_is_brought_back_is_what_was_there() {
             error
         });
         let error = error.await.unwrap();
-        assert!(
-            error.contains(
-                ["is missing", "is damaged", "does not belong"]
-                    [["missing", "damaged", "extra"].iter().position(|s| *s == spoil).unwrap()]
-            ),
-            "{error}"
-        );
+        assert!(error.contains(expect), "{spoil}: {error}");
     }
 }
