@@ -1,8 +1,11 @@
 //! Doors for the fuzz targets in `fuzz/`: each takes what a stranger may send and must come back.
 
+use std::{ops::ControlFlow, sync::OnceLock};
+
 use kernel::{Limits, Tenant, Timestamp};
 
 use crate::{
+    connect::{ConnectorFile, declaration::Connector, map::Mapper, report::Report, rows},
     model::{DatastreamInfo, EntityId, EntityType, ObservationType},
     query::{Options, Plan, parse_filter},
     sta::{Known, Path, Reader, Rows, Stop},
@@ -52,4 +55,98 @@ pub fn data_array(bytes: &[u8]) {
     let good = rows.total - rows.refused.len();
     let taken: usize = rows.take_batches().iter().map(crate::observe::Batch::len).sum();
     assert_eq!(good, taken);
+}
+
+/// A connector for each format.
+fn connectors() -> &'static [Connector] {
+    static CONNECTORS: OnceLock<Vec<Connector>> = OnceLock::new();
+    CONNECTORS.get_or_init(|| {
+        let sources = [
+            r##"format = "csv", header = "t", skip = ["#"]"##,
+            r#"format = "json", at = "rows""#,
+            r#"format = "geojson""#,
+            r#"format = "xml", at = "rows.row""#,
+        ];
+        let one = |source: &str| {
+            let text = format!(
+                r#"
+[[connector]]
+key = "feed"
+tenant = "t"
+name = {{ en = "f", zh-hant = "f", zh-hans = "f" }}
+every = "PT10M"
+source = {{ url = "https://example.org/a", {source} }}
+time = {{ fields = ["t"] }}
+value = [{{ field = "v", datastream = "{{s|slug}}.v" }}]
+placeholders = {{ "N.A." = {{ quality = "missing" }} }}
+"#
+            );
+            let file: ConnectorFile = toml::from_str(&text).ok()?;
+            Connector::new(file.connector.into_iter().next()?).ok()
+        };
+        sources.into_iter().filter_map(one).collect()
+    })
+}
+
+/// A feed's document; the first byte says in which format. Every row is accounted for.
+pub fn document(bytes: &[u8]) {
+    let connectors = connectors();
+    assert_eq!(connectors.len(), 4);
+    let Some((&kind, bytes)) = bytes.split_first() else { return };
+    let connector = &connectors[usize::from(kind) % connectors.len()];
+    let (mut report, mut readings, mut seen) = (Report::default(), Vec::new(), 0);
+    let mut mapper = Mapper::new(connector);
+    let read = rows::read(connector, bytes, &mut |item| {
+        seen += u64::from(!matches!(item, rows::Item::Columns(_)));
+        mapper.take(&item, &mut report, &mut readings);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(report.rows, seen);
+    assert_eq!(report.values, readings.len() as u64 + report.rejected);
+    if let Err(reason) = read {
+        assert!(reason.len() < 20_000, "a reason is a sentence");
+    }
+}
+
+#[cfg(test)]
+#[path = "../../../fuzz/src/mqtt.rs"]
+mod mqtt;
+#[cfg(test)]
+#[path = "../../../fuzz/src/smoke.rs"]
+mod smoke;
+
+/// The targets over their seeds and mutations of them: what a fuzzer has once found stays found.
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::{mqtt, smoke};
+
+    fn seeds(target: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target)
+    }
+
+    #[test]
+    fn filters() {
+        smoke::over(&seeds("filter"), 2_000, 1, |bytes| {
+            if let Ok(text) = std::str::from_utf8(bytes) {
+                super::filter(text);
+            }
+        });
+    }
+
+    #[test]
+    fn data_arrays() {
+        smoke::over(&seeds("data_array"), 2_000, 2, super::data_array);
+    }
+
+    #[test]
+    fn documents() {
+        smoke::over(&seeds("document"), 2_000, 3, super::document);
+    }
+
+    #[test]
+    fn mqtt_packets() {
+        smoke::over(&seeds("mqtt"), 100, 4, mqtt::run);
+    }
 }

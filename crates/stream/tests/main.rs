@@ -8,6 +8,10 @@ mod engine;
 mod local;
 mod nats;
 mod recovery;
+#[path = "../../../fuzz/src/segment.rs"]
+mod segment;
+#[path = "../../../fuzz/src/smoke.rs"]
+mod smoke;
 
 use std::{path::Path, sync::Arc};
 
@@ -53,4 +57,10 @@ async fn read_to(subscription: &mut Subscription, end: u64) -> Vec<Record> {
 async fn contents(topic: &Topic) -> Vec<Bytes> {
     let mut subscription = topic.subscribe(topic.start()).await.unwrap();
     read_to(&mut subscription, topic.end().0).await.into_iter().map(|record| record.payload).collect()
+}
+
+#[test]
+fn files_of_arbitrary_bytes() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/segment");
+    smoke::over(&seeds, 60, 5, segment::run);
 }
