@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -195,9 +196,15 @@ def devices_of(http, tenant):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below the ports that outgoing connections are given: while a server is down between two starts, one of those would take its place."""
+    for port in random.sample(range(20_000, 32_000), 1_000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
 
 
 class Server:

@@ -4,7 +4,8 @@
 
 Devices send as devices should: what is not acknowledged is sent again, in order, until it is. Now and then one has forgotten and sends
 again what was acknowledged. In the end every series must be exactly what its device meant to send, and every alarm exactly
-the ones that the sent levels raise.
+the ones that the sent levels raise. Beside them somebody registers devices, each of which must be there once, and an MQTT client
+with a session that lasts must be given everything that was acknowledged: what it was away for, and what it had not acknowledged.
 """
 
 import json
@@ -14,7 +15,9 @@ import sys
 import threading
 import time
 
+import deltalake
 import paho.mqtt.client as paho
+import pyarrow
 
 from common import Http, Refused, Server, check, device, equal, fail, finish, micros, now, ok, stamp, streams_of, thing
 
@@ -36,6 +39,8 @@ when = { above = { raise = 1000, clear = 900 } }
 # The seal is often, so that kills also fall into commits of the lake.
 server = Server(PROGRAM, rules=RULES, settings=["lake.seal=1s", "log.level=warn"])
 stop = threading.Event()
+# The listener goes on after the senders have stopped: what it was away for is still to come.
+deaf = threading.Event()
 trouble = []
 
 
@@ -130,6 +135,9 @@ class Mqtt(Device):
             self.client.publish(f"v1.1/Datastreams({self.stream})/Observations", json.dumps({"phenomenonTime": stamp(at), "result": value}), 1)
             for at, value in batch
         ]
+        if any(p.rc != paho.MQTT_ERR_SUCCESS for p in published):
+            self.drop()
+            raise OSError("the connection went away while it was sent")
         until = time.monotonic() + 20
         while not all(p.is_published() for p in published):
             if self.gone.is_set() or time.monotonic() > until:
@@ -156,6 +164,89 @@ class Mqtt(Device):
         self.client.disconnect()
         self.client.loop_stop()
         self.client = None
+
+
+class Registering(Device):
+    """Decisions instead of measurements: rows in `records`, one transaction each."""
+
+    def step(self):
+        return f"killed-{self.random.randrange(1 << 60):x}"
+
+    def send(self, batch):
+        for key in batch:
+            try:
+                http.ask("POST", "/api/devices", {"tenant": "dsd", "key": key, "kind": "test"})
+            except Refused as refused:
+                # It was registered the time before, and the answer was lost with the server.
+                if refused.status != 409:
+                    raise
+
+
+class Listener(threading.Thread):
+    """A subscriber with a session that lasts (QoS 1). After a kill it comes back under its name, and may miss nothing."""
+
+    def __init__(self, streams):
+        super().__init__(name="listener", daemon=True)
+        self.streams = streams
+        self.got = {stream: set() for stream in streams}
+        self.doubled = 0
+        self.known = False
+
+    def run(self):
+        try:
+            while not deaf.is_set():
+                try:
+                    self.listen()
+                except OSError:
+                    time.sleep(0.05)
+        except Exception as error:
+            trouble.append(f"{self.name}: {type(error).__name__}: {error}")
+
+    def listen(self):
+        up, granted, gone, present = threading.Event(), threading.Event(), threading.Event(), []
+
+        def connected(_client, _user, flags, reason, _properties):
+            if reason.is_failure:
+                gone.set()
+                return
+            present.append(flags.session_present)
+            up.set()
+
+        client = paho.Client(
+            paho.CallbackAPIVersion.VERSION2, client_id="listener", protocol=paho.MQTTv311, clean_session=False, reconnect_on_failure=False
+        )
+        client.username_pw_set(DEVICE, DEVICE_KEY)
+        client.on_connect = connected
+        client.on_subscribe = lambda *_: granted.set()
+        client.on_disconnect = lambda *_: gone.set()
+        client.on_message = self.take
+        client.connect("127.0.0.1", server.mqtt_port, 30)
+        client.loop_start()
+        try:
+            until = time.monotonic() + 20
+            while not up.is_set():
+                if gone.wait(0.01) or time.monotonic() > until:
+                    raise OSError("no connection")
+            # What the server has confirmed it may not forget.
+            assert present[0] or not self.known, "the session is gone after a kill"
+            if not self.known:
+                client.subscribe([(f"v1.1/Datastreams({stream})/Observations", 1) for stream in self.streams])
+                while not granted.is_set():
+                    if gone.wait(0.01) or time.monotonic() > until:
+                        raise OSError("the subscription was not confirmed")
+                self.known = True
+            while not (gone.wait(0.1) or deaf.is_set()):
+                pass
+        finally:
+            client.disconnect()
+            client.loop_stop()
+
+    def take(self, _client, _user, message):
+        stream = int(message.topic.split("(")[1].split(")")[0])
+        body = json.loads(message.payload)
+        one = (micros(body["phenomenonTime"]), float(body["result"]))
+        self.doubled += one in self.got[stream]
+        self.got[stream].add(one)
 
 
 def raises(sent):
@@ -211,6 +302,47 @@ def no_alarm_doubled(series, thing_id):
     return run
 
 
+def heard(series, since):
+    def run():
+        wanted = {one for one in series.sent if one[0] >= since}
+        until = time.monotonic() + 120
+        while not wanted <= listener.got[series.stream] and time.monotonic() < until:
+            assert not trouble, trouble
+            time.sleep(0.1)
+        missed = sorted(wanted - listener.got[series.stream])
+        assert not missed, f"{len(missed)} of {len(wanted)} acknowledged Observations never came, the first {missed[0]}"
+
+    return run
+
+
+def registered_once():
+    found, after = [], ""
+    while after is not None:
+        page = http.get(f"/api/devices?tenant=dsd&after={after}")
+        found += [d["key"] for d in page["devices"]]
+        after = page["after"]
+    equal(len(found), len(set(found)))
+    lost = set(registering.sent) - set(found)
+    assert not lost, f"{len(lost)} of {len(registering.sent)} acknowledged registrations are lost"
+    extra = {key for key in found if key.startswith("killed-")} - set(registering.sent)
+    assert not extra, f"{len(extra)} were registered that nobody sent"
+
+
+def once_in_the_lake():
+    """The table as another program reads it, without this one's own sense for repetitions."""
+    table = deltalake.DeltaTable(str(server.folder / "data/lake/observations"))
+    table = pyarrow.table(table.to_pyarrow_table() if hasattr(table, "to_pyarrow_table") else table.to_arrow())
+    columns = [table[name].cast(pyarrow.int64()).to_pylist() for name in ("datastream", "phenomenon_time", "feature", "result_time")]
+    keys = list(zip(*columns))
+    equal(len(keys), len(set(keys)))
+    found = {}
+    for stream, at, value in zip(columns[0], columns[1], table["value"].to_pylist()):
+        found.setdefault(stream, []).append((at, value))
+    for one in everybody:
+        equal(sorted(found.get(one.stream, [])), sorted(one.sent))
+    return len(keys)
+
+
 print(f"# kill: {KILLS} rounds, E2E_SEED={SEED}", flush=True)
 moments = random.Random(SEED)
 try:
@@ -225,7 +357,15 @@ try:
         devices += [Posting(f"post {n}", a, SEED + n), Array(f"array {n}", b, SEED + n), Mqtt(f"mqtt {n}", c, SEED + n)]
         alarming.append((Alarming(f"alarm {n}", d, SEED + n), made))
     everybody = devices + [a for a, _ in alarming]
-    for one in everybody:
+    registering = Registering("registering", None, SEED)
+    listener = Listener([d.stream for d in devices if not isinstance(d, Array)])
+    listener.start()
+    until = time.monotonic() + 60
+    while not listener.known:
+        assert not trouble and time.monotonic() < until, trouble or "the listener does not come in"
+        time.sleep(0.01)
+    since = now()
+    for one in [*everybody, registering]:
         one.start()
     for round_ in range(1, KILLS + 1):
         time.sleep(moments.uniform(0.05, LOAD_SECONDS))
@@ -234,28 +374,37 @@ try:
         server.start()
         print(f"# kill {round_}: {sum(len(d.sent) for d in everybody)} acknowledged so far", flush=True)
     stop.set()
-    for one in everybody:
+    for one in [*everybody, registering]:
         one.join(120)
-    assert not any(d.is_alive() for d in everybody), "a device does not come to an end"
+    assert not any(d.is_alive() for d in [*everybody, registering]), "a device does not come to an end"
     assert not trouble, trouble
-    silent = [d.name for d in everybody if not d.sent]
+    silent = [d.name for d in [*everybody, registering] if not d.sent]
     assert not silent, f"nothing was ever acknowledged for {silent}"
     ok(f"kill: {KILLS} kills while {len(everybody)} devices were sending; the server always came back")
     for one in everybody:
         check(f"kill: {one.name}: {len(one.sent)} acknowledged Observations are there exactly once", same(one))
     for one, made in alarming:
         check(f"kill: {one.name}: {raises(one.sent)[0]} alarms were raised, none lost, none doubled", no_alarm_doubled(one, made))
+    check(f"kill: {len(registering.sent)} acknowledged registrations of devices are there exactly once", registered_once)
+    for one in devices:
+        if one.stream in listener.got:
+            check(f"kill: the session that lasts was given all of {one.name}", heard(one, since))
+    deaf.set()
+    print(f"# the listener was given {listener.doubled} a second time, as QoS 1 allows", flush=True)
     # The same once more after an orderly stop, when everything has been read back from disk.
     server.process.terminate()
     equal(server.process.wait(120), 0)
+    check("kill: the lake, read by delta-rs while nothing is served, holds every acknowledged Observation exactly once", once_in_the_lake)
     server.start()
     for one in everybody:
         check(f"kill: {one.name}: the same after an orderly restart", same(one))
     for one, made in alarming:
         check(f"kill: {one.name}: the same alarms after an orderly restart", no_alarm_doubled(one, made))
+    check("kill: the same registrations after an orderly restart", registered_once)
 except Exception as error:
     fail("kill", f"{type(error).__name__}: {error}; the server's last words: {server.tail()[-500:]}")
 finally:
     stop.set()
+    deaf.set()
     server.close()
 finish()
