@@ -86,6 +86,17 @@ async fn signing_in_and_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_program_with_a_key_is_not_sent_in_a_circle() {
+    let city = TestCity::start().await;
+    let key = city.key("dsd", "admin").await;
+    let account = city.get("/en/account").bearer_auth(&key).send().await.unwrap();
+    assert_eq!(account.status(), 303);
+    let form = account.headers()["location"].to_str().unwrap().to_owned();
+    let form = city.get(&form).bearer_auth(&key).send().await.unwrap();
+    assert_eq!(form.status(), 200, "the form to sign in, not the way back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn forms_of_others_are_refused() {
     let city = TestCity::start().await;
     let join = first_path(&city);

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use sensing::{Audience, Route};
+use sensing::Audience;
 
 use crate::city::TestCity;
 
 /// An address of the route's form that names nothing that exists.
-fn address(route: &Route) -> String {
-    let path = route.path.replace("{language}", "en").replace("{id}", "01900000-0000-7000-8000-000000000000");
+pub fn address(path: &str) -> String {
+    let path = path.replace("{language}", "en").replace("{id}", "01900000-0000-7000-8000-000000000000");
     path.split('/').map(|s| if s.starts_with('{') { "x" } else { s }).collect::<Vec<_>>().join("/")
 }
 
@@ -18,7 +18,7 @@ async fn every_route_is_listed_once_and_answers() {
     let mut seen = BTreeSet::new();
     for route in &city.running().routes {
         assert!(seen.insert((route.method, route.path)), "{} {} is listed twice", route.method, route.path);
-        let answer = city.request(route.method, &address(route)).send().await.unwrap();
+        let answer = city.request(route.method, &address(route.path)).send().await.unwrap();
         assert_ne!(answer.status(), 405, "{} {} is listed but not served", route.method, route.path);
         assert!(answer.status().as_u16() < 500, "{} {}: {}", route.method, route.path, answer.status());
     }
@@ -44,7 +44,7 @@ async fn nobody_gets_in_without_signing_in() {
             Some("Basic eDp5"),
             Some("Bearer lpk_aaaaaaaaaa_0123456789012345678901234567890123456789012"),
         ] {
-            let mut request = city.request(route.method, &address(route)).body("{}");
+            let mut request = city.request(route.method, &address(route.path)).body("{}");
             if let Some(value) = authorization {
                 request = request.header("authorization", value);
             }

@@ -1,0 +1,361 @@
+//! A city in which a department owns one of everything, none of it published, and everybody who might knock.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use kernel::{Caller, Role, Tenant};
+use serde_json::{Value, json};
+
+use crate::{
+    city::{PACK, TestCity},
+    browser::{Browser, PASSWORD, token},
+};
+
+/// In every name of what the department owns: where it is read, something has leaked.
+pub const MARK: &str = "walled-garden-7731";
+
+/// How often, and how long between, what goes on in the background is looked for before it is a failure.
+const TRIES: u32 = 1_200;
+const PAUSE: Duration = Duration::from_millis(100);
+
+const RULES: &str = r#"
+[[recipient]]
+key = "walls-mail"
+tenant = "dsd"
+email = { to = ["duty@dsd.example"] }
+
+[[rule]]
+key = "walls-high-water"
+tenant = "dsd"
+severity = "Severe"
+name = { en = "walled-garden-7731 water", zh-hant = "walled-garden-7731", zh-hans = "walled-garden-7731" }
+select = { system = "flood" }
+when = { above = { raise = 1000, clear = 900 } }
+notify = ["walls-mail"]
+"#;
+
+const CONNECTOR: &str = r#"
+[[connector]]
+key = "walls-feed"
+tenant = "dsd"
+name = { en = "walled-garden-7731 feed", zh-hant = "walled-garden-7731", zh-hans = "walled-garden-7731" }
+every = "PT1H"
+
+[connector.source]
+file = "data/walls.csv"
+format = "csv"
+header = "at"
+
+[connector.time]
+fields = ["at"]
+format = "%Y-%m-%d"
+zone = "Asia/Hong_Kong"
+
+[[connector.value]]
+field = "value"
+datastream = "walls.none"
+"#;
+
+/// Who knocks.
+#[derive(Clone, Debug)]
+pub enum Who {
+    Anonymous,
+    /// What stands in `Authorization`.
+    Authorization(String),
+    /// The cookies of a browser that is signed in, and the token that its forms carry.
+    Session {
+        cookie: String,
+        csrf: String,
+    },
+}
+
+impl Who {
+    fn key(text: &str) -> Self {
+        Self::Authorization(format!("Bearer {text}"))
+    }
+}
+
+pub struct World {
+    pub city: TestCity,
+    /// What stands for `{thing}` and so on in the recipes, and what stands there for something that does not exist.
+    pub names: BTreeMap<&'static str, (String, String)>,
+    pub manager: Who,
+    pub viewer: Who,
+    pub stranger: Who,
+    pub city_admin: Who,
+    pub own_device: Who,
+    pub strange_device: Who,
+    pub manager_browser: Who,
+    pub viewer_browser: Who,
+    pub stranger_browser: Who,
+    _pack: tempfile::TempDir,
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+fn thing() -> Value {
+    json!({
+        "name": MARK,
+        "description": "Made by a test",
+        "@lamppost.public": false,
+        "properties": {"system": "flood"},
+        "Locations": [{
+            "name": format!("Where {MARK} is"),
+            "description": "Made by a test",
+            "encodingType": "application/geo+json",
+            "location": {"type": "Point", "coordinates": [114.17, 22.32]},
+        }],
+        "Datastreams": [{
+            "name": format!("{MARK} level"),
+            "description": "Made by a test",
+            "observationType": "http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_Measurement",
+            "unitOfMeasurement": {"name": "metre", "symbol": "m", "definition": "ucum:m"},
+            "Sensor": {
+                "name": format!("{MARK} gauge"),
+                "description": "Made by a test",
+                "encodingType": "text/html",
+                "metadata": "https://example.org/gauge.html",
+            },
+            "ObservedProperty": {
+                "name": format!("{MARK} height"),
+                "definition": "https://example.org/height",
+                "description": "Made by a test",
+            },
+        }],
+    })
+}
+
+impl World {
+    #[expect(clippy::too_many_lines, reason = "one of everything")]
+    pub async fn build() -> Self {
+        let pack = tempfile::tempdir().unwrap();
+        // A pack must be called as its folder.
+        let root = pack.path().join("hong-kong");
+        copy(Path::new(PACK), &root);
+        std::fs::write(root.join("rules/zz-walls.toml"), RULES).unwrap();
+        std::fs::write(root.join("connectors/zz-walls.toml"), CONNECTOR).unwrap();
+        std::fs::write(root.join("data/walls.csv"), "at,value\n2024-01-01,1\n").unwrap();
+        let city = TestCity::with(|config| {
+            config.pack = root;
+            config.backup_folder = Some(pack.path().join("backups"));
+        })
+        .await;
+        std::fs::create_dir_all(pack.path().join("backups")).unwrap();
+        let manager_key = city.key("dsd", "admin").await;
+        let ask = async |method: &str, path: &str, body: Value| -> (Option<String>, Value) {
+            let mut request = city.request(method, path).bearer_auth(&manager_key);
+            if method != "GET" {
+                request = request.body(body.to_string());
+            }
+            let answer = request.send().await.unwrap();
+            assert!(answer.status().is_success(), "{method} {path}: {}", answer.status());
+            let location = answer.headers().get("location").map(|l| l.to_str().unwrap().to_owned());
+            let text = answer.text().await.unwrap();
+            (location, serde_json::from_str(&text).unwrap_or_default())
+        };
+        let (made, _) = ask("POST", "/v1.1/Things", thing()).await;
+        let made = made.unwrap();
+        let thing = made[made.rfind('(').unwrap() + 1..].trim_end_matches(')').to_owned();
+        let mut names = BTreeMap::new();
+        let mut name =
+            |key: &'static str, real: &str, missing: &str| names.insert(key, (real.to_owned(), missing.to_owned()));
+        name("thing", &thing, "999999999");
+        let id = |value: &Value| value["@iot.id"].to_string();
+        let expand = "Locations,Datastreams($expand=Sensor,ObservedProperty),HistoricalLocations";
+        let (_, found) = ask("GET", &format!("/v1.1/Things({thing})?$expand={expand}"), Value::Null).await;
+        let datastream = id(&found["Datastreams"][0]);
+        name("datastream", &datastream, "999999999");
+        name("location", &id(&found["Locations"][0]), "999999999");
+        name("history", &id(&found["HistoricalLocations"][0]), "999999999");
+        name("sensor", &id(&found["Datastreams"][0]["Sensor"]), "999999999");
+        name("property", &id(&found["Datastreams"][0]["ObservedProperty"]), "999999999");
+        // One of long ago, which rules leave alone, and one of now, above the level.
+        for body in [json!({"phenomenonTime": "2024-01-01T00:00:00Z", "result": 1500}), json!({"result": 2000})] {
+            ask("POST", &format!("/v1.1/Datastreams({datastream})/Observations"), body).await;
+        }
+        let path = format!(
+            "/v1.1/Datastreams({datastream})/Observations?$expand=FeatureOfInterest&$orderby=phenomenonTime%20asc"
+        );
+        let (_, found) = ask("GET", &path, Value::Null).await;
+        let observation = found["value"][0]["@iot.id"].as_str().unwrap().to_owned();
+        name("observation", &observation, &observation.replacen(&datastream, "999999999", 1));
+        name("feature", &id(&found["value"][0]["FeatureOfInterest"]), "999999999");
+
+        // The rule engine and the workers that send take their time; nothing else depends on it.
+        let mut tries = 0..TRIES;
+        let (alarm, delivery) = loop {
+            tries.next().expect("an alarm and a letter that was given up");
+            let (_, alarms) = ask("GET", "/api/alarms?rule=walls-high-water", Value::Null).await;
+            let (_, dead) = ask("GET", "/api/deliveries?state=dead", Value::Null).await;
+            match (alarms["alarms"][0]["id"].as_str(), dead["deliveries"][0]["id"].as_str()) {
+                (Some(alarm), Some(delivery)) => break (alarm.to_owned(), delivery.to_owned()),
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        };
+        let nobody = "01900000-0000-7000-8000-000000000000";
+        name("alarm", &alarm, nobody);
+        name("delivery", &delivery, nobody);
+        loop {
+            tries.next().expect("the feed has been read");
+            let (_, feed) = ask("GET", "/api/connectors/walls-feed", Value::Null).await;
+            if feed["running"] == false && !(feed["succeeded_at"].is_null() && feed["failed_at"].is_null()) {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        let html = city.get("/en").send().await.unwrap().text().await.unwrap();
+        let asset = html.split("/assets/").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        name("asset", &asset, "nothing.css");
+        name("connector", "walls-feed", "walls-none");
+        name("rule", "walls-high-water", "walls-none");
+        name("tenant", "dsd", "nowhere");
+
+        let body = json!({"tenant": "dsd", "key": MARK, "kind": "station", "things": [thing.parse::<i64>().unwrap()]});
+        let (_, device) = ask("POST", "/api/devices", body).await;
+        let device = device["id"].as_str().unwrap().to_owned();
+        let (_, key) = ask("POST", &format!("/api/devices/{device}/keys"), json!({})).await;
+        name("device", &device, nobody);
+        name("prefix", key["prefix"].as_str().unwrap(), "aaaaaaaaaa");
+        let own_device = Who::key(key["key"].as_str().unwrap());
+
+        let stranger_key = city.key("epd", "admin").await;
+        let request = city.request("POST", "/api/devices").bearer_auth(&stranger_key);
+        let made = request.body(r#"{"tenant": "epd", "key": "other", "kind": "station", "gateway": true}"#);
+        let made: Value = made.send().await.unwrap().json().await.unwrap();
+        let path = format!("/api/devices/{}/keys", made["id"].as_str().unwrap());
+        let issued = city.request("POST", &path).bearer_auth(&stranger_key).body("{}").send().await.unwrap();
+        let issued: Value = issued.json().await.unwrap();
+        let strange_device = Who::key(issued["key"].as_str().unwrap());
+
+        let spare = city.key("dsd", "viewer").await;
+        let spare = spare.split('_').nth(1).unwrap().to_owned();
+        name("key", &spare, "aaaaaaaaaa");
+        let invitation = invite(&city, "dsd", "viewer").await;
+        name("invitation", &invitation, &"A".repeat(43));
+        let viewer = Who::key(&city.key("dsd", "viewer").await);
+        let city_admin = Who::key(&city.key("city", "admin").await);
+        let (manager_browser, session) = sign_up(&city, "manager", "dsd", "admin").await;
+        name("session", &session, nobody);
+        name("backup", "walls-backup", "walls-nothing");
+        let (viewer_browser, _) = sign_up(&city, "viewer", "dsd", "viewer").await;
+        let (stranger_browser, _) = sign_up(&city, "stranger", "epd", "admin").await;
+        Self {
+            city,
+            names,
+            manager: Who::key(&manager_key),
+            viewer,
+            stranger: Who::key(&stranger_key),
+            city_admin,
+            own_device,
+            strange_device,
+            manager_browser,
+            viewer_browser,
+            stranger_browser,
+            _pack: pack,
+        }
+    }
+
+    /// A recipe's text with the names of what exists, or of what does not.
+    pub fn fill(&self, text: &str, real: bool) -> String {
+        let mut out = text.to_owned();
+        for (name, (is, is_not)) in &self.names {
+            out = out.replace(&format!("{{{name}}}"), if real { is } else { is_not });
+        }
+        out
+    }
+
+    /// Everything that a refused request might have changed, as one text.
+    pub async fn state(&self) -> String {
+        let records = &self.city.running().stores.records;
+        let mut out = String::new();
+        // Events leave the database behind the answer: all of them are to be out before they are counted.
+        loop {
+            let waiting = records.outbox().fetch(records.outbox().delivered().await.unwrap(), 1).await.unwrap();
+            if waiting.is_empty() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let events = self.city.running().stores.stream.topic("events").unwrap().end();
+        let audit = records.audit(records::AuditQuery { limit: 1, ..Default::default() }).await.unwrap();
+        out.push_str(&format!("{events:?} {:?}\n", audit.rows.first().map(|row| row.id)));
+        for path in [
+            "/v1.1/Things({thing})?$expand=Locations,HistoricalLocations,Datastreams($expand=Sensor,ObservedProperty)",
+            "/v1.1/Datastreams({datastream})/Observations?$expand=FeatureOfInterest&$count=true",
+            "/v1.1/Things?$count=true&$top=0",
+            "/v1.1/Datastreams?$count=true&$top=0",
+            "/v1.1/Sensors?$count=true&$top=0",
+            "/v1.1/Locations?$count=true&$top=0",
+            "/v1.1/Observations?$count=true&$top=0",
+            "/api/devices?tenant=dsd",
+            "/api/alarms/{alarm}",
+            "/api/deliveries",
+            "/api/rules",
+            "/api/connectors/{connector}",
+        ] {
+            let path = self.fill(path, true);
+            let answer = self.send("GET", &path, &self.manager, None, &[]).await;
+            assert_eq!(answer.status(), 200, "{path}");
+            out.push_str(&format!("{path}\n{}\n", answer.text().await.unwrap()));
+        }
+        out
+    }
+
+    /// Asks as somebody. A body that is a form gets the sender's token where it says `{csrf}`.
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        who: &Who,
+        body: Option<(&str, &str)>,
+        headers: &[(&str, &str)],
+    ) -> reqwest::Response {
+        let mut request = self.city.request(method, path);
+        let mut token = "";
+        match who {
+            Who::Anonymous => {}
+            Who::Authorization(value) => request = request.header("authorization", value),
+            Who::Session { cookie, csrf } => {
+                request = request.header("cookie", cookie);
+                token = csrf;
+            }
+        }
+        if let Some((kind, body)) = body {
+            request = request.header("content-type", kind).body(body.replace("{csrf}", token));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.unwrap()
+    }
+}
+
+async fn invite(city: &TestCity, tenant: &str, role: &str) -> String {
+    let roles = [Role::Owned(role.to_owned())].into();
+    let tenant = Tenant::parse(tenant).unwrap();
+    city.running().operators.invite(&Caller::system("test"), &tenant, roles).await.unwrap()
+}
+
+/// Somebody with an account, signed in; and the id of a second session of theirs.
+async fn sign_up(city: &TestCity, account: &str, tenant: &str, role: &str) -> (Who, String) {
+    let join = format!("/en/join/{}", invite(city, tenant, role).await);
+    let mut browser = Browser::new(city);
+    let joined = browser.post(&join, &join, &[("name", account), ("account", account), ("password", PASSWORD)]).await;
+    assert_eq!(joined.status(), 303);
+    let mut elsewhere = Browser::new(city);
+    let fields = [("account", account), ("password", PASSWORD)];
+    assert_eq!(elsewhere.post("/en/sign-in", "/en/sign-in", &fields).await.status(), 303);
+    let (_, html) = browser.get("/en/account").await;
+    let at = html.find("name=\"session\" value=\"").expect("a session that can be ended") + 22;
+    let session = html[at..].split('"').next().unwrap().to_owned();
+    (Who::Session { cookie: browser.cookie(), csrf: token(&html) }, session)
+}
