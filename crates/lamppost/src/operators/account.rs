@@ -63,7 +63,7 @@ fn browser(agent: &str) -> String {
 }
 
 /// Where one must be signed in; the way there and back otherwise.
-fn person_tenant(caller: &Caller) -> Option<Tenant> {
+pub(super) fn person_tenant(caller: &Caller) -> Option<Tenant> {
     matches!(caller.principal, kernel::Principal::Person { .. }).then(|| caller.tenant.clone()).flatten()
 }
 fn sign_in_first(page: &Page) -> Response {

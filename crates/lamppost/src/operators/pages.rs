@@ -180,7 +180,7 @@ fn own_path(next: &str) -> Option<&str> {
 
 async fn sign_in_form(page: Page) -> Response {
     // A program that shows a key has no account: sent there, it would be sent back here.
-    if person_tenant(&page.caller).is_some() {
+    if account::person_tenant(&page.caller).is_some() {
         return see_other(&page.href("/account"));
     }
     let next = page.query.get("next").unwrap_or_default();

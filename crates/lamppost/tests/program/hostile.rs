@@ -40,9 +40,11 @@ async fn problem(name: &str, answer: reqwest::Response, status: u16) -> Value {
     problem
 }
 
-async fn count(city: &TestCity) -> (u64, u64) {
-    let records = &city.running().stores.records;
-    (records.stats().commands, city.running().stores.stream.topic("observations").unwrap().end().0)
+/// What a refused request must not have moved: the audit, which every decision writes, and the stream of observations.
+async fn count(city: &TestCity) -> (Option<i64>, u64) {
+    let query = records::AuditQuery { limit: 1, ..Default::default() };
+    let audit = city.running().stores.records.audit(query).await.unwrap();
+    (audit.rows.first().map(|row| row.id), city.running().stores.stream.topic("observations").unwrap().end().0)
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

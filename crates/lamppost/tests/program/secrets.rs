@@ -9,8 +9,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    city::{PACK, TestCity},
     browser::{Browser, PASSWORD, token},
+    city::{PACK, TestCity},
     routes::address,
 };
 
@@ -253,7 +253,7 @@ async fn passing_secrets(base: &str, link: &str) -> Vec<(&'static str, String)> 
     assert_eq!(form(&format!("{base}/en/sign-in"), &visitor, wrong).await.status(), 422);
     let page = client.get(format!("{base}/en/operators")).header("cookie", &session).send().await.unwrap();
     let own = token(&page.text().await.unwrap());
-    let body = format!("csrf={}&tenant=dsd&role=admin&name=k", ui::encode(&own));
+    let body = format!("csrf={}&tenant=dsd&key_role=admin&name=k", ui::encode(&own));
     let made = form(&format!("{base}/en/operators/keys"), &session, body).await.text().await.unwrap();
     let at = made.find("lpk_").unwrap();
     let key: String = made[at..].chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect();

@@ -34,8 +34,8 @@ struct Try<'w> {
 
 impl Try<'_> {
     fn text(&self, text: &str, real: bool) -> String {
-        let password = ui::encode(PASSWORD);
-        self.world.fill(&text.replace("{version}", &self.version).replace("{password}", &password), real)
+        let text = text.replace("{version}", &self.version).replace("{password}", &ui::encode(PASSWORD));
+        self.world.fill(&text.replace("{another}", "nine%20quiet%20lamps%20at%20dawn"), real)
     }
 
     async fn ask(&self, who: &Who, real: bool, headers: &[(&str, &str)]) -> Told {

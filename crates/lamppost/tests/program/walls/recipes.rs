@@ -56,6 +56,11 @@ impl Recipe {
         (self.status, self.hidden, self.viewer) = (status, hidden, viewer);
         self
     }
+    /// The route, where it is not written as it is asked for.
+    const fn at(mut self, route: &'static str) -> Self {
+        self.route = route;
+        self
+    }
     const fn own(mut self) -> Self {
         self.own = true;
         self
@@ -89,6 +94,11 @@ const STREAM: &str = r#"{
   "observationType": "http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_Measurement",
   "unitOfMeasurement": {"name": "metre", "symbol": "m", "definition": "ucum:m"},
   "Sensor": {"@iot.id": {sensor}}, "ObservedProperty": {"@iot.id": {property}}
+}"#;
+
+const LOCATION: &str = r#"{
+  "name": "elsewhere", "description": "d", "encodingType": "application/geo+json",
+  "location": {"type": "Point", "coordinates": [114.1, 22.3]}
 }"#;
 
 const fn read(path: &'static str) -> Recipe {
@@ -151,7 +161,7 @@ pub const RECIPES: &[Recipe] = &[
     // SensorThings: writing.
     ask("POST", STA, "/v1.1/Things", r#"{"name": "a", "description": "d"}"#).answers(201, 0, 403).own(),
     ask("POST", STA, "/v1.1/Things({thing})/Datastreams", STREAM).answers(201, 404, 403),
-    ask("POST", STA, "/v1.1/Things({thing})/Locations", r#"{"@iot.id": {location}}"#).answers(201, 404, 403),
+    ask("POST", STA, "/v1.1/Things({thing})/Locations", LOCATION).answers(201, 404, 403),
     ask("POST", STA, "/v1.1/Datastreams({datastream})/Observations", OBSERVED).answers(201, 404, 403).device().silent(),
     ask("POST", STA, "/v1.1/Observations", r#"{"result": 1500, "Datastream": {"@iot.id": {datastream}}}"#)
         .answers(201, 400, 403)
@@ -164,7 +174,12 @@ pub const RECIPES: &[Recipe] = &[
     ask("PATCH", STA, "/v1.1/ObservedProperties({property})", r#"{"description": "changed"}"#),
     ask("PATCH", STA, "/v1.1/FeaturesOfInterest({feature})", r#"{"description": "changed"}"#),
     ask("PATCH", STA, "/v1.1/Observations('{observation}')", r#"{"result": 1990}"#),
-    ask("PUT", STA, "/v1.1/Things({thing})", r#"{"name": "walled-garden-7731", "description": "replaced"}"#),
+    ask(
+        "PUT",
+        STA,
+        "/v1.1/Things({thing})",
+        r#"{"name": "walled-garden-7731", "description": "replaced", "properties": {"system": "flood"}}"#,
+    ),
     ask(
         "PUT",
         STA,
@@ -210,10 +225,18 @@ pub const RECIPES: &[Recipe] = &[
     Recipe::new("GET", "/api/rules/{key}", "/api/rules/{rule}").shows(),
     ask("POST", "/api/rules/check", "/api/rules/check", "{}").answers(200, 0, 200).own().device(),
     Recipe::new("GET", "/api/deliveries", "/api/deliveries"),
-    ask("POST", "/api/deliveries/{id}/retry", "/api/deliveries/{delivery}/retry", ""),
+    // Rules are managed by people, not by keys.
+    ask("POST", "/api/deliveries/{id}/retry", "/api/deliveries/{delivery}/retry", "").right(Right::ManagerBrowser),
     Recipe::new("GET", "/api/connectors", "/api/connectors").shows(),
     Recipe::new("GET", "/api/connectors/{key}", "/api/connectors/{connector}").shows(),
     ask("POST", "/api/connectors/{key}/run", "/api/connectors/{connector}/run", "").answers(202, 404, 403),
+    page("/{language}/operations", "/en/operations").shows(),
+    page("/{language}/operations/feeds/{key}", "/en/operations/feeds/{connector}").shows(),
+    form("/{language}/operations/feeds/{key}/run", "/en/operations/feeds/{connector}/run", "csrf={csrf}")
+        .answers(303, 404, 403),
+    form("/{language}/operations/deliveries/{id}/retry", "/en/operations/deliveries/{letter}/retry", "csrf={csrf}")
+        .answers(303, 404, 403),
+    open("/en/status").at("/{language}/status"),
     // Devices.
     Recipe::new("GET", "/api/devices", "/api/devices?tenant={tenant}").shows(),
     ask("POST", "/api/devices", "/api/devices", r#"{"tenant": "{tenant}", "key": "second", "kind": "station"}"#)
@@ -222,6 +245,22 @@ pub const RECIPES: &[Recipe] = &[
     ask("PATCH", "/api/devices/{id}", "/api/devices/{device}", r#"{"firmware": "2"}"#),
     ask("POST", "/api/devices/{id}/keys", "/api/devices/{device}/keys", "{}").answers(201, 404, 403),
     ask("POST", "/api/devices/{id}/rotate", "/api/devices/{device}/rotate", "{}").answers(201, 404, 403),
+    page("/{language}/devices", "/en/devices?tenant={tenant}").shows(),
+    page("/{language}/devices/new", "/en/devices/new?tenant={tenant}").answers(200, 404, 403),
+    form("/{language}/devices/new", "/en/devices/new", "csrf={csrf}&tenant={tenant}&key=third&kind=station")
+        .answers(303, 404, 403),
+    page("/{language}/devices/{id}", "/en/devices/{device}").shows(),
+    page("/{language}/devices/{id}/change", "/en/devices/{device}/change").answers(200, 404, 403).shows(),
+    form("/{language}/devices/{id}/change", "/en/devices/{device}/change", "csrf={csrf}&kind=station&firmware=3")
+        .answers(303, 404, 403),
+    form("/{language}/devices/{id}/keys", "/en/devices/{spare}/keys", "csrf={csrf}").answers(200, 404, 403),
+    form("/{language}/devices/{id}/keys/rotate", "/en/devices/{spare}/keys/rotate", "csrf={csrf}")
+        .answers(200, 404, 403),
+    form("/{language}/devices/{id}/keys/revoke", "/en/devices/{spare}/keys/revoke", "csrf={csrf}&prefix={taken}")
+        .answers(303, 404, 403),
+    form("/{language}/devices/{id}/service", "/en/devices/{spare}/service", "csrf={csrf}&enabled=no")
+        .answers(303, 404, 403),
+    form("/{language}/devices/{id}/remove", "/en/devices/{spare}/remove", "csrf={csrf}&sure=on").answers(303, 404, 403),
     // The city's own.
     ask("PUT", "/api/ops/backups/{name}", "/api/ops/backups/{backup}", "")
         .right(Right::CityAdmin)
@@ -242,16 +281,32 @@ pub const RECIPES: &[Recipe] = &[
     )
     .right(Right::Visitor)
     .answers(303, 0, 0),
+    page("/{language}/reset/{token}", "/en/reset/{resetting}").right(Right::Anybody),
+    form("/{language}/reset/{token}", "/en/reset/{resetting}", "csrf={csrf}&password={another}")
+        .right(Right::Visitor)
+        .answers(303, 0, 0),
     page("/{language}/account", "/en/account").answers(200, 0, 200).own(),
+    page("/{language}/account/password", "/en/account/password").answers(200, 0, 200).own(),
     page("/{language}/operators", "/en/operators?tenant={tenant}").answers(200, 404, 404),
+    page("/{language}/operators/people/{id}", "/en/operators/people/{person}").answers(200, 404, 404),
+    form("/{language}/operators/people/{id}/roles", "/en/operators/people/{person}/roles", "csrf={csrf}&role=viewer")
+        .answers(303, 404, 404),
+    form("/{language}/operators/people/{id}/reset", "/en/operators/people/{person}/reset", "csrf={csrf}")
+        .answers(200, 404, 404),
+    form("/{language}/operators/people/{id}/access", "/en/operators/people/{person}/access", "csrf={csrf}&enabled=no")
+        .answers(303, 404, 404),
     form("/{language}/operators/invite", "/en/operators/invite", "csrf={csrf}&tenant={tenant}&role=viewer")
         .answers(200, 403, 403),
-    form("/{language}/operators/keys", "/en/operators/keys", "csrf={csrf}&tenant={tenant}&role=viewer&name=more")
+    form("/{language}/operators/keys", "/en/operators/keys", "csrf={csrf}&tenant={tenant}&key_role=viewer&name=more")
         .answers(200, 403, 403),
     form("/{language}/operators/keys/revoke", "/en/operators/keys/revoke", "csrf={csrf}&prefix={key}")
-        .answers(200, 404, 404),
+        .answers(303, 404, 404),
     form("/{language}/account/sessions/end", "/en/account/sessions/end", "csrf={csrf}&session={session}")
         .answers(303, 404, 404),
+    // Ends the other sessions.
+    form("/{language}/account/password", "/en/account/password", "csrf={csrf}&present={password}&password={another}")
+        .answers(303, 0, 303)
+        .own(),
     // What takes away.
     ask("DELETE", STA, "/v1.1/Observations('{observation}')", "").answers(204, 404, 403),
     ask("DELETE", STA, "/v1.1/Things({thing})/properties", "").answers(204, 404, 403),

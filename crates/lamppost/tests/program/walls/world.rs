@@ -6,8 +6,8 @@ use kernel::{Caller, Role, Tenant};
 use serde_json::{Value, json};
 
 use crate::{
-    city::{PACK, TestCity},
     browser::{Browser, PASSWORD, token},
+    city::{PACK, TestCity},
 };
 
 /// In every name of what the department owns: where it is read, something has leaked.
@@ -23,6 +23,11 @@ key = "walls-mail"
 tenant = "dsd"
 email = { to = ["duty@dsd.example"] }
 
+[[recipient]]
+key = "walls-other-mail"
+tenant = "dsd"
+email = { to = ["other@dsd.example"] }
+
 [[rule]]
 key = "walls-high-water"
 tenant = "dsd"
@@ -30,7 +35,7 @@ severity = "Severe"
 name = { en = "walled-garden-7731 water", zh-hant = "walled-garden-7731", zh-hans = "walled-garden-7731" }
 select = { system = "flood" }
 when = { above = { raise = 1000, clear = 900 } }
-notify = ["walls-mail"]
+notify = ["walls-mail", "walls-other-mail"]
 "#;
 
 const CONNECTOR: &str = r#"
@@ -192,18 +197,20 @@ impl World {
 
         // The rule engine and the workers that send take their time; nothing else depends on it.
         let mut tries = 0..TRIES;
-        let (alarm, delivery) = loop {
+        let (alarm, delivery, letter) = loop {
             tries.next().expect("an alarm and a letter that was given up");
             let (_, alarms) = ask("GET", "/api/alarms?rule=walls-high-water", Value::Null).await;
             let (_, dead) = ask("GET", "/api/deliveries?state=dead", Value::Null).await;
-            match (alarms["alarms"][0]["id"].as_str(), dead["deliveries"][0]["id"].as_str()) {
-                (Some(alarm), Some(delivery)) => break (alarm.to_owned(), delivery.to_owned()),
+            let given_up = |n: usize| dead["deliveries"][n]["id"].as_str().map(str::to_owned);
+            match (alarms["alarms"][0]["id"].as_str(), given_up(0), given_up(1)) {
+                (Some(alarm), Some(delivery), Some(letter)) => break (alarm.to_owned(), delivery, letter),
                 _ => tokio::time::sleep(PAUSE).await,
             }
         };
         let nobody = "01900000-0000-7000-8000-000000000000";
         name("alarm", &alarm, nobody);
         name("delivery", &delivery, nobody);
+        name("letter", &letter, nobody);
         loop {
             tries.next().expect("the feed has been read");
             let (_, feed) = ask("GET", "/api/connectors/walls-feed", Value::Null).await;
@@ -225,6 +232,11 @@ impl World {
         let (_, key) = ask("POST", &format!("/api/devices/{device}/keys"), json!({})).await;
         name("device", &device, nobody);
         name("prefix", key["prefix"].as_str().unwrap(), "aaaaaaaaaa");
+        let (_, spare) = ask("POST", "/api/devices", json!({"tenant": "dsd", "key": "spare", "kind": "station"})).await;
+        let spare = spare["id"].as_str().unwrap().to_owned();
+        let (_, taken) = ask("POST", &format!("/api/devices/{spare}/keys"), json!({})).await;
+        name("spare", &spare, nobody);
+        name("taken", taken["prefix"].as_str().unwrap(), "aaaaaaaaaa");
         let own_device = Who::key(key["key"].as_str().unwrap());
 
         let stranger_key = city.key("epd", "admin").await;
@@ -246,6 +258,14 @@ impl World {
         let (manager_browser, session) = sign_up(&city, "manager", "dsd", "admin").await;
         name("session", &session, nobody);
         name("backup", "walls-backup", "walls-nothing");
+        sign_up(&city, "colleague", "dsd", "operator").await;
+        let dsd = Tenant::parse("dsd").unwrap();
+        let system = Caller::system("test");
+        let people = city.running().operators.people(&system, &dsd).await.unwrap();
+        let colleague = people.iter().find(|(person, _)| person.account == "colleague").unwrap().0.id.to_string();
+        name("person", &colleague, nobody);
+        let resetting = city.running().operators.reset_link(&system, &colleague).await.unwrap();
+        name("resetting", &resetting, &"A".repeat(43));
         let (viewer_browser, _) = sign_up(&city, "viewer", "dsd", "viewer").await;
         let (stranger_browser, _) = sign_up(&city, "stranger", "epd", "admin").await;
         Self {
