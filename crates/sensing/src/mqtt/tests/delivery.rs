@@ -297,19 +297,6 @@ async fn a_shared_subscription_takes_turns() {
 }
 
 #[tokio::test]
-async fn entities_have_topics() {
-    let world = World::new().await;
-    let mut client = world.connect(To::new(V5, "dsd-r", "r")).await;
-    client.subscribe("v1.1/Things(7)", QoS::AtLeastOnce).await;
-    let mut other = world.connect(To::new(V5, "epd-r", "r")).await;
-    other.subscribe("#", QoS::AtMostOnce).await;
-    let topics = ["v1.1/Things(7)".to_owned(), "v1.1/Things".to_owned()];
-    world.handle.entity_changed(&super::world::tenant("dsd"), false, &topics, &r#"{"@iot.id":7}"#.into());
-    assert_eq!(client.message().await.payload, r#"{"@iot.id":7}"#);
-    assert!(client.silent().await && other.silent().await);
-}
-
-#[tokio::test]
 async fn the_server_says_goodbye() {
     let world = World::new().await;
     let mut client = world.connect(To::new(V5, "dsd-r", "r")).await;

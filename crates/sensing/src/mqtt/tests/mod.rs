@@ -6,4 +6,5 @@ mod hostile;
 mod protocol;
 mod real;
 mod rights;
+mod updates;
 mod world;

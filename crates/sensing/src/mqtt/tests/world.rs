@@ -21,13 +21,16 @@ use tokio::{
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::{
-    model::{DatastreamInfo, EntityId, Observation, ObservationType},
+    catalog::Entity,
+    model::{DatastreamInfo, EntityId, EntityType, Observation, ObservationType},
     mqtt::{
-        Applied, Authenticate, Door, Field, Handle, Keep, Live, Login, Options, Parts, RecordError, Refusal, Rights,
-        SavedMessage, SavedSession,
+        Applied, Authenticate, Catalogue, Door, Entities, Field, Handle, Keep, Live, Login, Options, Owner, Parent,
+        Parts, RecordError, Refusal, Rights, SavedMessage, SavedSession,
         wire::{Connect, Packet, PublishProperties, QoS, Subscribe, SubscriptionOptions, Version},
     },
+    query::Row,
     scope::Scope,
+    sta::Path,
 };
 
 pub fn tenant(slug: &str) -> Tenant {
@@ -127,6 +130,9 @@ impl Field for Shared {
             .filter_map(|event| std::future::ready(event.ok()));
         futures::stream::iter(history).chain(live).map(|a| Applied::clone(&a)).boxed()
     }
+    fn start(&self) -> u64 {
+        0
+    }
     fn end(&self) -> u64 {
         self.0.log.lock().len() as u64
     }
@@ -140,16 +146,64 @@ impl Field for Shared {
     fn datastream(&self, id: EntityId) -> BoxFuture<'static, Result<Option<Arc<DatastreamInfo>>, RecordError>> {
         async move { Ok(MemoryField::info(id.0)) }.boxed()
     }
-    fn of_device(&self, device: &str, key: &str) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>> {
-        let found = match (device, key) {
-            ("d1", "level") => Some(EntityId(1)),
-            ("d1", "rain") => Some(EntityId(2)),
+    fn of_device(
+        &self,
+        tenant: &Tenant,
+        device: &str,
+        key: &str,
+    ) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>> {
+        // epd's device has the same name as dsd's.
+        let found = match (tenant.as_str(), device, key) {
+            ("dsd", "d1", "level") => Some(EntityId(1)),
+            ("dsd", "d1", "rain") => Some(EntityId(2)),
+            ("epd", "d1", "level") => Some(EntityId(11)),
             _ => None,
         };
         async move { Ok(found) }.boxed()
     }
+    fn admits_feature(
+        &self,
+        _: &Caller,
+        datastream: EntityId,
+        feature: EntityId,
+    ) -> BoxFuture<'static, Result<bool, RecordError>> {
+        let known = feature.0 == 200 + datastream.0;
+        async move { Ok(known) }.boxed()
+    }
+    fn complete(
+        &self,
+        _: &Caller,
+        _: serde_json::Value,
+        _: Option<EntityId>,
+        _: Option<EntityId>,
+    ) -> BoxFuture<'static, Result<Option<Observation>, RecordError>> {
+        async { Err(RecordError::Refused("there is no catalogue here".to_owned())) }.boxed()
+    }
     fn page(&self, after: EntityId, limit: usize) -> BoxFuture<'static, Vec<Arc<DatastreamInfo>>> {
         async move { (after.0 + 1..20).filter_map(MemoryField::info).take(limit).collect() }.boxed()
+    }
+}
+
+/// A catalogue in which nothing ever changes; `updates.rs` has a real one.
+struct Still;
+
+impl Entities for Still {
+    fn changes(&self) -> BoxStream<'static, Catalogue> {
+        futures::stream::pending().boxed()
+    }
+    fn row(&self, _: EntityType, _: EntityId) -> BoxFuture<'static, Option<Row>> {
+        async { None }.boxed()
+    }
+    fn owner(&self, _: EntityType, id: EntityId) -> BoxFuture<'static, Option<Owner>> {
+        // Features 101 to 109 and 201 to 209 are dsd's, and so on; those of public Datastreams are public.
+        let found = MemoryField::info(id.0 % 100).map(|info| (info.tenant.clone(), info.public));
+        async move { found }.boxed()
+    }
+    fn parents(&self, _: Arc<Entity>) -> BoxFuture<'static, Vec<Parent>> {
+        async { Vec::new() }.boxed()
+    }
+    fn leads(&self, _: Arc<Scope>, _: Path, _: EntityId) -> BoxFuture<'static, bool> {
+        async { false }.boxed()
     }
 }
 
@@ -237,6 +291,7 @@ impl World {
     pub async fn with(options: Options, field: Arc<MemoryField>, keep: Arc<MemoryKeep>) -> Self {
         let parts = Parts {
             field: Arc::new(Shared(Arc::clone(&field))),
+            entities: Arc::new(Still),
             rights: Arc::new(Law),
             authenticate: Arc::new(Register),
             keep: Arc::new(Kept(Arc::clone(&keep))),
