@@ -158,11 +158,15 @@ def own_things_only(version):
         same = Http(BASE, DEVICE_KEY)
         body = {"result": 1, "phenomenonTime": stamp(now())}
         array = [{"Datastream": {"@iot.id": beside}, "components": ["phenomenonTime", "result"], "dataArray": [[stamp(now()), 1]]}]
-        for path, sent in ((f"/v1.1/Datastreams({beside})/Observations", body), ("/v1.1/CreateObservations", array)):
+        # Not by bringing an entity along either.
+        place = {"name": "weir", "description": "d", "encodingType": "application/geo+json", "feature": {"type": "Point", "coordinates": [114, 22]}}
+        deep = body | {"FeatureOfInterest": place}
+        own = f"/v1.1/Datastreams({beside})/Observations"
+        for path, sent in ((own, body), (own, deep), ("/v1.1/Observations", deep | {"Datastream": {"@iot.id": beside}}), ("/v1.1/CreateObservations", array)):
             try:
                 answer = same.ask("POST", path, sent)
             except Refused as refused:
-                assert refused.status in (403, 404), refused
+                assert refused.status in (400, 403, 404), refused
             else:
                 assert answer[2] == '["error"]', f"{path} was answered {answer[0]} {answer[2]}"
         equal(http.get(f"/v1.1/Datastreams({beside})/Observations?$count=true&$top=0")["@iot.count"], 0)

@@ -7,7 +7,7 @@ use records::params;
 use serde::Deserialize;
 use stream::{Offset, Record, Subscription, Topic};
 
-use super::city::{Catalogue, Changed, Entities, Owner, Parent};
+use super::city::{Anchored, Catalogue, Changed, Entities, Owner, Parent};
 use crate::{
     catalog::{
         Entity, Schema,
@@ -168,6 +168,40 @@ impl Entities for Catalogued {
                 }
             }
             parents
+        }
+        .boxed()
+    }
+
+    fn anchor(&self, path: Path) -> BoxFuture<'static, Option<Anchored>> {
+        let this = self.clone();
+        async move {
+            let mut owners = Vec::new();
+            let mut anchored = None;
+            // Every place on the way, the last one being that of the series.
+            for steps in 2..path.steps.len() {
+                if !matches!(path.steps[steps - 1], Step::Key(_) | Step::Navigation(_)) {
+                    continue;
+                }
+                let part = Path { steps: path.steps[..steps].to_vec(), tail: Tail::Entities, ..path.clone() };
+                match this.things.resolve(&Scope::Everything, &part).await {
+                    Ok(Some(Place::One(Item::Entity(entity, _)))) => {
+                        owners.push((entity.tenant.clone(), entity.public));
+                        anchored = Some((entity.entity, entity.id));
+                    }
+                    Ok(Some(Place::One(Item::Observation(o)))) => {
+                        owners.push(this.owner(EntityType::Datastream, o.datastream).await?);
+                        anchored = None;
+                    }
+                    Ok(Some(Place::Collection(_))) => anchored = None,
+                    Ok(None) => return None,
+                    Err(error) => {
+                        tracing::warn!(%error, "a followed path could not be walked");
+                        return None;
+                    }
+                }
+            }
+            let (entity, id) = anchored?;
+            Some(Anchored { entity, id, owners })
         }
         .boxed()
     }

@@ -113,6 +113,15 @@ pub struct Parent {
     pub owner: Owner,
 }
 
+/// Whose Observations a path leads to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Anchored {
+    pub entity: EntityType,
+    pub id: EntityId,
+    /// All of them must be visible to whoever follows the path.
+    pub owners: Vec<Owner>,
+}
+
 /// The catalogue as those see it who follow its entities. What is to be sent is read when it is sent.
 pub trait Entities: Send + Sync + 'static {
     /// Everything from now on, in the order of the stream, whichever server has done it.
@@ -121,6 +130,8 @@ pub trait Entities: Send + Sync + 'static {
     fn owner(&self, entity: EntityType, id: EntityId) -> BoxFuture<'static, Option<Owner>>;
     /// The collections that this entity is in by a tie of its own.
     fn parents(&self, entity: Arc<Entity>) -> BoxFuture<'static, Vec<Parent>>;
+    /// The Datastream or feature whose Observations are where the path leads, and who owns what lies on the way.
+    fn anchor(&self, path: Path) -> BoxFuture<'static, Option<Anchored>>;
     /// Whether whoever has this scope finds the entity where the path leads.
     fn leads(&self, scope: Arc<Scope>, path: Path, id: EntityId) -> BoxFuture<'static, bool>;
 }

@@ -76,6 +76,7 @@ impl Hub {
                         for changed in &list {
                             self.changed(changed, &list).await;
                         }
+                        self.anchor_all().await;
                     }
                     Some(Catalogue::Missed(records)) => {
                         self.stats.untold.add(records);

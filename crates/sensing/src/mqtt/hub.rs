@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Options,
-    city::{Authenticate, Entities, Field, Keep, RecordError, Rights, SavedMessage},
+    city::{Anchored, Authenticate, Entities, Field, Keep, Owner, RecordError, Rights, SavedMessage},
     entities::Touched,
     interest::{Interest, Selection, split_query},
     saved,
@@ -29,7 +29,11 @@ use super::{
     trie::Trie,
     wire::{QoS, Reason},
 };
-use crate::{model::EntityType, query::Plan, sta::Path};
+use crate::{
+    model::{EntityId, EntityType},
+    query::Plan,
+    sta::Path,
+};
 
 pub type Group = Option<Arc<str>>;
 /// A place in the tree under one filter: the session, its group, and the query behind the filter.
@@ -55,7 +59,13 @@ pub struct Interests {
     pub singles: AtomicUsize,
     /// By the topic, with the number of subscriptions.
     pub paths: Mutex<BTreeMap<Box<str>, (Path, usize)>>,
+    series: Mutex<BTreeMap<Box<str>, (Path, usize)>>,
+    /// Where the paths of `series` lead at present.
+    anchors: RwLock<Arc<Anchors>>,
 }
+
+/// Topics of a Datastream's or feature's Observations beside those that everybody knows, and who owns what lies on the way.
+pub type Anchors = HashMap<(EntityType, EntityId), Vec<(ByteString, Vec<Owner>)>, RandomState>;
 
 impl Interests {
     /// `false` when there are too many of its kind.
@@ -64,6 +74,10 @@ impl Interests {
             Ok(Interest::Path(_)) => {
                 let paths = self.paths.lock();
                 paths.len() < PATHS || paths.contains_key(bare)
+            }
+            Ok(Interest::Series(_)) => {
+                let series = self.series.lock();
+                series.len() < PATHS || series.contains_key(bare)
             }
             Ok(_) => true,
             Err(()) => false,
@@ -85,16 +99,9 @@ impl Interests {
             Ok(Interest::Single) => change(&self.singles),
             Ok(Interest::Path(path)) => {
                 change(&self.entities);
-                let mut paths = self.paths.lock();
-                if more {
-                    paths.entry(bare.into()).or_insert((*path, 0)).1 += 1;
-                } else if let Some(entry) = paths.get_mut(bare) {
-                    entry.1 -= 1;
-                    if entry.1 == 0 {
-                        paths.remove(bare);
-                    }
-                }
+                refer(&self.paths, bare, *path, more);
             }
+            Ok(Interest::Series(path)) => refer(&self.series, bare, *path, more),
             Ok(Interest::Observations | Interest::Other) | Err(()) => {}
         }
     }
@@ -123,6 +130,19 @@ pub struct Hub {
     pub turn: AtomicUsize,
     /// What of an entity is sent where nothing was selected, by [`EntityType::ALL`].
     plans: Vec<Plan>,
+}
+
+/// Counts one subscription of a path more or less.
+fn refer(paths: &Mutex<BTreeMap<Box<str>, (Path, usize)>>, bare: &str, path: Path, more: bool) {
+    let mut paths = paths.lock();
+    if more {
+        paths.entry(bare.into()).or_insert((path, 0)).1 += 1;
+    } else if let Some(entry) = paths.get_mut(bare) {
+        entry.1 -= 1;
+        if entry.1 == 0 {
+            paths.remove(bare);
+        }
+    }
 }
 
 /// What a connection holds of its session.
@@ -186,6 +206,28 @@ impl Hub {
             Some(select) => (select.plan.entity == entity).then_some(&select.plan),
             None => self.plans.iter().find(|plan| plan.entity == entity),
         }
+    }
+
+    pub fn anchors(&self) -> Arc<Anchors> {
+        Arc::clone(&self.interests.anchors.read())
+    }
+
+    /// Walks the paths to Observations again: one is new, or the catalogue has changed.
+    pub async fn anchor_all(&self) {
+        let paths: Vec<(Box<str>, Path)> = {
+            let series = self.interests.series.lock();
+            series.iter().map(|(topic, (path, _))| (topic.clone(), path.clone())).collect()
+        };
+        if paths.is_empty() && self.anchors().is_empty() {
+            return;
+        }
+        let mut anchors = Anchors::default();
+        for (topic, path) in paths {
+            if let Some(Anchored { entity, id, owners }) = self.entities.anchor(path).await {
+                anchors.entry((entity, id)).or_default().push((topic.to_string().into(), owners));
+            }
+        }
+        *self.interests.anchors.write() = Arc::new(anchors);
     }
 
     pub fn next(&self) -> u64 {

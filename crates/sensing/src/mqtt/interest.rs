@@ -75,6 +75,9 @@ pub enum Interest {
     Entities,
     /// Entities behind another path, which is walked when one of its type changes.
     Path(Box<Path>),
+    /// Observations behind another path: of the Datastream or feature where it leads before its last step. Walked when it is subscribed
+    /// to and when the catalogue changes, not for each Observation.
+    Series(Box<Path>),
     /// Not SensorThings.
     Other,
 }
@@ -111,6 +114,8 @@ impl Interest {
                 [Step::Set(EntityType::FeatureOfInterest), Step::Key(_), Step::Navigation(_)] if whole => {
                     Ok(Self::OfFeature)
                 }
+                // One Observation has a name of its own; under a longer path it is not sent.
+                [.., Step::Navigation(_)] if whole && path.many => Ok(Self::Series(Box::new(path))),
                 _ => Err(()),
             };
         }
@@ -158,6 +163,7 @@ mod tests {
             Ok(Interest::Single) => "single",
             Ok(Interest::Entities) => "entities",
             Ok(Interest::Path(_)) => "path",
+            Ok(Interest::Series(_)) => "series",
             Ok(Interest::Other) => "other",
             Err(()) => "nothing",
         };
@@ -185,7 +191,10 @@ mod tests {
             ("v1.1/Lamps", "nothing"),
             ("v1.1/Things/", "nothing"),
             ("v1.1/Things(1)/name/$value", "nothing"),
-            ("v1.1/Things(1)/Datastreams(2)/Observations", "nothing"),
+            ("v1.1/Things(1)/Datastreams(2)/Observations", "series"),
+            ("v1.1/Observations('1-2-3')/Datastream/Observations", "series"),
+            ("v1.1/Datastreams(2)/Observations('1-2-3')", "nothing"),
+            ("v1.1/Things(1)/Datastreams/Observations", "nothing"),
         ] {
             assert_eq!(name(bare), expect, "{bare}");
         }

@@ -23,8 +23,8 @@
 //!
 //! An entity's message is what a GET would answer. A Datastream is also sent when Observations have moved its phenomenonTime or
 //! resultTime, a few times a second at most. `+`, `#` and `$share` work on all; `#` brings an Observation under its Datastream's topic and
-//! an entity under its own, once. Wildcards reach no longer path than `v1.1/Things(1)/Datastreams(2)`. Observations are not sent under
-//! longer paths than those above: such a filter is refused, as is one that names nothing that could ever be. What a caller may not read
+//! an entity under its own, once. Wildcards reach no longer path than `v1.1/Things(1)/Datastreams(2)`. A
+//! filter that names nothing that could ever be is refused. What a caller may not read
 //! does not exist for it: a subscription to it is granted and stays silent.
 //!
 //! # What is promised
@@ -86,8 +86,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use catalogue::Catalogued;
 pub use city::{
-    Applied, Authenticate, Catalogue, Changed, Entities, Field, Keep, Kept, Live, Login, Owner, Parent, RecordError,
-    Refusal, Rights, SavedMessage, SavedSession,
+    Anchored, Applied, Authenticate, Catalogue, Changed, Entities, Field, Keep, Kept, Live, Login, Owner, Parent,
+    RecordError, Refusal, Rights, SavedMessage, SavedSession,
 };
 pub use listen::Tls;
 pub use observed::Observed;
@@ -213,6 +213,7 @@ impl Door {
             CancellationToken::new(),
         ));
         hub.restore().await.map_err(Error::Keep)?;
+        hub.anchor_all().await;
         let mut door = Self { hub: Arc::clone(&hub), tasks: JoinSet::new(), addresses: Vec::new() };
         door.tasks.spawn(Arc::clone(&hub).route(live));
         door.tasks.spawn(Arc::clone(&hub).follow(changes));

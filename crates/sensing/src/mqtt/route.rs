@@ -12,7 +12,7 @@ use futures::{StreamExt, stream::BoxStream};
 
 use super::{
     city::{Applied, Live, Owner},
-    hub::{Hub, Subscriber},
+    hub::{Anchors, Hub, Subscriber},
     interest::slot,
     render,
     session::{Audience, Delivery, Message, Position, Pushed, Session, Subscription},
@@ -33,6 +33,7 @@ const OWN: u8 = 0;
 const ALL: u8 = 1;
 const FEATURE: u8 = 2;
 const SINGLE: u8 = 3;
+const PATH: u8 = 4;
 
 /// One topic of an Observation.
 struct Name {
@@ -40,36 +41,46 @@ struct Name {
     topic: ByteString,
     /// The property that is sent under it, by the schema's index; `None` for the Observation itself.
     property: Option<usize>,
+    /// Of what lies on the way, which must be visible too.
+    also: Vec<Owner>,
 }
 
-/// The topics that only filters without wildcards reach: its feature's, its own, and its properties'.
-fn exact_names(o: &Observation, features: bool, singles: bool) -> Vec<Name> {
+/// The topics that only filters without wildcards reach: those of longer paths, its feature's, its own, and its properties'.
+fn exact_names(o: &Observation, feature: Option<Owner>, singles: bool, anchors: &Anchors) -> Vec<Name> {
     let mut names = Vec::new();
-    if features {
+    if !anchors.is_empty() {
+        for key in [(EntityType::Datastream, o.datastream), (EntityType::FeatureOfInterest, o.feature)] {
+            let paths = anchors.get(&key).into_iter().flatten();
+            names.extend(paths.map(|(topic, also)| Name::new(PATH, topic.clone(), None, also.clone())));
+        }
+    }
+    if let Some(owner) = feature {
         let topic = format!("v1.1/FeaturesOfInterest({})/Observations", o.feature).into();
-        names.push(Name { kind: FEATURE, topic, property: None });
+        names.push(Name::new(FEATURE, topic, None, vec![owner]));
     }
     if singles {
         let id = o.id();
         for own in [format!("v1.1/Observations('{id}')"), format!("v1.1/Observations({id})")] {
             let properties = Schema::of(EntityType::Observation).properties.iter().enumerate();
-            names.extend(properties.map(|(index, property)| Name {
-                kind: SINGLE,
-                topic: format!("{own}/{}", property.name).into(),
-                property: Some(index),
+            names.extend(properties.map(|(index, property)| {
+                Name::new(SINGLE, format!("{own}/{}", property.name).into(), Some(index), Vec::new())
             }));
-            names.push(Name { kind: SINGLE, topic: own.into(), property: None });
+            names.push(Name::new(SINGLE, own.into(), None, Vec::new()));
         }
     }
     names
 }
 
 impl Name {
+    fn new(kind: u8, topic: ByteString, property: Option<usize>, also: Vec<Owner>) -> Self {
+        Self { kind, topic, property, also }
+    }
+
     /// Names of one kind are told apart by their text; the two that everybody has need no look at it.
     fn slot(&self, subscription: &Subscription) -> u64 {
         let query = subscription.select.as_ref().map_or("", |select| &select.query);
         match self.kind {
-            SINGLE => slot(SINGLE, &format!("{}{query}", self.topic)),
+            kind @ (SINGLE | PATH) => slot(kind, &format!("{}{query}", self.topic)),
             kind => slot(kind, query),
         }
     }
@@ -208,6 +219,7 @@ impl Hub {
 
     fn deliver_frame(&self, applied: &Applied, infos: &Infos, features: &Features) {
         let singles = self.interests.singles.load(Ordering::Acquire) > 0;
+        let anchors = self.anchors();
         let trie = self.trie.read();
         let mut all = Vec::new();
         trie.matches(ALL_OBSERVATIONS, &mut |s: &Subscriber, by_hash| {
@@ -219,17 +231,17 @@ impl Hub {
         let mut found: Vec<(u64, usize, &Subscriber)> = Vec::new();
         for (index, o) in applied.observations.iter().enumerate() {
             let Some(info) = infos.get(&o.datastream) else { continue };
-            let own = Name { kind: OWN, topic: topic::observations(o.datastream).into(), property: None };
+            let own = Name::new(OWN, topic::observations(o.datastream).into(), None, Vec::new());
             found.clear();
             trie.matches(&own.topic, &mut |s, _| found.push((own.slot(&s.subscription), OWN.into(), s)));
-            let rest = exact_names(o, features.contains_key(&o.feature), singles);
+            let rest = exact_names(o, features.get(&o.feature).cloned(), singles, &anchors);
             for (at, name) in rest.iter().enumerate() {
                 trie.exact(&name.topic, &mut |s| found.push((name.slot(&s.subscription), at + 2, s)));
             }
             if found.is_empty() && all.is_empty() {
                 continue;
             }
-            let every = Name { kind: ALL, topic: ByteString::from_static(ALL_OBSERVATIONS), property: None };
+            let every = Name::new(ALL, ByteString::from_static(ALL_OBSERVATIONS), None, Vec::new());
             found.extend(all.iter().map(|s| (every.slot(&s.subscription), usize::from(ALL), *s)));
             found.sort_by_key(|(slot, ..)| *slot);
             let mut encoder = Encoder::new(self, o);
@@ -242,11 +254,8 @@ impl Hub {
                 };
                 let position = Position { offset: applied.offset, index: index as u32, slot: *slot };
                 let Some(message) = encoder.message(name, &first.subscription, position) else { continue };
-                let audience = Audience::City {
-                    tenant: info.tenant.clone(),
-                    public: info.public,
-                    also: also(name, features.get(&o.feature)),
-                };
+                let audience =
+                    Audience::City { tenant: info.tenant.clone(), public: info.public, also: name.also.clone() };
                 self.deliver(&mut same.iter().map(|(.., s)| *s).collect(), message, &audience);
             }
         }
@@ -317,13 +326,18 @@ impl Hub {
     ) -> usize {
         let reliable: Vec<_> = subscriptions.iter().filter(|(_, s)| s.qos != QoS::AtMostOnce).collect();
         let some = |prefix: &str| reliable.iter().any(|(filter, _)| filter.starts_with(prefix));
-        let (features, singles) = (some("v1.1/FeaturesOfInterest("), some("v1.1/Observations("));
+        let (features, singles, anchors) =
+            (some("v1.1/FeaturesOfInterest("), some("v1.1/Observations("), self.anchors());
         for (index, o) in applied.observations.iter().enumerate().skip(start) {
             let mut names = vec![
-                Name { kind: OWN, topic: topic::observations(o.datastream).into(), property: None },
-                Name { kind: ALL, topic: ByteString::from_static(ALL_OBSERVATIONS), property: None },
+                Name::new(OWN, topic::observations(o.datastream).into(), None, Vec::new()),
+                Name::new(ALL, ByteString::from_static(ALL_OBSERVATIONS), None, Vec::new()),
             ];
-            names.extend(exact_names(o, features, singles));
+            let feature = match features {
+                true => self.entities.owner(EntityType::FeatureOfInterest, o.feature).await,
+                false => None,
+            };
+            names.extend(exact_names(o, feature, singles, &anchors));
             let mut wanted: Vec<(u64, &Name, &Subscription)> = Vec::new();
             for name in &names {
                 for (filter, subscription) in &reliable {
@@ -344,12 +358,12 @@ impl Hub {
             if !session.lock().scope.admits(&info.tenant, info.public) {
                 continue;
             }
-            let owner = match wanted.iter().any(|(_, name, _)| name.kind == FEATURE) {
-                true => self.entities.owner(EntityType::FeatureOfInterest, o.feature).await,
-                false => None,
-            };
-            let of_feature = owner.is_some_and(|(tenant, public)| session.lock().scope.admits(&tenant, public));
-            wanted.retain(|(_, name, _)| name.kind != FEATURE || of_feature);
+            {
+                let state = session.lock();
+                wanted.retain(|(_, name, _)| {
+                    name.also.iter().all(|(tenant, public)| state.scope.admits(tenant, *public))
+                });
+            }
             wanted.sort_by_key(|(slot, ..)| *slot);
             let mut encoder = Encoder::new(self, o);
             for same in wanted.chunk_by(|a, b| a.0 == b.0) {
@@ -365,11 +379,6 @@ impl Hub {
         }
         applied.observations.len()
     }
-}
-
-/// Whoever follows a feature by its address must be allowed to see the feature.
-fn also(name: &Name, feature: Option<&Owner>) -> Vec<Owner> {
-    if name.kind == FEATURE { feature.cloned().into_iter().collect() } else { Vec::new() }
 }
 
 /// One delivery for a session's subscriptions that match `message`; `None` when none of them wants it.

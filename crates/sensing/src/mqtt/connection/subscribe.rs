@@ -50,6 +50,9 @@ impl Connection {
                 RetainHandling::NoAtSubscribe => false,
             };
             let (group, _, bare) = hub::split(&filter);
+            if new && matches!(Interest::of(bare), Ok(Interest::Series(_))) {
+                self.hub.anchor_all().await;
+            }
             if wants && group.is_none() {
                 retained.push((ByteString::from(bare), subscription));
             }

@@ -243,10 +243,7 @@ async fn a_devices_names_are_its_tenants_and_follow_the_catalogue() {
     dsd.publish("devices/d1/level", "3", QoS::AtLeastOnce, 2).await;
     assert_eq!(acknowledged(&mut dsd).await, 0x87);
     // Made again under the same key: it is the new one that counts.
-    city.catalog
-        .upsert(&of("dsd"), EntityType::Thing, &tenant("dsd"), "t", again("d1.level"))
-        .await
-        .expect("declared");
+    city.catalog.upsert(&of("dsd"), EntityType::Thing, &tenant("dsd"), "t", again("d1.level")).await.expect("declared");
     let again = city.catalog.by_key(EntityType::Datastream, &tenant("dsd"), "d1.level").await.expect("found");
     let again = again.filter(|id| *id != city.datastream).expect("another one");
     dsd.publish("devices/d1/level", "4", QoS::AtLeastOnce, 3).await;

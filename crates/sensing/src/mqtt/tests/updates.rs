@@ -282,6 +282,9 @@ async fn observations_have_all_their_names() {
         format!("v1.1/FeaturesOfInterest({feature})/Observations"),
         format!("v1.1/Observations('{id}')/result"),
         format!("v1.1/Observations('{id}')"),
+        "v1.1/Things(1)/Datastreams(1)/Observations".to_owned(),
+        "v1.1/Sensors(1)/Datastreams(1)/Thing/Datastreams(1)/Observations?$select=result".to_owned(),
+        "v1.1/Things(2)/Datastreams(1)/Observations".to_owned(),
     ];
     for filter in &filters {
         assert_eq!(reader.subscribe(filter, QoS::ExactlyOnce).await, 2, "{filter}");
@@ -297,7 +300,7 @@ async fn observations_have_all_their_names() {
         bodies
     };
     send(1.5).await;
-    let live = bodies(&mut reader, 6).await;
+    let live = bodies(&mut reader, 8).await;
     let topics = |of: &[(String, Value)]| of.iter().map(|(topic, _)| topic.clone()).collect::<Vec<_>>();
     for topic in topics(&live) {
         let expect = filters.iter().any(|f| {
@@ -309,27 +312,38 @@ async fn observations_have_all_their_names() {
     let newest = city.observe.head(EntityId(1)).expect("observed").latest.id();
     let entity = get(&city, &format!("/v1.1/Observations('{newest}')")).await;
     assert_eq!(found("v1.1/Datastreams(1)/Observations"), Some(entity.clone()));
-    assert_eq!(found(&filters[5]), Some(entity));
+    assert_eq!(found(&filters[5]), Some(entity.clone()));
     let selected = json!({"phenomenonTime": "2026-01-01T00:00:02Z", "result": 1.5});
     assert_eq!(found(&filters[1]), Some(selected));
     assert_eq!(found(&filters[2]), Some(json!({"result": 1.5})));
+    assert_eq!((found(&filters[8]), found(&filters[9])), (Some(entity), Some(json!({"result": 1.5}))));
 
     drop(reader);
     send(2.5).await;
     send(3.5).await;
     let (mut reader, present) = city.connect(to).await;
     assert!(present);
-    let away = bodies(&mut reader, 12).await;
+    let away = bodies(&mut reader, 16).await;
     assert_eq!(topics(&away), [topics(&live), topics(&live)].concat(), "the same names in the same order");
     // The first one is written again: its own name tells.
     let again = json!({"result": 9.5, "phenomenonTime": "2026-01-01T00:00:01Z"});
     let (mut other, _) = city.connect(To::new(V5, "dsd-d1", "other")).await;
     other.publish("devices/d1/level", &again.to_string(), QoS::AtLeastOnce, 1).await;
     assert!(matches!(other.next().await, Packet::PublishAck(_)));
-    let own = bodies(&mut reader, 8).await;
+    let own = bodies(&mut reader, 10).await;
     let result = own.iter().find(|(topic, _)| *topic == filters[6]).map(|(_, body)| body.clone());
     assert_eq!(result, Some(json!({"result": 9.5})));
     assert!(own.iter().any(|(topic, _)| *topic == filters[7]));
+    // The Datastream goes to another Thing, which has another feature: from then on the other path leads to it.
+    let other_thing = json!({"name": "other", "description": "d"});
+    city.catalog.create(&of("dsd"), EntityType::Thing, &other_thing, None).await.expect("created");
+    let mut last = watch(&city).await;
+    patch(&city, EntityType::Datastream, 1, json!({"Thing": {"@iot.id": 2}})).await;
+    told(&city, &mut last).await;
+    told(&city, &mut last).await;
+    send(4.5).await;
+    let moved = topics(&bodies(&mut reader, 7).await);
+    assert!(moved.contains(&filters[10]) && !moved.contains(&filters[8]), "{moved:?}");
     city.close().await;
 }
 

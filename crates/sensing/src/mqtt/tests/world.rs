@@ -24,8 +24,8 @@ use crate::{
     catalog::Entity,
     model::{DatastreamInfo, EntityId, EntityType, Observation, ObservationType},
     mqtt::{
-        Applied, Authenticate, Catalogue, Door, Entities, Field, Handle, Keep, Live, Login, Options, Owner, Parent,
-        Parts, RecordError, Refusal, Rights, SavedMessage, SavedSession,
+        Anchored, Applied, Authenticate, Catalogue, Door, Entities, Field, Handle, Keep, Live, Login, Options, Owner,
+        Parent, Parts, RecordError, Refusal, Rights, SavedMessage, SavedSession,
         wire::{Connect, Packet, PublishProperties, QoS, Subscribe, SubscriptionOptions, Version},
     },
     query::Row,
@@ -201,6 +201,9 @@ impl Entities for Still {
     }
     fn parents(&self, _: Arc<Entity>) -> BoxFuture<'static, Vec<Parent>> {
         async { Vec::new() }.boxed()
+    }
+    fn anchor(&self, _: Path) -> BoxFuture<'static, Option<Anchored>> {
+        async { None }.boxed()
     }
     fn leads(&self, _: Arc<Scope>, _: Path, _: EntityId) -> BoxFuture<'static, bool> {
         async { false }.boxed()
