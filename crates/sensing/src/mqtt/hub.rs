@@ -303,6 +303,9 @@ impl Hub {
             old.end(Reason::SessionTakenOver, clean);
             session.park(&mut state);
         }
+        // Over is over, also where the sweeper has not been yet (MQTT 5 section 3.1.2.11.2).
+        let over = state.link.is_none() && state.expires.is_some_and(|at| at <= Instant::now());
+        let clean = clean || over;
         state.generation += 1;
         let generation = state.generation;
         let mut forgotten = Vec::new();

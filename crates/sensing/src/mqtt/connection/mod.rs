@@ -46,6 +46,9 @@ const READ: std::ops::RangeInclusive<usize> = 2_048..=65_536;
 /// Messages of one connection that wait to become durable; then it is read no further.
 const PENDING: usize = 4_096;
 
+/// How long, and for how many bytes, a client that was sent away is listened to.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 << 10);
+
 /// Why a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
@@ -147,7 +150,15 @@ impl Connection {
             .await;
         }
         self.hub.rights.connected(&self.caller, false);
+        let told = match end {
+            End::Told(reason) => reason != Reason::ServerShuttingDown,
+            End::Taken { .. } => true,
+            End::Bye { .. } | End::Lost => false,
+        };
         self.finish(end).await;
+        if told {
+            linger(&mut reader).await;
+        }
     }
 
     async fn turn<R, W>(&mut self, reader: &mut R, writer: &mut W) -> End
@@ -281,6 +292,22 @@ impl Connection {
             _ => Err(End::Told(Reason::ProtocolError)),
         }
     }
+}
+
+/// Takes what still comes: a socket that is closed with unread input is reset (RFC 1122 section 4.2.2.13), and the client then may
+/// never see why it was sent away, nor its last acknowledgements.
+async fn linger<R: AsyncRead + Unpin>(reader: &mut R) {
+    let (mut waste, mut left) = (vec![0; 4_096], LINGER.1);
+    let take = async {
+        while let Ok(n) = reader.read(&mut waste).await
+            && n > 0
+            && n < left
+        {
+            left -= n;
+        }
+    };
+    // Whoever goes on sending after that does not listen.
+    let _ = tokio::time::timeout(LINGER.0, take).await;
 }
 
 async fn next_frame(replay: &mut Option<BoxStream<'static, Applied>>) -> Option<Applied> {
