@@ -39,6 +39,17 @@ pub(super) struct Ack {
 pub(super) struct Batch {
     observations: Vec<Observation>,
     acks: Vec<Ack>,
+    /// Of the acknowledgements, those that the client awaits, and of these the ones of QoS 2.
+    awaited: usize,
+    exactly_once: usize,
+}
+
+impl Batch {
+    fn push(&mut self, ack: Ack) {
+        self.awaited += usize::from(ack.id.is_some());
+        self.exactly_once += usize::from(ack.id.is_some() && ack.qos == QoS::ExactlyOnce);
+        self.acks.push(ack);
+    }
 }
 
 impl Connection {
@@ -63,7 +74,7 @@ impl Connection {
         if let Some(id) = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce) {
             let known = {
                 let state = self.session.lock();
-                if state.received.len() >= usize::from(self.hub.options.receive_max.get())
+                if state.received.len() + self.batch.exactly_once >= usize::from(self.hub.options.receive_max.get())
                     && !state.received.contains_key(&id)
                 {
                     return Err(End::Told(Reason::ReceiveMaximumExceeded));
@@ -80,8 +91,7 @@ impl Connection {
         }
         if self.version == Version::V5
             && publish.qos != QoS::AtMostOnce
-            && self.unacknowledged + self.batch.acks.iter().filter(|ack| ack.id.is_some()).count()
-                >= usize::from(self.hub.options.receive_max.get())
+            && self.unacknowledged + self.batch.awaited >= usize::from(self.hub.options.receive_max.get())
         {
             return Err(End::Told(Reason::ReceiveMaximumExceeded));
         }
@@ -89,7 +99,7 @@ impl Connection {
         match self.known.route(&self.hub, &self.caller, &publish.topic, &publish.payload).await {
             Routed::Observations(observations) => {
                 self.batch.observations.extend(observations);
-                self.batch.acks.push(ack);
+                self.batch.push(ack);
                 if self.batch.observations.len() >= BATCH {
                     self.flush();
                 }
@@ -112,7 +122,7 @@ impl Connection {
                     return Err(End::Told(Reason::NotAuthorized));
                 }
                 ack.refused = Some((reason, why));
-                self.batch.acks.push(ack);
+                self.batch.push(ack);
             }
             Routed::Unavailable => {
                 self.hub.stats.unavailable.add(1);
@@ -149,7 +159,7 @@ impl Connection {
         if self.batch.acks.is_empty() && self.batch.observations.is_empty() {
             return;
         }
-        let Batch { observations, acks } = std::mem::take(&mut self.batch);
+        let Batch { observations, acks, .. } = std::mem::take(&mut self.batch);
         let count = observations.len() as u64;
         if count == 0 {
             self.expect(&acks);
