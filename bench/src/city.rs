@@ -140,6 +140,18 @@ impl City {
         Ok(connection.ask("GET", path, &[("Authorization", authorization.as_str())], b"")?.body)
     }
 
+    /// How many Observations these Datastreams have.
+    pub fn observations(&self, streams: &[i64]) -> anyhow::Result<u64> {
+        let mut connection = Connection::open(self.http)?;
+        let mut total = 0;
+        for id in streams {
+            let path = format!("/v1.1/Datastreams({id})/Observations?$count=true&$top=0");
+            let page: Value = serde_json::from_slice(&self.get(&mut connection, &path)?)?;
+            total += page["@iot.count"].as_u64().context("no count")?;
+        }
+        Ok(total)
+    }
+
     /// Registers a device that may write to every Datastream of the department; its key.
     pub fn device(&self) -> anyhow::Result<String> {
         let mut connection = Connection::open(self.http)?;

@@ -79,12 +79,9 @@ struct Transactions {
 struct Messages {
     #[command(flatten)]
     place: Place,
-    /// Connections that publish.
-    #[arg(long, default_value_t = 50)]
-    publishers: usize,
-    /// Messages under way on each.
-    #[arg(long, default_value_t = 100)]
-    window: u16,
+    /// Connections that publish, and messages under way on each; give it several times for several runs.
+    #[arg(long, default_values = ["50x100", "50x1", "1000x1", "1000x10"])]
+    shape: Vec<mqtt::Shape>,
     #[arg(long, default_value_t = 10)]
     seconds: u64,
 }
@@ -101,15 +98,27 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Starts the city with a device that may publish to a Datastream for each connection, then measures.
+/// Starts the city with a device that may publish to a Datastream for each connection, measures, and counts what it has afterwards.
 fn messages(args: Messages) -> anyhow::Result<()> {
-    let Messages { place, publishers, window, seconds } = args;
+    let Messages { place, shape, seconds } = args;
     let folder = tempfile::Builder::new().prefix("bench-mqtt-").tempdir_in(&place.folder)?;
+    let args = mqtt::Args { shapes: shape, seconds, folder: place.folder.clone() };
     let city = city::City::start(&place.program()?, &place.pack, folder.path())?;
-    let streams = city.datastreams(publishers)?;
-    let topics = streams.iter().map(|id| format!("v1.1/Datastreams({id})/Observations")).collect();
-    let (user, password) = ("bench".to_owned(), city.device()?);
-    let running = mqtt::City { address: city.mqtt, pid: city.pid(), user, password, topics };
-    mqtt::run(&mqtt::Args { publishers, window, seconds, folder: place.folder, city: Some(running) })?;
-    city.stop()
+    let most = args.shapes.iter().map(|shape| shape.publishers).max().unwrap_or(1);
+    let streams = city.datastreams(most)?;
+    let broker = mqtt::Broker {
+        name: "Lamppost, PUBACK after the flush",
+        address: city.mqtt,
+        pid: city.pid(),
+        user: "bench".to_owned(),
+        password: city.device()?,
+        topics: streams.iter().map(|id| format!("v1.1/Datastreams({id})/Observations")).collect(),
+        filter: "v1.1/+/Observations",
+    };
+    let acknowledged = mqtt::measure(&broker, &args)?;
+    let stored = city.observations(&streams)?;
+    println!("  {acknowledged} acknowledged, {stored} found by HTTP");
+    anyhow::ensure!(stored == acknowledged, "what was acknowledged and what is there are not the same");
+    city.stop()?;
+    mqtt::mosquitto(&args)
 }

@@ -1,19 +1,23 @@
 //! `bench mqtt`: QoS 1 messages a second and for each CPU-second of the server, and how long a message takes from PUBLISH to a subscriber.
 //!
-//! The load is made here, by a client of a few lines on the same codec crate, so that the server is what is measured. Mosquitto (Debian) runs
-//! beside it on the same disk with `persistence true` and `autosave_on_changes`, the closest that it has to durable; its PUBACK
-//! does not wait for the disk, ours does. The city's server is started by whoever calls this and named by its process id and address.
+//! The load is made here, by a client of a few lines on the same codec crate, so that the server is what is measured; what the client
+//! itself costs is printed beside it. Mosquitto (Debian) runs after it on the same disk with `persistence true` and
+//! `autosave_on_changes`, the closest that it has to durable; its PUBACK does not wait for the disk, ours does. Every message carries
+//! its own phenomenonTime, so each is an Observation of its own, and afterwards the city is asked how many it has: a message that was
+//! acknowledged and is not there ends the run.
 
 use std::{
     net::SocketAddr,
     num::NonZeroU16,
     process::{Child, Command, Stdio},
+    str::FromStr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
 use bytes::BytesMut;
+use kernel::Timestamp;
 use rmqtt_codec::{
     types::{Publish, QoS},
     v3,
@@ -24,49 +28,67 @@ use tokio::{
 };
 use tokio_util::codec::{Decoder, Encoder};
 
+use crate::usage::{cpu, own_cpu};
+
+/// Messages a second while the way to a subscriber is timed: far from what either server can do.
+const DELIVERY_RATE: f64 = 1_000.0;
+/// The phenomenonTime of the first message.
+const FIRST: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+/// So many connections, each with so many messages under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    pub publishers: usize,
+    pub window: u16,
+}
+
+impl FromStr for Shape {
+    type Err = anyhow::Error;
+    /// `50x100`.
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (publishers, window) = text.split_once('x').context("a shape is written as 50x100")?;
+        let shape = Self { publishers: publishers.parse()?, window: window.parse()? };
+        ensure!(shape.publishers > 0 && shape.window > 0, "a shape has at least one publisher and one message");
+        Ok(shape)
+    }
+}
+
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct Args {
-    /// Connections that publish.
-    pub publishers: usize,
-    /// Messages under way on each.
-    pub window: u16,
+    pub shapes: Vec<Shape>,
     pub seconds: u64,
     /// Where mosquitto keeps its file; decides the disk.
     pub folder: std::path::PathBuf,
-    /// The city's server; `None` measures mosquitto alone.
-    pub city: Option<City>,
 }
 
-/// A running server of ours, and a device that may publish and read.
+/// A running server, and somebody who may publish and read.
 #[derive(Clone, Debug)]
-pub struct City {
+pub struct Broker {
+    pub name: &'static str,
     pub address: SocketAddr,
     pub pid: u32,
     pub user: String,
     pub password: String,
-    /// Topics to publish to; connections take turns. Their Observations are subscribed to as `v1.1/+/Observations`.
+    /// Topics to publish to; connections take turns.
     pub topics: Vec<String>,
+    /// Matches all of them.
+    pub filter: &'static str,
 }
 
-impl Default for Args {
-    fn default() -> Self {
-        Self { publishers: 50, window: 100, seconds: 10, folder: ".".into(), city: None }
-    }
-}
-
-/// What one server did.
+/// What one server did with one shape of load.
 #[derive(Clone, Debug)]
 pub struct Figure {
-    pub name: &'static str,
+    pub shape: Shape,
     /// QoS 1 messages acknowledged.
     pub messages: u64,
     pub seconds: f64,
     pub cpu_seconds: f64,
+    pub client_cpu_seconds: f64,
+    pub ack_p50: Duration,
     pub ack_p99: Duration,
-    /// PUBLISH to subscriber, at a tenth of the full rate.
-    pub delivery_p50: Duration,
-    pub delivery_p99: Duration,
+    /// Resident memory at the end, with all connections open.
+    pub memory: u64,
 }
 
 impl Figure {
@@ -75,39 +97,60 @@ impl Figure {
     }
 }
 
-/// Runs both and prints a table.
-pub fn run(args: &Args) -> anyhow::Result<Vec<Figure>> {
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Measures a server and prints a line for each shape and one for the way to a subscriber; how many messages it has acknowledged.
+pub fn measure(broker: &Broker, args: &Args) -> anyhow::Result<u64> {
+    ensure!(!broker.topics.is_empty(), "nothing to publish to");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let mut figures = Vec::new();
-    if let Some(city) = &args.city {
-        figures.push(runtime.block_on(measure(
-            "Lamppost, PUBACK after the flush",
-            city,
-            "v1.1/+/Observations",
-            args,
-        ))?);
+    // Numbers the messages of this server, whichever connection sends them.
+    let number = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let mut acknowledged = 0;
+    println!("{}", broker.name);
+    for shape in &args.shapes {
+        let f = runtime.block_on(flooded(broker, *shape, args.seconds, &number))?;
+        acknowledged += f.messages;
+        println!(
+            "  {:>5} x {:<4} {:>9.0}/s {:>9.0} per CPU-second   server {:>6.2} CPU-s, client {:>6.2}   ack p50 {:>7.2} ms p99 {:>7.2} ms   {:>4} MiB",
+            f.shape.publishers,
+            f.shape.window,
+            f.messages as f64 / f.seconds,
+            f.per_cpu_second(),
+            f.cpu_seconds,
+            f.client_cpu_seconds,
+            millis(f.ack_p50),
+            millis(f.ack_p99),
+            f.memory >> 20,
+        );
     }
+    let before = cpu(broker.pid)?;
+    let mut times = runtime.block_on(deliveries(broker, args.seconds, &number))?;
+    acknowledged += times.len() as u64;
+    println!(
+        "  to a subscriber at {DELIVERY_RATE:.0}/s   p50 {:>7.2} ms p99 {:>7.2} ms   server {:>6.2} CPU-s",
+        millis(percentile(&mut times, 0.50)),
+        millis(percentile(&mut times, 0.99)),
+        cpu(broker.pid)? - before,
+    );
+    Ok(acknowledged)
+}
+
+/// The same for mosquitto.
+pub fn mosquitto(args: &Args) -> anyhow::Result<()> {
     let mosquitto = Mosquitto::start(&args.folder)?;
-    let peer = City {
+    let most = args.shapes.iter().map(|shape| shape.publishers).max().unwrap_or(1);
+    let peer = Broker {
+        name: "mosquitto, persistence, PUBACK before the disk",
         address: mosquitto.address,
         pid: mosquitto.child.id(),
         user: String::new(),
         password: String::new(),
-        topics: (0..args.publishers).map(|n| format!("bench/{n}/value")).collect(),
+        topics: (0..most).map(|n| format!("bench/{n}/value")).collect(),
+        filter: "bench/+/value",
     };
-    figures.push(runtime.block_on(measure("mosquitto, persistence, PUBACK before", &peer, "bench/+/value", args))?);
-    for f in &figures {
-        println!(
-            "{:38} {:>9.0}/s {:>9.0} per CPU-second   ack p99 {:>7.2} ms   delivery p50 {:>7.2} ms p99 {:>7.2} ms",
-            f.name,
-            f.messages as f64 / f.seconds,
-            f.per_cpu_second(),
-            f.ack_p99.as_secs_f64() * 1e3,
-            f.delivery_p50.as_secs_f64() * 1e3,
-            f.delivery_p99.as_secs_f64() * 1e3,
-        );
-    }
-    Ok(figures)
+    measure(&peer, args).map(drop)
 }
 
 struct Mosquitto {
@@ -152,16 +195,11 @@ impl Drop for Mosquitto {
     }
 }
 
-/// User and system time of a process, from `/proc/<pid>/stat`.
-fn cpu(pid: u32) -> anyhow::Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the server's process")?;
-    // The name may hold spaces; what follows its parenthesis does not. utime and stime are fields 14 and 15.
-    let rest = stat.rsplit_once(')').context("stat")?.1;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let ticks: u64 =
-        fields.get(11).context("utime")?.parse::<u64>()? + fields.get(12).context("stime")?.parse::<u64>()?;
-    // Linux has told user space 100 ticks a second on every architecture since 2.6.
-    Ok(ticks as f64 / 100.0)
+/// Resident memory of a process in bytes.
+fn memory(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the server's process")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? << 10)
 }
 
 struct Client {
@@ -172,13 +210,13 @@ struct Client {
 }
 
 impl Client {
-    async fn connect(city: &City, name: &str) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(city.address).await?;
+    async fn connect(broker: &Broker, name: &str) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(broker.address).await?;
         stream.set_nodelay(true)?;
         let mut client =
             Self { stream, codec: v3::Codec::default(), input: BytesMut::with_capacity(1 << 16), out: BytesMut::new() };
-        let secret =
-            (!city.user.is_empty()).then(|| (city.user.as_str().into(), city.password.clone().into_bytes().into()));
+        let secret = (!broker.user.is_empty())
+            .then(|| (broker.user.as_str().into(), broker.password.clone().into_bytes().into()));
         let (username, password) = secret.unzip();
         let connect =
             v3::Connect { clean_session: true, client_id: name.into(), username, password, ..v3::Connect::default() };
@@ -226,36 +264,47 @@ impl Client {
     }
 }
 
-async fn measure(name: &'static str, city: &City, filter: &str, args: &Args) -> anyhow::Result<Figure> {
-    ensure!(!city.topics.is_empty() && args.window > 0 && args.publishers > 0, "nothing to publish");
-    // First as fast as it goes, with nobody listening: what the door and the disk take.
-    let before = cpu(city.pid)?;
-    let start = Instant::now();
-    let until = start + Duration::from_secs(args.seconds);
-    let mut tasks = tokio::task::JoinSet::new();
-    for n in 0..args.publishers {
-        let (city, window) = (city.clone(), args.window);
-        tasks.spawn(async move { flood(&city, n, window, until).await });
+/// Message `number`: an Observation that no other one is.
+fn body(number: u64) -> String {
+    format!(r#"{{"phenomenonTime":"{}","result":{number}}}"#, FIRST.plus_micros(number as i64))
+}
+
+type Numbers = Arc<std::sync::atomic::AtomicU64>;
+
+fn next(numbers: &Numbers) -> u64 {
+    numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+/// As fast as it goes, with nobody listening: what the door and the disk take.
+async fn flooded(broker: &Broker, shape: Shape, seconds: u64, numbers: &Numbers) -> anyhow::Result<Figure> {
+    let mut clients = Vec::with_capacity(shape.publishers);
+    for n in 0..shape.publishers {
+        clients.push(Client::connect(broker, &format!("bench-{n}")).await?);
     }
-    let (mut messages, mut acks) = (0, Vec::new());
+    let (before, own) = (cpu(broker.pid)?, own_cpu()?);
+    let start = Instant::now();
+    let until = start + Duration::from_secs(seconds);
+    let mut tasks = tokio::task::JoinSet::new();
+    for (n, client) in clients.into_iter().enumerate() {
+        let (topic, numbers) = (broker.topics[n % broker.topics.len()].clone(), Arc::clone(numbers));
+        tasks.spawn(flood(client, topic, shape.window, until, numbers));
+    }
+    let (mut messages, mut acks, mut open) = (0, Vec::new(), Vec::new());
     while let Some(done) = tasks.join_next().await {
-        let (count, mut times) = done??;
+        let (count, mut times, client) = done??;
         messages += count;
         acks.append(&mut times);
+        open.push(client);
     }
-    let seconds = start.elapsed().as_secs_f64();
-    let cpu_seconds = cpu(city.pid)? - before;
-    // Then at a tenth of that rate, with a subscriber that looks at the clock.
-    let rate = (messages as f64 / seconds / 10.0).clamp(100.0, 5_000.0);
-    let mut delivery = deliveries(city, filter, rate, args.seconds).await?;
     Ok(Figure {
-        name,
+        shape,
         messages,
-        seconds,
-        cpu_seconds,
+        seconds: start.elapsed().as_secs_f64(),
+        cpu_seconds: cpu(broker.pid)? - before,
+        client_cpu_seconds: own_cpu()? - own,
+        ack_p50: percentile(&mut acks, 0.50),
         ack_p99: percentile(&mut acks, 0.99),
-        delivery_p50: percentile(&mut delivery, 0.50),
-        delivery_p99: percentile(&mut delivery, 0.99),
+        memory: memory(broker.pid)?,
     })
 }
 
@@ -265,22 +314,24 @@ fn percentile(times: &mut [Duration], share: f64) -> Duration {
 }
 
 /// Keeps `window` messages under way until the time is over; how many were acknowledged, and how long a sample of them took.
-async fn flood(city: &City, n: usize, window: u16, until: Instant) -> anyhow::Result<(u64, Vec<Duration>)> {
-    let mut client = Client::connect(city, &format!("bench-{n}")).await?;
-    let topic = &city.topics[n % city.topics.len()];
+async fn flood(
+    mut client: Client,
+    topic: String,
+    window: u16,
+    until: Instant,
+    numbers: Numbers,
+) -> anyhow::Result<(u64, Vec<Duration>, Client)> {
     let mut sent = vec![Instant::now(); usize::from(window) + 1];
     let (mut free, mut count, mut times): (Vec<u16>, u64, Vec<Duration>) = ((1..=window).collect(), 0, Vec::new());
-    let mut value = 0u64;
     loop {
         let now = Instant::now();
         if now < until {
             for id in free.drain(..) {
-                value += 1;
-                client.publish(topic, format!(r#"{{"result":{value}}}"#), id)?;
+                client.publish(&topic, body(next(&numbers)), id)?;
                 sent[usize::from(id)] = now;
             }
         } else if free.len() == usize::from(window) {
-            return Ok((count, times));
+            return Ok((count, times, client));
         }
         client.flush().await?;
         let mut packet = Some(client.next().await?);
@@ -296,16 +347,17 @@ async fn flood(city: &City, n: usize, window: u16, until: Instant) -> anyhow::Re
     }
 }
 
-/// Publishes at `rate` and measures until the subscriber has each. The number of the message is its result.
-async fn deliveries(city: &City, filter: &str, rate: f64, seconds: u64) -> anyhow::Result<Vec<Duration>> {
-    let mut reader = Client::connect(city, "bench-reader").await?;
+/// Publishes at a steady rate and measures until the subscriber has each. The number of the message is its result.
+async fn deliveries(broker: &Broker, seconds: u64, numbers: &Numbers) -> anyhow::Result<Vec<Duration>> {
+    let mut reader = Client::connect(broker, "bench-reader").await?;
     let id = NonZeroU16::MIN;
-    reader.put(v3::Packet::Subscribe { packet_id: id, topic_filters: vec![(filter.into(), QoS::AtLeastOnce)] })?;
+    reader
+        .put(v3::Packet::Subscribe { packet_id: id, topic_filters: vec![(broker.filter.into(), QoS::AtLeastOnce)] })?;
     reader.flush().await?;
-    let total = (rate * seconds as f64) as usize;
+    let total = (DELIVERY_RATE * seconds as f64) as usize;
+    // Later numbers than those of the flood, so that retained values are not mistaken for these.
+    let base = numbers.fetch_add(total as u64, std::sync::atomic::Ordering::Relaxed);
     let sent = Arc::new(Mutex::new(vec![None::<Instant>; total]));
-    // Numbers that the flood did not use, so that retained values are not mistaken for ours.
-    const BASE: usize = 1 << 40;
     let noted = Arc::clone(&sent);
     let reading = tokio::spawn(async move {
         let mut times = Vec::with_capacity(total);
@@ -319,22 +371,22 @@ async fn deliveries(city: &City, filter: &str, rate: f64, seconds: u64) -> anyho
                 reader.put(v3::Packet::PublishAck { packet_id })?;
                 reader.flush().await?;
             }
-            let number = result(&publish.payload).and_then(|n| n.checked_sub(BASE));
-            if let Some(at) = number.and_then(|n| noted.lock().ok()?.get(n).copied().flatten()) {
+            let number = result(&publish.payload).and_then(|n| n.checked_sub(base));
+            if let Some(at) = number.and_then(|n| noted.lock().ok()?.get(usize::try_from(n).ok()?).copied().flatten()) {
                 times.push(now.duration_since(at));
             }
         }
         anyhow::Ok(times)
     });
-    let mut writer = Client::connect(city, "bench-writer").await?;
+    let mut writer = Client::connect(broker, "bench-writer").await?;
     let start = Instant::now();
     for n in 0..total {
-        tokio::time::sleep_until((start + Duration::from_secs_f64(n as f64 / rate)).into()).await;
+        tokio::time::sleep_until((start + Duration::from_secs_f64(n as f64 / DELIVERY_RATE)).into()).await;
         if let Ok(mut sent) = sent.lock() {
             sent[n] = Some(Instant::now());
         }
         let id = (n % 60_000) as u16 + 1;
-        writer.publish(&city.topics[n % city.topics.len()], format!(r#"{{"result":{}}}"#, BASE + n), id)?;
+        writer.publish(&broker.topics[n % broker.topics.len()], body(base + n as u64), id)?;
         writer.flush().await?;
         // Take what has been acknowledged, so that the server never waits for this client.
         let mut buffer = std::mem::take(&mut writer.input);
@@ -346,7 +398,7 @@ async fn deliveries(city: &City, filter: &str, rate: f64, seconds: u64) -> anyho
 }
 
 /// The whole number after `"result":`.
-fn result(payload: &[u8]) -> Option<usize> {
+fn result(payload: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(payload).ok()?;
     let rest = text.split_once("\"result\":")?.1;
     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -364,9 +416,14 @@ mod tests {
     }
 
     #[test]
+    fn shapes_are_read() {
+        assert_eq!("50x100".parse::<Shape>().expect("a shape"), Shape { publishers: 50, window: 100 });
+        assert!("50".parse::<Shape>().is_err() && "0x1".parse::<Shape>().is_err());
+    }
+
+    #[test]
     fn mosquitto_is_measured() {
-        let args = Args { publishers: 4, window: 10, seconds: 1, folder: std::env::temp_dir(), city: None };
-        let figures = run(&args).expect("measures");
-        assert!(figures[0].messages > 0 && figures[0].delivery_p99 > Duration::ZERO);
+        let shapes = vec![Shape { publishers: 4, window: 10 }];
+        mosquitto(&Args { shapes, seconds: 1, folder: std::env::temp_dir() }).expect("measures");
     }
 }

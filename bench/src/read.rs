@@ -64,7 +64,7 @@ fn fill(server: &Lamppost, args: &Args) -> anyhow::Result<()> {
     for first in (0..args.long).step_by(5_000) {
         sink.put(&server.encode(&[Stretch { series: 0, first, rows: 5_000.min(args.long - first) }]))?;
     }
-    let of_series = |connection| (1 + connection..args.series).step_by(2);
+    let of_series = |connection: usize| (1 + connection..args.series).step_by(2);
     std::thread::scope(|scope| {
         let senders: Vec<_> = (0..2)
             .map(|connection| {

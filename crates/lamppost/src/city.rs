@@ -1,19 +1,18 @@
 //! Room `sensing`, put together: observations, rules, alarms, letters, live views, the MQTT door, the SensorThings door and pages.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::Router;
 use futures::{FutureExt, future::BoxFuture};
 use kernel::{Caller, Clock, Limits, Policy, Timestamp};
-use parking_lot::RwLock;
-use records::{Records, RetryPolicy, params};
+use records::RetryPolicy;
 use sensing::{
     Catalog, Route, Scope, Scopes,
     alarms::{self, Alarms},
     connect::{self, Connect},
     devices::Devices,
-    model::{DatastreamInfo, EntityId},
+    model::DatastreamInfo,
     mqtt,
     notify::{
         self, Notifier,
@@ -39,8 +38,6 @@ use crate::{
 
 /// Letters and webhooks under way at once.
 const DELIVERIES: usize = 8;
-/// Device and Datastream names whose ids are remembered.
-const NAMES: usize = 500_000;
 
 /// Everything of `sensing` that runs.
 pub struct City {
@@ -194,6 +191,17 @@ impl City {
 
     /// Figures for `/metrics`. Nothing here names a tenant.
     pub fn measure(&self, metrics: &Metrics) {
+        if let Some(door) = &self.door {
+            let door = door.handle();
+            metrics.add(move |out| {
+                out.extend(door.stats().list().into_iter().map(
+                    |(name, help, value)| match help.ends_with("(gauge).") {
+                        true => Figure::gauge(name, help, value),
+                        false => Figure::counter(name, help, value),
+                    },
+                ));
+            });
+        }
         let (observe, live, engine) = (self.observe.clone(), self.live.clone(), self.engine.clone());
         metrics.add(move |out| {
             let s = observe.stats();
@@ -322,47 +330,21 @@ async fn open_door(
     });
     let options =
         mqtt::Options { plain: Some(config.listen), tls, base: format!("{address}/v1.1"), ..mqtt::Options::default() };
-    let observed = mqtt::Observed::new(observe.clone(), catalog.clone(), device_keys(stores.records.clone()));
+    let engine = Engine::new(catalog.clone(), Arc::new(observe.clone()), Limits::DEFAULT);
+    let entities = mqtt::Catalogued::new(engine, stores.stream.topic(EVENTS)?);
+    let observed = mqtt::Observed::new(observe.clone(), catalog.clone());
     let keeper = Keeper { devices: devices.clone(), catalog: catalog.clone() };
     let records = stores.records.clone();
     let store = tokio::task::spawn_blocking(move || mqtt::Store::open(records)).await?.context("MQTT sessions")?;
     let parts = mqtt::Parts {
         field: Arc::new(observed),
+        entities: Arc::new(entities),
         rights: Arc::new(keeper.clone()),
         authenticate: Arc::new(keeper),
         keep: Arc::new(store),
         clock,
     };
     mqtt::Door::open(options, parts).await.context("the MQTT door")
-}
-
-/// The Datastream that a device calls `shape` is `<device>.<shape>`, as packs name them. Whether the device may write to it is asked afterwards.
-fn device_keys(records: Records) -> mqtt::DeviceKeys {
-    let known: Arc<RwLock<HashMap<String, EntityId>>> = Arc::default();
-    Arc::new(move |device: String, shape: String| {
-        let name = format!("{device}.{shape}");
-        if let Some(id) = known.read().get(&name) {
-            return std::future::ready(Ok(Some(*id))).boxed();
-        }
-        let (records, known) = (records.clone(), known.clone());
-        async move {
-            let key = name.clone();
-            let sql = "SELECT id FROM sensing_datastream WHERE key = $1 ORDER BY id LIMIT 1";
-            let found = records
-                .read(move |read| read.query_opt(sql, params![key.as_str()], |row| row.get::<i64>(0).map(EntityId)))
-                .await;
-            let found = found.map_err(|_: records::Error| mqtt::RecordError::Unavailable)?;
-            if let Some(id) = found {
-                let mut known = known.write();
-                if known.len() >= NAMES {
-                    known.clear();
-                }
-                known.insert(name, id);
-            }
-            Ok(found)
-        }
-        .boxed()
-    })
 }
 
 /// Who may come in by MQTT, and what they may do there: the register of devices and the policy.

@@ -86,6 +86,20 @@ impl Draft {
 }
 
 impl ObservationDraft {
+    /// A result and nothing else.
+    pub fn number(result: f64) -> Self {
+        Self {
+            pointer: String::new(),
+            phenomenon: None,
+            result_time: None,
+            result: ResultValue::Number(result),
+            quality: None,
+            valid: None,
+            parameters: None,
+            datastream: None,
+            feature: None,
+        }
+    }
     pub fn parse(body: &Value) -> Result<Self, Error> {
         check_depth(body, DEPTH)?;
         Parser { left: ENTITIES, purpose: Purpose::Create }.observation(body, String::new(), false)
@@ -297,17 +311,7 @@ impl Parser {
     /// `inside` a Datastream or FeatureOfInterest that supplies the tie.
     fn observation(&mut self, body: &Value, pointer: String, inside: bool) -> Result<ObservationDraft, Error> {
         let map = self.object(body, &pointer)?;
-        let mut draft = ObservationDraft {
-            phenomenon: None,
-            result_time: None,
-            result: ResultValue::Number(f64::NAN),
-            quality: None,
-            valid: None,
-            parameters: None,
-            datastream: None,
-            feature: None,
-            pointer,
-        };
+        let mut draft = ObservationDraft { pointer, ..ObservationDraft::number(f64::NAN) };
         let mut has_result = false;
         for (name, value) in map {
             let at = format!("{}/{name}", draft.pointer);

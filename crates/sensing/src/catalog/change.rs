@@ -4,7 +4,7 @@ use records::params;
 use serde_json::Value;
 
 use super::{
-    Entity, Operation,
+    Entity,
     body::{Draft, Purpose, Target},
     entity::Field,
     schema::{Link, Navigation, Schema},
@@ -61,7 +61,7 @@ impl Writer<'_, '_> {
             let owner = Owner { tenant: after.tenant.clone(), public: after.public };
             self.require(action::WRITE, after.entity, &owner, &format!("{}({})", after.entity.set(), after.id))?;
             self.update_row(&after, &draft.pointer)?;
-            self.note(Operation::Updated, &after)?;
+            self.note_changed(&before, &after)?;
             self.consequences(&before, &after)?;
         }
         self.collections(&after, draft)
@@ -170,16 +170,20 @@ const MAX_OPERATIONS: usize = 1_000;
 
 /// Applies a JSON Patch (RFC 6902) to an entity's own properties and gives the draft of the result.
 pub(super) fn json_patch(entity: &Entity, patch: &Value) -> Result<Draft, Error> {
+    Draft::parse(entity.entity, &patched(entity.to_json(), patch)?, Purpose::Replace)
+}
+
+/// A representation after a JSON Patch (RFC 6902): all of its operations, or an error that names the one that failed.
+pub(crate) fn patched(mut document: Value, patch: &Value) -> Result<Value, Error> {
     let operations =
         patch.as_array().ok_or_else(|| Error::bad_request("A JSON Patch is an array of operations (RFC 6902)."))?;
     if operations.len() > MAX_OPERATIONS {
         return Err(Error::bad_request(format!("A JSON Patch may have at most {MAX_OPERATIONS} operations.")));
     }
-    let mut document = entity.to_json();
     for (i, operation) in operations.iter().enumerate() {
         apply(&mut document, operation).map_err(|detail| Error::field(format!("/{i}"), detail))?;
     }
-    Draft::parse(entity.entity, &document, Purpose::Replace)
+    Ok(document)
 }
 
 fn apply(document: &mut Value, operation: &Value) -> Result<(), String> {

@@ -36,6 +36,7 @@ use cache::Cache;
 use write::{Bound, Context, Owner, Writer};
 
 pub(crate) use body::{ObservationDraft, Target};
+pub(crate) use change::patched;
 pub(crate) use feature::no_result;
 
 /// Entities that one bulk upsert writes in one transaction.
@@ -66,6 +67,8 @@ pub struct Change {
     pub id: EntityId,
     pub tenant: Tenant,
     pub public: bool,
+    /// Of an update, the properties that have another value now.
+    pub properties: Vec<&'static str>,
 }
 
 /// What a command did, for those who must follow up.

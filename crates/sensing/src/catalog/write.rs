@@ -452,7 +452,19 @@ impl<'w, 'tx> Writer<'w, 'tx> {
             id: entity.id,
             tenant: entity.tenant.clone(),
             public: entity.public,
+            properties: Vec::new(),
         });
+        Ok(())
+    }
+
+    /// Remembers an update, and which properties it has changed.
+    pub fn note_changed(&mut self, before: &Entity, after: &Entity) -> Result<(), Error> {
+        self.note(Operation::Updated, after)?;
+        let fields = after.schema().properties.iter().zip(before.fields.iter().zip(&after.fields));
+        let changed = fields.filter(|(_, (before, after))| before != after).map(|(property, _)| property.name);
+        if let Some(change) = self.changes.list.last_mut() {
+            change.properties = changed.collect();
+        }
         Ok(())
     }
 
@@ -475,7 +487,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
                 .iter()
                 .map(|c| {
                     json!({"operation": c.operation.as_str(), "entity": c.entity.singular(), "id": c.id.0,
-                           "tenant": c.tenant.as_str(), "public": c.public})
+                           "tenant": c.tenant.as_str(), "public": c.public, "properties": c.properties})
                 })
                 .collect();
             let key = part.first().map(|c| format!("{}({})", c.entity.set(), c.id)).unwrap_or_default();

@@ -3,11 +3,15 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use futures::{future::BoxFuture, stream::BoxStream};
-use kernel::{Caller, Timestamp};
+use kernel::{Caller, Tenant, Timestamp};
+use serde_json::Value;
 
 use crate::{
-    model::{DatastreamInfo, EntityId, Observation},
+    catalog::Entity,
+    model::{DatastreamInfo, EntityId, EntityType, Observation},
+    query::Row,
     scope::Scope,
+    sta::Path,
 };
 
 /// Observations that are durable and in the head: one frame of the stream.
@@ -42,18 +46,94 @@ pub trait Field: Send + Sync + 'static {
     fn record(&self, observations: Vec<Observation>) -> BoxFuture<'static, Result<(), RecordError>>;
     /// Everything recorded from now on, in stream order.
     fn live(&self) -> BoxStream<'static, Live>;
-    /// Everything from `offset` on (or from the oldest that is kept), then live, without a gap; ends on failure.
+    /// Everything from `offset` on (or from the oldest that is kept), then live, without a gap; ends on failure, also when retention
+    /// overtakes the reader.
     fn replay(&self, offset: u64) -> BoxStream<'static, Applied>;
+    /// The oldest offset that is kept.
+    fn start(&self) -> u64;
     /// The offset that the next frame will have.
     fn end(&self) -> u64;
     fn latest(&self, datastream: EntityId) -> Option<Observation>;
     /// From memory, without waiting; `None` when it is not there, whether or not it exists.
     fn cached(&self, datastream: EntityId) -> Option<Arc<DatastreamInfo>>;
     fn datastream(&self, id: EntityId) -> BoxFuture<'static, Result<Option<Arc<DatastreamInfo>>, RecordError>>;
-    /// The Datastream that a device calls `key`.
-    fn of_device(&self, device: &str, key: &str) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>>;
+    /// The Datastream that a device of `tenant` calls `key`, as it is now.
+    fn of_device(
+        &self,
+        tenant: &Tenant,
+        device: &str,
+        key: &str,
+    ) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>>;
+    /// Whether Observations of `datastream` may be about `feature`, which is not its own.
+    fn admits_feature(
+        &self,
+        caller: &Caller,
+        datastream: EntityId,
+        feature: EntityId,
+    ) -> BoxFuture<'static, Result<bool, RecordError>>;
+    /// Completes an Observation whose body holds entities or names them by key: they are found or created. `None` when the caller may not.
+    fn complete(
+        &self,
+        caller: &Caller,
+        body: Value,
+        datastream: Option<EntityId>,
+        feature: Option<EntityId>,
+    ) -> BoxFuture<'static, Result<Option<Observation>, RecordError>>;
     /// Datastreams by id, after `after`, for a wildcard's retained values.
     fn page(&self, after: EntityId, limit: usize) -> BoxFuture<'static, Vec<Arc<DatastreamInfo>>>;
+}
+
+/// One entity of the catalogue that was created or changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Changed {
+    pub created: bool,
+    pub entity: EntityType,
+    pub id: EntityId,
+    /// Of a change, the properties that have another value now.
+    pub properties: Vec<String>,
+}
+
+/// What the feed of the catalogue says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Catalogue {
+    /// What one command has changed.
+    Changed(Vec<Changed>),
+    /// So many records are gone that the listener has not seen.
+    Missed(u64),
+}
+
+/// Who owns an entity, and whether everybody may read it.
+pub type Owner = (Tenant, bool);
+
+/// An entity to which another one is tied, as the place where it can be found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Parent {
+    /// `Things(3)/Datastreams`.
+    pub collection: String,
+    pub owner: Owner,
+}
+
+/// Whose Observations a path leads to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Anchored {
+    pub entity: EntityType,
+    pub id: EntityId,
+    /// All of them must be visible to whoever follows the path.
+    pub owners: Vec<Owner>,
+}
+
+/// The catalogue as those see it who follow its entities. What is to be sent is read when it is sent.
+pub trait Entities: Send + Sync + 'static {
+    /// Everything from now on, in the order of the stream, whichever server has done it.
+    fn changes(&self) -> BoxStream<'static, Catalogue>;
+    fn row(&self, entity: EntityType, id: EntityId) -> BoxFuture<'static, Option<Row>>;
+    fn owner(&self, entity: EntityType, id: EntityId) -> BoxFuture<'static, Option<Owner>>;
+    /// The collections that this entity is in by a tie of its own.
+    fn parents(&self, entity: Arc<Entity>) -> BoxFuture<'static, Vec<Parent>>;
+    /// The Datastream or feature whose Observations are where the path leads, and who owns what lies on the way.
+    fn anchor(&self, path: Path) -> BoxFuture<'static, Option<Anchored>>;
+    /// Whether whoever has this scope finds the entity where the path leads.
+    fn leads(&self, scope: Arc<Scope>, path: Path, id: EntityId) -> BoxFuture<'static, bool>;
 }
 
 /// Who may do what.

@@ -1,4 +1,5 @@
-//! The router: who is connected, who subscribed to what, and the way of a message to all of them.
+//! Who is connected and who subscribed to what. The way of an Observation to them is in [`super::route`], that of an entity in
+//! [`super::entities`].
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,41 +11,107 @@ use std::{
 };
 
 use ahash::RandomState;
-use bytes::Bytes;
 use bytestring::ByteString;
-use futures::StreamExt;
-use kernel::{Caller, Clock, Tenant};
+use kernel::{Caller, Clock, Limits, Tenant};
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Options,
-    city::{Applied, Authenticate, Field, Keep, Live, RecordError, Rights, SavedMessage},
-    render, saved,
-    session::{self, Audience, Delivery, Link, Message, Position, Pushed, Session, Subscription},
+    city::{Anchored, Authenticate, Entities, Field, Keep, Owner, RecordError, Rights, SavedMessage},
+    entities::Touched,
+    interest::{Interest, Selection, split_query},
+    saved,
+    session::{self, Audience, Link, Message, Position, Session, Subscription},
     stats::Stats,
     throttle::Throttle,
-    topic::{self, ALL_OBSERVATIONS},
+    topic,
     trie::Trie,
     wire::{QoS, Reason},
 };
-use crate::model::{DatastreamInfo, EntityId};
+use crate::{
+    model::{EntityId, EntityType},
+    query::Plan,
+    sta::Path,
+};
 
-type Group = Option<Arc<str>>;
+pub type Group = Option<Arc<str>>;
+/// A place in the tree under one filter: the session, its group, and the query behind the filter.
+type Key = (u64, Group, Box<str>);
 /// A retained message, the QoS it was published with, and whose it is.
 pub type Retained = (Arc<Message>, QoS, Tenant);
 
+/// Distinct paths that are walked when an entity changes ([`Interest::Path`]).
+const PATHS: usize = 1_000;
+
 /// A place in the tree of subscriptions.
-struct Subscriber {
-    session: Arc<Session>,
-    subscription: Subscription,
-    group: Group,
+pub struct Subscriber {
+    pub session: Arc<Session>,
+    pub subscription: Subscription,
+    pub group: Group,
+}
+
+/// How many subscriptions there are of the kinds that cost something to look for.
+#[derive(Default)]
+pub struct Interests {
+    pub entities: AtomicUsize,
+    pub features: AtomicUsize,
+    pub singles: AtomicUsize,
+    /// By the topic, with the number of subscriptions.
+    pub paths: Mutex<BTreeMap<Box<str>, (Path, usize)>>,
+    series: Mutex<BTreeMap<Box<str>, (Path, usize)>>,
+    /// Where the paths of `series` lead at present.
+    anchors: RwLock<Arc<Anchors>>,
+}
+
+/// Topics of a Datastream's or feature's Observations beside those that everybody knows, and who owns what lies on the way.
+pub type Anchors = HashMap<(EntityType, EntityId), Vec<(ByteString, Vec<Owner>)>, RandomState>;
+
+impl Interests {
+    /// `false` when there are too many of its kind.
+    pub fn admits(&self, bare: &str) -> bool {
+        match Interest::of(bare) {
+            Ok(Interest::Path(_)) => {
+                let paths = self.paths.lock();
+                paths.len() < PATHS || paths.contains_key(bare)
+            }
+            Ok(Interest::Series(_)) => {
+                let series = self.series.lock();
+                series.len() < PATHS || series.contains_key(bare)
+            }
+            Ok(_) => true,
+            Err(()) => false,
+        }
+    }
+
+    fn count(&self, bare: &str, more: bool) {
+        let change = |n: &AtomicUsize| {
+            // One for each that was added, so it never goes below zero.
+            if more {
+                n.fetch_add(1, Ordering::AcqRel)
+            } else {
+                n.fetch_sub(1, Ordering::AcqRel)
+            };
+        };
+        match Interest::of(bare) {
+            Ok(Interest::Entities) => change(&self.entities),
+            Ok(Interest::OfFeature) => change(&self.features),
+            Ok(Interest::Single) => change(&self.singles),
+            Ok(Interest::Path(path)) => {
+                change(&self.entities);
+                refer(&self.paths, bare, *path, more);
+            }
+            Ok(Interest::Series(path)) => refer(&self.series, bare, *path, more),
+            Ok(Interest::Observations | Interest::Other) | Err(()) => {}
+        }
+    }
 }
 
 pub struct Hub {
     pub options: Options,
     pub stats: Arc<Stats>,
     pub field: Arc<dyn Field>,
+    pub entities: Arc<dyn Entities>,
     pub rights: Arc<dyn Rights>,
     pub authenticate: Arc<dyn Authenticate>,
     pub keep: Arc<dyn Keep>,
@@ -52,12 +119,30 @@ pub struct Hub {
     pub throttle: Throttle,
     pub stop: CancellationToken,
     pub sessions: Mutex<HashMap<String, Arc<Session>, RandomState>>,
-    trie: RwLock<Trie<(u64, Group), Subscriber>>,
+    pub trie: RwLock<Trie<Key, Subscriber>>,
+    pub interests: Interests,
+    /// Datastreams that have new Observations and followers who are to hear of it.
+    pub touched: Touched,
     retained: Mutex<BTreeMap<ByteString, Retained>>,
     /// The offset after the last frame that has been routed.
-    next: AtomicU64,
+    pub next: AtomicU64,
     numbers: AtomicU64,
-    turn: AtomicUsize,
+    pub turn: AtomicUsize,
+    /// What of an entity is sent where nothing was selected, by [`EntityType::ALL`].
+    plans: Vec<Plan>,
+}
+
+/// Counts one subscription of a path more or less.
+fn refer(paths: &Mutex<BTreeMap<Box<str>, (Path, usize)>>, bare: &str, path: Path, more: bool) {
+    let mut paths = paths.lock();
+    if more {
+        paths.entry(bare.into()).or_insert((path, 0)).1 += 1;
+    } else if let Some(entry) = paths.get_mut(bare) {
+        entry.1 -= 1;
+        if entry.1 == 0 {
+            paths.remove(bare);
+        }
+    }
 }
 
 /// What a connection holds of its session.
@@ -69,12 +154,13 @@ pub struct Attached {
     pub present: bool,
 }
 
-/// The filter without its `$share/<group>/`, and the group.
-pub fn split(filter: &str) -> (Group, &str) {
-    match topic::shared(filter) {
+/// A filter's group, the filter without its `$share/<group>/`, which is what [`Selection::of`] reads, and without its query too.
+pub fn split(filter: &str) -> (Group, &str, &str) {
+    let (group, rest) = match topic::shared(filter) {
         Ok(Some((group, filter))) => (Some(group.into()), filter),
         _ => (None, filter),
-    }
+    };
+    (group, rest, split_query(rest).0)
 }
 
 impl Hub {
@@ -82,6 +168,7 @@ impl Hub {
     pub fn new(
         options: Options,
         field: Arc<dyn Field>,
+        entities: Arc<dyn Entities>,
         rights: Arc<dyn Rights>,
         authenticate: Arc<dyn Authenticate>,
         keep: Arc<dyn Keep>,
@@ -94,6 +181,7 @@ impl Hub {
             options,
             stats,
             field,
+            entities,
             rights,
             authenticate,
             keep,
@@ -102,11 +190,44 @@ impl Hub {
             stop,
             sessions: Mutex::default(),
             trie: RwLock::default(),
+            interests: Interests::default(),
+            touched: Touched::default(),
             retained: Mutex::default(),
             next: AtomicU64::new(next),
             numbers: AtomicU64::new(1),
             turn: AtomicUsize::new(0),
+            plans: EntityType::ALL.into_iter().map(|entity| Plan::all(entity, &Limits::DEFAULT)).collect(),
         }
+    }
+
+    /// What of an entity is sent: what was selected, else everything.
+    pub fn plan<'a>(&'a self, entity: EntityType, select: Option<&'a Selection>) -> Option<&'a Plan> {
+        match select {
+            Some(select) => (select.plan.entity == entity).then_some(&select.plan),
+            None => self.plans.iter().find(|plan| plan.entity == entity),
+        }
+    }
+
+    pub fn anchors(&self) -> Arc<Anchors> {
+        Arc::clone(&self.interests.anchors.read())
+    }
+
+    /// Walks the paths to Observations again: one is new, or the catalogue has changed.
+    pub async fn anchor_all(&self) {
+        let paths: Vec<(Box<str>, Path)> = {
+            let series = self.interests.series.lock();
+            series.iter().map(|(topic, (path, _))| (topic.clone(), path.clone())).collect()
+        };
+        if paths.is_empty() && self.anchors().is_empty() {
+            return;
+        }
+        let mut anchors = Anchors::default();
+        for (topic, path) in paths {
+            if let Some(Anchored { entity, id, owners }) = self.entities.anchor(path).await {
+                anchors.entry((entity, id)).or_default().push((topic.to_string().into(), owners));
+            }
+        }
+        *self.interests.anchors.write() = Arc::new(anchors);
     }
 
     pub fn next(&self) -> u64 {
@@ -125,6 +246,7 @@ impl Hub {
             {
                 let mut state = session.lock();
                 state.stand(body.position, end);
+                state.missed = body.missed;
                 state.saved = Some(body.position);
                 state.expiry = body.expiry;
                 state.expires = Some(Instant::now() + Duration::from_micros(left.unsigned_abs()));
@@ -181,6 +303,9 @@ impl Hub {
             old.end(Reason::SessionTakenOver, clean);
             session.park(&mut state);
         }
+        // Over is over, also where the sweeper has not been yet (MQTT 5 section 3.1.2.11.2).
+        let over = state.link.is_none() && state.expires.is_some_and(|at| at <= Instant::now());
+        let clean = clean || over;
         state.generation += 1;
         let generation = state.generation;
         let mut forgotten = Vec::new();
@@ -248,17 +373,20 @@ impl Hub {
     /// Whether the filter is new to the session. A subscription that is made again loses nothing that waits for it (MQTT 5 section
     /// 3.8.4): clients subscribe at every start, also those whose session was kept.
     pub fn subscribe(&self, session: &Arc<Session>, filter: &ByteString, mut subscription: Subscription) -> bool {
-        let (group, bare) = split(filter);
+        let (group, rest, bare) = split(filter);
         let new = {
             let mut state = session.lock();
             let old = state.subscriptions.get(filter);
             if let Some(old) = old.filter(|old| old.qos != QoS::AtMostOnce) {
                 subscription.since = old.since;
             }
-            state.subscriptions.insert(filter.clone(), subscription).is_none()
+            state.subscriptions.insert(filter.clone(), subscription.clone()).is_none()
         };
         let subscriber = Subscriber { session: Arc::clone(session), subscription, group: group.clone() };
-        self.trie.write().insert(bare, (session.number, group), subscriber);
+        if new {
+            self.interests.count(bare, true);
+        }
+        self.trie.write().insert(bare, (session.number, group, split_query(rest).1.into()), subscriber);
         self.stats.subscriptions.add(u64::from(new));
         new
     }
@@ -273,152 +401,10 @@ impl Hub {
     }
 
     fn leave(&self, session: &Session, filter: &str) {
-        let (group, bare) = split(filter);
-        self.trie.write().remove(bare, &(session.number, group));
+        let (group, rest, bare) = split(filter);
+        self.trie.write().remove(bare, &(session.number, group, split_query(rest).1.into()));
+        self.interests.count(bare, false);
         self.stats.subscriptions.sub(1);
-    }
-
-    /// Routes frames as they become durable, until the door stops.
-    pub async fn route(self: Arc<Self>, mut live: futures::stream::BoxStream<'static, Live>) {
-        loop {
-            let event = tokio::select! {
-                () = self.stop.cancelled() => return,
-                event = live.next() => event,
-            };
-            match event {
-                Some(Live::Applied(applied)) => self.observations(&applied).await,
-                Some(Live::Lagged) => {
-                    // What was missed is on the stream; read it up to its present end, then go on live. What live
-                    // brings twice lies below `next` and is skipped.
-                    let end = self.field.end();
-                    let mut missed = self.field.replay(self.next());
-                    while self.next() < end
-                        && let Some(applied) = missed.next().await
-                    {
-                        self.observations(&applied).await;
-                    }
-                }
-                None => {
-                    tracing::error!("the live feed of observations has ended; subscribers get nothing more");
-                    return;
-                }
-            }
-        }
-    }
-
-    /// The Datastreams of a frame, looked up before any lock is taken. What cannot be looked up is seen by nobody.
-    async fn infos(&self, applied: &Applied) -> HashMap<EntityId, Arc<DatastreamInfo>, RandomState> {
-        let mut infos: HashMap<_, _, RandomState> = HashMap::default();
-        for o in &applied.observations {
-            if infos.contains_key(&o.datastream) {
-                continue;
-            }
-            if let Some(info) = self.info(o.datastream).await {
-                infos.insert(o.datastream, info);
-            }
-        }
-        infos
-    }
-
-    pub async fn info(&self, id: EntityId) -> Option<Arc<DatastreamInfo>> {
-        match self.field.cached(id) {
-            Some(info) => Some(info),
-            None => self.field.datastream(id).await.ok().flatten(),
-        }
-    }
-
-    async fn observations(&self, applied: &Applied) {
-        if applied.offset < self.next() {
-            return;
-        }
-        if !self.trie.read().is_empty() {
-            let infos = self.infos(applied).await;
-            let trie = self.trie.read();
-            let mut all = Vec::new();
-            trie.matches(ALL_OBSERVATIONS, &mut |s: &Subscriber, by_hash| {
-                // A filter such as `v1.1/#` also matches the Datastream's own topic: once is enough.
-                if !by_hash {
-                    all.push(s);
-                }
-            });
-            let mut found = Vec::new();
-            for (index, o) in applied.observations.iter().enumerate() {
-                let Some(info) = infos.get(&o.datastream) else { continue };
-                let own_topic = topic::observations(o.datastream);
-                found.clear();
-                trie.matches(&own_topic, &mut |s, _| found.push(s));
-                if found.is_empty() && all.is_empty() {
-                    continue;
-                }
-                let payload = render::observation(&self.options.base, o);
-                let audience = Audience::City { tenant: info.tenant.clone(), public: info.public };
-                if !found.is_empty() {
-                    self.deliver(
-                        &mut found,
-                        observation(own_topic.into(), payload.clone(), place(applied, index, false)),
-                        &audience,
-                    );
-                }
-                if !all.is_empty() {
-                    let topic = ByteString::from_static(ALL_OBSERVATIONS);
-                    self.deliver(&mut all.clone(), observation(topic, payload, place(applied, index, true)), &audience);
-                }
-            }
-        }
-        self.next.fetch_max(applied.offset + 1, Ordering::Release);
-    }
-
-    /// Gives a message to everyone in `found`: once to each session, and once to each shared group.
-    fn deliver(&self, found: &mut Vec<&Subscriber>, message: Message, audience: &Audience) {
-        let message = Arc::new(message);
-        found.sort_by(|a, b| a.group.cmp(&b.group).then(a.session.number.cmp(&b.session.number)));
-        let mut rest = found.as_slice();
-        while let Some(first) = rest.first() {
-            let same = |s: &&&Subscriber| {
-                s.group == first.group && (first.group.is_some() || s.session.number == first.session.number)
-            };
-            let count = rest.iter().take_while(same).count();
-            let (these, others) = rest.split_at(count);
-            rest = others;
-            if first.group.is_some() {
-                self.deliver_shared(these, &message, audience);
-            } else {
-                self.offer(these, &message, audience);
-            }
-        }
-    }
-
-    /// One delivery for all of a session's overlapping subscriptions, at their highest QoS (section 3.3.4).
-    fn offer(&self, these: &[&Subscriber], message: &Arc<Message>, audience: &Audience) -> Option<Pushed> {
-        let session = &these.first()?.session;
-        {
-            // What an absent client may see is decided when it returns; now it is only noted that the stream holds something for it.
-            let state = session.lock();
-            let absent = state.link.is_none() && message.position.is_some();
-            if !absent && !state.sees(audience) {
-                return None;
-            }
-        }
-        let delivery = merge(these.iter().map(|s| &s.subscription), session.number, message)?;
-        Some(session.push(delivery, &self.options.queue))
-    }
-
-    /// One member of each group (4.8.2) gets it, in turn, of those who can take it now.
-    fn deliver_shared(&self, members: &[&Subscriber], message: &Arc<Message>, audience: &Audience) {
-        // Members of one group may share it under several filters; each filter is its own shared subscription only
-        // when the filters differ, and then both deliver to somebody: that is what taking turns over all does.
-        let start = self.turn.fetch_add(1, Ordering::Relaxed);
-        for n in 0..members.len() {
-            let member = members[(start + n) % members.len()];
-            let ready = {
-                let state = member.session.lock();
-                state.ready(&self.options.queue) && state.sees(audience)
-            };
-            if ready && self.offer(&[member], message, audience) == Some(Pushed::Queued) {
-                return;
-            }
-        }
-        self.stats.dropped.add(1);
     }
 
     /// Publishes a tenant's own message, and keeps it when it is to be retained. Durable only as far as `keep` is.
@@ -442,7 +428,7 @@ impl Hub {
             .iter()
             .map(|s| Subscriber {
                 session: Arc::clone(&s.session),
-                subscription: Subscription { qos: s.subscription.qos.less_value(qos), ..s.subscription },
+                subscription: Subscription { qos: s.subscription.qos.less_value(qos), ..s.subscription.clone() },
                 group: s.group.clone(),
             })
             .collect();
@@ -492,29 +478,6 @@ impl Hub {
             .filter(|(topic, (m, ..))| topic::matches(filter, topic) && m.expires.is_none_or(|at| at > Instant::now()))
             .map(|(_, kept)| kept.clone())
             .collect()
-    }
-
-    /// Tells subscribers of an entity that was created or changed (18-088 section 14.2): `topics` are all that name it, such as
-    /// `v1.1/Things(1)` and `v1.1/Things`. Live only: an absent client reads the entity when it returns.
-    pub fn entity(&self, tenant: &Tenant, public: bool, topics: &[String], json: &Bytes) {
-        let audience = Audience::City { tenant: tenant.clone(), public };
-        let trie = self.trie.read();
-        for name in topics {
-            let mut found = Vec::new();
-            trie.matches(name, &mut |s, _| found.push(s));
-            if !found.is_empty() {
-                let message = Message {
-                    topic: name.as_str().into(),
-                    payload: json.clone(),
-                    properties: None,
-                    position: None,
-                    expires: None,
-                    from: 0,
-                    retain: false,
-                };
-                self.deliver(&mut found, message, &audience);
-            }
-        }
     }
 
     /// Ends expired sessions, renews what callers may see, and saves what has moved. Called every few seconds.
@@ -576,81 +539,4 @@ impl Hub {
             tracing::warn!("an ended session could not be removed");
         }
     }
-}
-
-/// An observation is two messages, one for its Datastream's topic and one for that of all, each with a place of its own.
-fn place(applied: &Applied, index: usize, of_all: bool) -> Position {
-    Position { offset: applied.offset, index: (index as u32) * 2 + u32::from(of_all) }
-}
-
-fn observation(topic: ByteString, payload: Bytes, position: Position) -> Message {
-    Message { topic, payload, properties: None, position: Some(position), expires: None, from: 0, retain: false }
-}
-
-/// One delivery for a session's subscriptions that match `message`; `None` when none of them wants it.
-pub fn merge<'a>(
-    subscriptions: impl Iterator<Item = &'a Subscription>,
-    number: u64,
-    message: &Arc<Message>,
-) -> Option<Delivery> {
-    let mut merged: Option<Delivery> = None;
-    for s in subscriptions {
-        let early = message.position.is_some_and(|at| at.offset < s.since);
-        if early || (s.no_local && message.from == number) {
-            continue;
-        }
-        let delivery = merged.get_or_insert_with(|| Delivery {
-            message: Arc::clone(message),
-            qos: QoS::AtMostOnce,
-            retain: false,
-            ids: Vec::new(),
-        });
-        if s.qos > delivery.qos {
-            delivery.qos = s.qos;
-        }
-        delivery.retain |= s.retain_as_published && message.retain;
-        delivery.ids.extend(s.id);
-    }
-    merged
-}
-
-/// One frame, for one session that reads it from the stream: its deliveries from `start` on. Calls `put` until it returns false, and
-/// returns where it stopped.
-pub async fn from_stream(
-    hub: &Hub,
-    session: &Session,
-    subscriptions: &[(ByteString, Subscription)],
-    applied: &Applied,
-    start: usize,
-    mut put: impl FnMut(Delivery) -> bool,
-) -> usize {
-    for (index, o) in applied.observations.iter().enumerate().skip(start) {
-        let own_topic = ByteString::from(topic::observations(o.datastream));
-        let mut payload = None;
-        for name in [own_topic, ByteString::from_static(ALL_OBSERVATIONS)] {
-            let alias = name == ALL_OBSERVATIONS;
-            let wanted: Vec<&Subscription> = subscriptions
-                .iter()
-                .filter(|(filter, s)| {
-                    s.qos != QoS::AtMostOnce && !(alias && filter.ends_with('#')) && topic::matches(filter, &name)
-                })
-                .map(|(_, s)| s)
-                .collect();
-            if wanted.is_empty() {
-                continue;
-            }
-            let Some(info) = hub.info(o.datastream).await else { continue };
-            if !session.lock().scope.admits(&info.tenant, info.public) {
-                continue;
-            }
-            let payload = payload.get_or_insert_with(|| render::observation(&hub.options.base, o)).clone();
-            let message = Arc::new(observation(name, payload, place(applied, index, alias)));
-            if let Some(delivery) = merge(wanted.into_iter(), session.number, &message)
-                && !put(delivery)
-            {
-                return index;
-            }
-        }
-    }
-    applied.observations.len()
 }

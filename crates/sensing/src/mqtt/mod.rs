@@ -1,17 +1,31 @@
 //! The MQTT door (3.1.1 and 5.0), and SensorThings over it (OGC 18-088 section 14).
 //!
-//! # Topics
-//! | Publish | Payload |
+//! # Publish
+//! | Topic | Payload |
 //! |---|---|
 //! | `v1.1/Datastreams(<id>)/Observations` | create body of an Observation, or a bare number |
-//! | `v1.1/Observations` | create body that names its Datastream |
+//! | `v1.1/FeaturesOfInterest(<id>)/Observations`, `v1.1/Observations` | create body that names its Datastream |
 //! | `v1.1/CreateObservations` | data array |
 //! | `devices/<device>/<datastream key>` | create body or a bare number, for devices that know no ids |
 //! | `tenant/<slug>/...` | anything; a tenant's own messages, for its signed-in callers |
 //!
-//! Subscribe to `v1.1/Datastreams(<id>)/Observations`, `v1.1/Observations`, entities such as `v1.1/Things(<id>)` and
-//! `v1.1/Things`, and `tenant/<slug>/...`, all with `+`, `#` and `$share`. An Observation reaches a filter that ends in `#` once, under its
-//! Datastream's topic. What a caller may not read does not exist for it: a subscription to it is granted and stays silent.
+//! # Subscribe (18-088 section 14.2)
+//! | Topic | Messages |
+//! |---|---|
+//! | `v1.1/Datastreams(<id>)/Observations`, `v1.1/FeaturesOfInterest(<id>)/Observations`, `v1.1/Observations` | each new or changed Observation |
+//! | `v1.1/Observations('<id>')`, and with a property behind it | that Observation when it is written again |
+//! | `v1.1/Things`, any other entity set | each entity that is created or changed |
+//! | `v1.1/Things(<id>)` | the entity when it is changed |
+//! | `v1.1/Things(<id>)/name`, any other property | `{"name": …}` when it has another value |
+//! | `v1.1/Things(<id>)/Datastreams`, any other path | the entities where the path leads |
+//! | any of these with `?$select=name,description` | those properties alone, under the topic as it was subscribed to |
+//! | `tenant/<slug>/...` | the tenant's own messages |
+//!
+//! An entity's message is what a GET would answer. A Datastream is also sent when Observations have moved its phenomenonTime or
+//! resultTime, a few times a second at most. `+`, `#` and `$share` work on all; `#` brings an Observation under its Datastream's topic and
+//! an entity under its own, once. Wildcards reach no longer path than `v1.1/Things(1)/Datastreams(2)`. A
+//! filter that names nothing that could ever be is refused. What a caller may not read
+//! does not exist for it: a subscription to it is granted and stays silent.
 //!
 //! # What is promised
 //! - PUBACK and PUBREC of an observation are sent when it is durable, in the order in which the messages came. When it cannot be made
@@ -19,7 +33,10 @@
 //!   refused; 3.1.1 has no words for that, and the connection is closed.
 //! - A Datastream's topic retains its latest value: it is the head's, not a copy.
 //! - QoS 1 and 2 subscriptions to observations miss nothing: a client that is absent or slow is given the rest from the stream, from the
-//!   position where it stood, as far back as the stream reaches.
+//!   position where it stood, as far back as the stream's retention reaches (`stream.retain_age`, `stream.retain`). Sessions do not hold
+//!   retention back, or one lost client would fill the disk. A session that comes back too late goes on at the oldest record that is
+//!   kept; an MQTT 5 client is told how many records are gone by the user property `missed-records` of its next message, and both
+//!   versions are counted (`overtaken`, `overtaken_records`) and logged. What it missed is in the lake: ask for it over HTTP.
 //! - A session with an expiry survives a restart of the server: subscriptions and position are kept in `records`. Packet identifiers
 //!   under way are not, so after a restart of the *server* a message may come twice at any QoS; inbound, an Observation with a
 //!   phenomenonTime that is sent twice is still one Observation.
@@ -28,17 +45,22 @@
 //!
 //! # Layers
 //! `wire` (bytes) → `handshake` → `connection` (one task each) → `inbound` (what a PUBLISH means) and `session` (what is owed to the
-//! client) → `hub` (who wants what). `city` has the traits through which the door sees the rest.
+//! client) → `hub` (who wants what: `interest`), `route` (Observations) and `entities` (everything else). `city` has the traits through
+//! which the door sees the rest.
 
+mod catalogue;
 mod city;
 mod connection;
+mod entities;
 mod handshake;
 mod hub;
 mod inbound;
+mod interest;
 mod listen;
 mod observed;
 mod payload;
 mod render;
+mod route;
 mod saved;
 mod session;
 mod stats;
@@ -53,8 +75,7 @@ mod tests;
 
 use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use kernel::{Clock, Tenant};
+use kernel::Clock;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -63,11 +84,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use catalogue::Catalogued;
 pub use city::{
-    Applied, Authenticate, Field, Keep, Kept, Live, Login, RecordError, Refusal, Rights, SavedMessage, SavedSession,
+    Anchored, Applied, Authenticate, Catalogue, Changed, Entities, Field, Keep, Kept, Live, Login, Owner, Parent,
+    RecordError, Refusal, Rights, SavedMessage, SavedSession,
 };
 pub use listen::Tls;
-pub use observed::{DeviceKeys, Observed};
+pub use observed::Observed;
 pub use session::QueueLimits;
 pub use stats::{Counter, Stats};
 pub use store::Store;
@@ -151,6 +174,7 @@ impl Default for Options {
 /// The parts of the city that the door works with.
 pub struct Parts {
     pub field: Arc<dyn Field>,
+    pub entities: Arc<dyn Entities>,
     pub rights: Arc<dyn Rights>,
     pub authenticate: Arc<dyn Authenticate>,
     pub keep: Arc<dyn Keep>,
@@ -173,15 +197,26 @@ impl Door {
     pub async fn open(options: Options, parts: Parts) -> Result<Self, Error> {
         let (plain, tls, sweep) = (options.plain, options.tls.clone(), options.sweep);
         let places = Arc::new(Semaphore::new(options.clients));
-        let Parts { field, rights, authenticate, keep, clock } = parts;
+        let Parts { field, entities, rights, authenticate, keep, clock } = parts;
         // The feed is opened before the hub reads the stream's end: a frame between the two comes twice, never not at all.
-        let live = field.live();
+        let (live, changes) = (field.live(), entities.changes());
         let stats = Arc::new(Stats::default());
-        let hub =
-            Arc::new(Hub::new(options, field, rights, authenticate, keep, clock, stats, CancellationToken::new()));
+        let hub = Arc::new(Hub::new(
+            options,
+            field,
+            entities,
+            rights,
+            authenticate,
+            keep,
+            clock,
+            stats,
+            CancellationToken::new(),
+        ));
         hub.restore().await.map_err(Error::Keep)?;
+        hub.anchor_all().await;
         let mut door = Self { hub: Arc::clone(&hub), tasks: JoinSet::new(), addresses: Vec::new() };
         door.tasks.spawn(Arc::clone(&hub).route(live));
+        door.tasks.spawn(Arc::clone(&hub).follow(changes));
         door.tasks.spawn(sweeper(Arc::clone(&hub), sweep));
         let tls = match tls {
             Some((address, tls)) => Some((address, Some(listen::acceptor(&tls)?))),
@@ -230,12 +265,6 @@ impl Handle {
     /// Serves MQTT on any stream, such as a WebSocket or a test's pipe, to its end.
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, peer: SocketAddr) {
         listen::serve(Arc::clone(&self.0), stream, peer, None).await;
-    }
-
-    /// Tells subscribers of an entity that was created or changed (18-088 section 14.2). `topics` are all that name it, such as
-    /// `v1.1/Things(1)` and `v1.1/Things`; `json` is the entity as a GET would answer it.
-    pub fn entity_changed(&self, tenant: &Tenant, public: bool, topics: &[String], json: &Bytes) {
-        self.0.entity(tenant, public, topics, json);
     }
 
     /// Ends the connections of a principal (`Caller::label`): its key has been revoked. Answers how many there were.

@@ -1,15 +1,22 @@
 //! [`Field`] on the room's own `observe` and `catalog`.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use ahash::RandomState;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
+use kernel::{Caller, Tenant};
+use parking_lot::RwLock;
 use records::params;
+use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::city::{Applied, Field, Live, RecordError};
+use super::{
+    city::{Applied, Field, Live, RecordError},
+    payload,
+};
 use crate::{
     Catalog,
-    model::{DatastreamInfo, EntityId, Observation},
+    model::{DatastreamInfo, EntityId, EntityType, Observation},
     observe::{self, Batch, Observe},
 };
 
@@ -20,9 +27,11 @@ const FRAME: usize = 10_000;
 /// Frames on their way to the disk at once. While these are written, the next callers gather.
 const FRAMES: usize = 4;
 
-/// Finds the Datastream that a registered device calls `key`: the register of devices gives it.
-pub type DeviceKeys =
-    Arc<dyn Fn(String, String) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>> + Send + Sync>;
+/// Names of devices' Datastreams whose ids are remembered.
+const NAMES: usize = 100_000;
+
+/// A tenant, and `<device>.<key>`.
+type Name = (Tenant, Box<str>);
 
 type Waiting = (Vec<Observation>, oneshot::Sender<Result<(), RecordError>>);
 
@@ -31,16 +40,17 @@ type Waiting = (Vec<Observation>, oneshot::Sender<Result<(), RecordError>>);
 pub struct Observed {
     observe: Observe,
     catalog: Catalog,
-    keys: DeviceKeys,
+    /// What was found once. It is a hint: the Datastream is looked at again before it is believed.
+    names: Arc<RwLock<HashMap<Name, EntityId, RandomState>>>,
     queue: mpsc::Sender<Waiting>,
 }
 
 impl Observed {
     /// Starts the task that gathers; it ends when the last clone is gone. Must be called inside the runtime.
-    pub fn new(observe: Observe, catalog: Catalog, keys: DeviceKeys) -> Self {
+    pub fn new(observe: Observe, catalog: Catalog) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(gather(observe.clone(), waiting));
-        Self { observe, catalog, keys, queue }
+        Self { observe, catalog, names: Arc::default(), queue }
     }
 }
 
@@ -136,6 +146,10 @@ impl Field for Observed {
             .boxed()
     }
 
+    fn start(&self) -> u64 {
+        self.observe.first_offset()
+    }
+
     fn end(&self) -> u64 {
         self.observe.next_offset()
     }
@@ -159,8 +173,83 @@ impl Field for Observed {
         .boxed()
     }
 
-    fn of_device(&self, device: &str, key: &str) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>> {
-        (self.keys)(device.to_owned(), key.to_owned())
+    /// `<device>.<key>` is the Datastream's natural key within the tenant, as packs and the register of devices name it. Whether the
+    /// device may write to it is asked afterwards.
+    fn of_device(
+        &self,
+        tenant: &Tenant,
+        device: &str,
+        key: &str,
+    ) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>> {
+        let name: Name = (tenant.clone(), format!("{device}.{key}").into());
+        let (catalog, names) = (self.catalog.clone(), Arc::clone(&self.names));
+        async move {
+            let unavailable = |error: crate::Error| {
+                tracing::warn!(%error, "a device's Datastream could not be looked up");
+                RecordError::Unavailable
+            };
+            let hint = names.read().get(&name).copied();
+            if let Some(id) = hint {
+                // Keys do not change, but a Datastream may be deleted, or go to another tenant with its Thing. What the
+                // catalogue keeps in memory follows its changes, so looking there is both cheap and true.
+                let info = catalog.datastream(id).await.map_err(unavailable)?;
+                if info.is_some_and(|info| info.tenant == name.0) {
+                    return Ok(Some(id));
+                }
+                names.write().remove(&name);
+            }
+            let found = catalog.by_key(EntityType::Datastream, &name.0, &name.1).await.map_err(unavailable)?;
+            if let Some(id) = found {
+                let mut names = names.write();
+                if names.len() >= NAMES {
+                    names.clear();
+                }
+                names.insert(name, id);
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
+
+    fn admits_feature(
+        &self,
+        caller: &Caller,
+        datastream: EntityId,
+        feature: EntityId,
+    ) -> BoxFuture<'static, Result<bool, RecordError>> {
+        let (catalog, caller) = (self.catalog.clone(), caller.clone());
+        async move {
+            catalog.admit_feature(&caller, datastream, feature).await.map_err(|error| {
+                tracing::warn!(%error, "a FeatureOfInterest could not be looked up");
+                RecordError::Unavailable
+            })
+        }
+        .boxed()
+    }
+
+    fn complete(
+        &self,
+        caller: &Caller,
+        body: Value,
+        datastream: Option<EntityId>,
+        feature: Option<EntityId>,
+    ) -> BoxFuture<'static, Result<Option<Observation>, RecordError>> {
+        let (catalog, caller) = (self.catalog.clone(), caller.clone());
+        async move {
+            match catalog.prepare_observation(&caller, &body, datastream, feature).await {
+                Ok(observation) => Ok(Some(observation)),
+                Err(crate::Error::Refused(problem)) => match problem.status.as_u16() {
+                    401 | 403 | 404 => Ok(None),
+                    400..500 => Err(RecordError::Refused(payload::sentence(crate::Error::Refused(problem)))),
+                    _ => Err(RecordError::Unavailable),
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "an Observation could not be completed");
+                    Err(RecordError::Unavailable)
+                }
+            }
+        }
+        .boxed()
     }
 
     fn page(&self, after: EntityId, limit: usize) -> BoxFuture<'static, Vec<Arc<DatastreamInfo>>> {

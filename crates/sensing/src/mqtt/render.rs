@@ -1,65 +1,37 @@
-//! An Observation as subscribers receive it: the JSON entity of 18-088 section 9.3, encoded once for all of them.
+//! Entities as subscribers receive them: what a GET answers (18-088 section 14.2), encoded once for all of them.
 
-use std::fmt::Write;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::json;
 
-use crate::model::{Observation, ResultValue};
+use crate::{
+    model::Observation,
+    query::{Item, Leaf, Plan, Row},
+    sta::Writer,
+};
 
-/// `base` is the service root, such as `https://city.example/v1.1`, without a slash at the end.
-pub fn observation(base: &str, o: &Observation) -> Bytes {
-    let id = o.id();
-    let mut json = String::with_capacity(512);
-    // Writing to a String cannot fail. Ids, times and the base hold nothing that JSON escapes.
-    let _ = write!(
-        json,
-        r#"{{"@iot.selfLink":"{base}/Observations({id})","@iot.id":"{id}","phenomenonTime":"{}""#,
-        o.phenomenon
-    );
-    match o.result_time {
-        Some(at) => {
-            let _ = write!(json, r#","resultTime":"{at}""#);
-        }
-        None => json.push_str(r#","resultTime":null"#),
-    }
-    json.push_str(r#","result":"#);
-    match &o.result {
-        ResultValue::Number(n) => number(&mut json, *n),
-        ResultValue::Json(raw) => json.push_str(raw.get()),
-    }
-    if let Some(quality) = &o.quality {
-        let _ = write!(json, r#","resultQuality":{quality}"#);
-    }
-    if let Some(valid) = &o.valid {
-        let _ = write!(json, r#","validTime":"{valid}""#);
-    }
-    if let Some(parameters) = &o.parameters {
-        let _ = write!(json, r#","parameters":{parameters}"#);
-    }
-    let _ = write!(
-        json,
-        r#","Datastream@iot.navigationLink":"{base}/Observations({id})/Datastream","FeatureOfInterest@iot.navigationLink":"{base}/Observations({id})/FeatureOfInterest","Datastream":{{"@iot.id":{}}}}}"#,
-        o.datastream
-    );
-    Bytes::from(json)
+/// `base` is the service root, such as `https://city.example/v1.1`, without a slash at the end; `plan` says which properties.
+pub fn row(base: &str, plan: &Plan, row: &Row) -> Bytes {
+    let mut out = Writer::new(base);
+    out.row(plan, row);
+    Bytes::from(out.out)
 }
 
-fn number(json: &mut String, n: f64) {
-    // A whole number that a double holds exactly is written as one: 3, not 3.0.
-    if n.fract() == 0.0 && n.abs() < 9_007_199_254_740_992.0 && (n != 0.0 || n.is_sign_positive()) {
-        json.push_str(itoa::Buffer::new().format(n as i64));
-    } else if n.is_finite() {
-        json.push_str(ryu::Buffer::new().format_finite(n));
-    } else {
-        json.push_str("null");
-    }
+pub fn observation(o: &Observation) -> Row {
+    Row { item: Item::Observation(Arc::new(o.clone())), expanded: Vec::new() }
+}
+
+/// `{"name": "…"}` (18-088 section 9.2.4); null where GET would answer that there is nothing.
+pub fn property(row: &Row, name: &str, leaf: &Leaf) -> Bytes {
+    Bytes::from(json!({ name: row.item.value(leaf).to_json() }).to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::EntityId;
-    use kernel::{Interval, Timestamp};
+    use crate::model::{EntityId, EntityType, ResultValue};
+    use kernel::{Interval, Limits, Timestamp};
 
     #[test]
     fn is_the_json_of_the_standard() {
@@ -73,10 +45,15 @@ mod tests {
             valid: None,
             parameters: Some(serde_json::from_str(r#"{"a":1}"#).expect("json")),
         };
-        let json: serde_json::Value = serde_json::from_slice(&observation("http://x/v1.1", &o)).expect("json");
+        let plan = Plan::all(EntityType::Observation, &Limits::DEFAULT);
+        let row = observation(&o);
+        let json: serde_json::Value = serde_json::from_slice(&super::row("http://x/v1.1", &plan, &row)).expect("json");
         assert_eq!(json["@iot.id"], "42-1732240000000000-7");
+        assert_eq!(json["@iot.selfLink"], "http://x/v1.1/Observations('42-1732240000000000-7')");
         assert_eq!(json["result"].to_string(), "3");
         assert_eq!(json["phenomenonTime"], "2024-11-22T01:46:40Z");
         assert_eq!(json["parameters"]["a"], 1);
+        let result = property(&row, "result", &Leaf::Property(2, Vec::new()));
+        assert_eq!(result.as_ref(), br#"{"result":3}"#);
     }
 }

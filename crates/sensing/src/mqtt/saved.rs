@@ -6,6 +6,8 @@ use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    hub,
+    interest::Selection,
     session::{Position, State, Subscription},
     wire::QoS,
 };
@@ -14,7 +16,11 @@ use super::{
 struct Text {
     expiry: u32,
     offset: u64,
+    /// Twice the Observation's place in its frame: once it counted the messages of an Observation, of which there were two.
     index: u32,
+    /// Records that are gone and of which the client must be told.
+    #[serde(default)]
+    missed: u64,
     subscriptions: Vec<Line>,
 }
 
@@ -31,6 +37,7 @@ struct Line {
 pub struct Body {
     pub expiry: u32,
     pub position: Position,
+    pub missed: u64,
     pub subscriptions: Vec<(ByteString, Subscription)>,
 }
 
@@ -47,7 +54,9 @@ pub fn write(state: &State, position: Position) -> String {
             since: s.since,
         })
         .collect();
-    let text = Text { expiry: state.expiry, offset: position.offset, index: position.index, subscriptions };
+    // Which of an Observation's messages comes next is not kept: after a restart they may all come again.
+    let index = position.index.saturating_mul(2);
+    let text = Text { expiry: state.expiry, offset: position.offset, index, missed: state.missed, subscriptions };
     // Plain numbers and strings always serialise.
     serde_json::to_string(&text).unwrap_or_default()
 }
@@ -59,6 +68,7 @@ pub fn read(text: &str) -> Option<Body> {
         .subscriptions
         .into_iter()
         .map(|line| {
+            let select = Selection::of(hub::split(&line.filter).1).ok()?;
             Some((
                 ByteString::from(line.filter),
                 Subscription {
@@ -67,9 +77,11 @@ pub fn read(text: &str) -> Option<Body> {
                     retain_as_published: line.retain_as_published,
                     id: line.id,
                     since: line.since,
+                    select,
                 },
             ))
         })
         .collect::<Option<_>>()?;
-    Some(Body { expiry: text.expiry, position: Position { offset: text.offset, index: text.index }, subscriptions })
+    let position = Position { offset: text.offset, index: text.index / 2, slot: 0 };
+    Some(Body { expiry: text.expiry, position, missed: text.missed, subscriptions })
 }

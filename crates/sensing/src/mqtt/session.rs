@@ -20,24 +20,27 @@ use tokio::sync::Notify;
 
 use super::{
     city::RecordError,
+    interest::Selection,
     stats::Stats,
     wire::{PublishProperties, QoS, Reason},
 };
 use crate::scope::Scope;
 
-/// A message's place: the stream offset of its frame, and its place in the frame.
+/// A message's place: the stream offset of its frame, the Observation in the frame, and which of the messages that this Observation
+/// becomes ([`super::interest::slot`]).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Position {
     pub offset: u64,
     pub index: u32,
+    pub slot: u64,
 }
 
 impl Position {
     pub fn frame(offset: u64) -> Self {
-        Self { offset, index: 0 }
+        Self { offset, index: 0, slot: 0 }
     }
     fn after(self) -> Self {
-        Self { index: self.index + 1, ..self }
+        Self { slot: self.slot.saturating_add(1), ..self }
     }
 }
 
@@ -72,7 +75,7 @@ pub struct Delivery {
     pub ids: Vec<NonZeroU32>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subscription {
     pub qos: QoS,
     pub no_local: bool,
@@ -80,6 +83,8 @@ pub struct Subscription {
     pub id: Option<NonZeroU32>,
     /// Frames before this offset were there before the subscription.
     pub since: u64,
+    /// The properties it asks for; `None` for whole entities.
+    pub select: Option<Arc<Selection>>,
 }
 
 /// A QoS 1 or 2 message that the client has not finished acknowledging.
@@ -164,6 +169,8 @@ pub struct State {
     next: Position,
     /// While behind: frames below this were skipped and must be read from the stream.
     skipped: u64,
+    /// Records that retention removed before the client was given them, and of which it has not been told.
+    pub missed: u64,
     /// What was last saved.
     pub saved: Option<Position>,
     pub dirty: bool,
@@ -188,6 +195,7 @@ impl Session {
             behind: false,
             next: Position::frame(next),
             skipped: next,
+            missed: 0,
             saved: None,
             dirty: false,
         };
@@ -342,6 +350,23 @@ impl State {
         self.behind.then_some(self.next)
     }
 
+    /// The stream begins at `start`: what the client stood before has gone. How many records that were.
+    pub fn overtaken(&mut self, start: u64) -> u64 {
+        let lost = start.saturating_sub(self.next.offset);
+        if lost > 0 {
+            self.missed += lost;
+            self.next = Position::frame(start);
+            self.dirty = true;
+        }
+        lost
+    }
+
+    /// What the client has missed; it is told now.
+    pub fn told(&mut self) -> u64 {
+        self.dirty |= self.missed > 0;
+        std::mem::take(&mut self.missed)
+    }
+
     /// A whole frame has been read from the stream and put into the outbox. `true` when that was all that had been skipped.
     pub fn caught_up(&mut self, offset: u64) -> bool {
         self.next = self.next.max(Position::frame(offset + 1));
@@ -422,7 +447,10 @@ impl State {
     /// Whether a message of `tenant` is for this session's eyes.
     pub fn sees(&self, audience: &Audience) -> bool {
         match audience {
-            Audience::City { tenant, public } => self.scope.admits(tenant, *public),
+            Audience::City { tenant, public, also } => {
+                self.scope.admits(tenant, *public)
+                    && also.iter().all(|(tenant, public)| self.scope.admits(tenant, *public))
+            }
             Audience::Tenant(tenant) => self.tenant.as_ref() == Some(tenant),
         }
     }
@@ -431,8 +459,8 @@ impl State {
 /// Who may see a message.
 #[derive(Clone, Debug)]
 pub enum Audience {
-    /// An entity of the city: whoever may read it.
-    City { tenant: Tenant, public: bool },
+    /// An entity of the city: whoever may read it, and those under whose address it is sent.
+    City { tenant: Tenant, public: bool, also: Vec<(Tenant, bool)> },
     /// A tenant's own message: its signed-in callers.
     Tenant(Tenant),
 }

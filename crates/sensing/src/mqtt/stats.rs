@@ -25,9 +25,9 @@ macro_rules! stats {
         pub struct Stats { $($(#[doc = $doc])+ pub $name: Counter,)+ }
 
         impl Stats {
-            /// Name, help and value of each.
+            /// Name, help and value of each; the help of a gauge says that it is one.
             pub fn list(&self) -> Vec<(&'static str, &'static str, u64)> {
-                vec![$((stringify!($name), concat!($($doc),+), self.$name.get()),)+]
+                vec![$((concat!("mqtt_", stringify!($name)), concat!($($doc),+).trim(), self.$name.get()),)+]
             }
         }
     };
@@ -70,6 +70,14 @@ stats! {
     deferred,
     /// Messages dropped because they had expired or exceed the client's packet size.
     unsendable,
+    /// Entities that were created or changed and given to their subscribers.
+    entities,
+    /// Changes of entities of which subscribers could not be told.
+    untold,
+    /// Times a session came back after retention had removed what it was owed.
+    overtaken,
+    /// Records of the stream that were gone when a session came back for them.
+    overtaken_records,
     /// Retained messages kept (gauge).
     retained,
 }

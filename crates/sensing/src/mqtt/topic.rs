@@ -73,6 +73,8 @@ pub fn shared(filter: &str) -> Result<Option<(&str, &str)>, ()> {
 pub enum Address<'a> {
     /// `v1.1/Datastreams(<id>)/Observations`, or `v1.1/Observations` where the body names the Datastream.
     Observations(Option<EntityId>),
+    /// `v1.1/FeaturesOfInterest(<id>)/Observations`: the body names the Datastream.
+    OfFeature(EntityId),
     /// `v1.1/CreateObservations`: a data array.
     DataArray,
     /// `devices/<device>/<datastream key>`: a device that knows no ids.
@@ -83,8 +85,8 @@ pub enum Address<'a> {
     Nothing,
 }
 
-fn id_of(level: &str) -> Option<EntityId> {
-    let digits = level.strip_prefix("Datastreams(")?.strip_suffix(')')?;
+fn id_of(level: &str, set: &str) -> Option<EntityId> {
+    let digits = level.strip_prefix(set)?.strip_prefix('(')?.strip_suffix(')')?;
     let canonical = !digits.is_empty() && !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit());
     canonical.then(|| digits.parse().ok().map(EntityId)).flatten()
 }
@@ -97,7 +99,8 @@ impl<'a> Address<'a> {
             (Some("v1.1"), Some("Observations"), None, None) => Self::Observations(None),
             (Some("v1.1"), Some("CreateObservations"), None, None) => Self::DataArray,
             (Some("v1.1"), Some(level), Some("Observations"), None) => {
-                id_of(level).map_or(Self::Nothing, |id| Self::Observations(Some(id)))
+                let datastream = id_of(level, "Datastreams").map(|id| Self::Observations(Some(id)));
+                datastream.or_else(|| id_of(level, "FeaturesOfInterest").map(Self::OfFeature)).unwrap_or(Self::Nothing)
             }
             (Some("devices"), Some(device), Some(key), None) if !device.is_empty() && !key.is_empty() => {
                 Self::Device { device, key }

@@ -121,6 +121,18 @@ impl<K: PartialEq, T> Trie<K, T> {
         found
     }
 
+    /// Calls `each` with what is subscribed to `topic` by a filter without wildcards.
+    pub fn exact<'a>(&'a self, topic: &str, each: &mut impl FnMut(&'a T)) {
+        let mut node = &self.root;
+        for level in topic.split('/') {
+            match node.children.get(level) {
+                Some(child) => node = child,
+                None => return,
+            }
+        }
+        node.here.iter().for_each(|(_, value)| each(value));
+    }
+
     /// Calls `each` with everything subscribed to `topic`, and whether it is by a filter that ends in `#`.
     pub fn matches<'a>(&'a self, topic: &str, each: &mut impl FnMut(&'a T, bool)) {
         fn descend<'a, K, T>(
@@ -195,6 +207,11 @@ mod tests {
                     .map(|((filter, key), n)| (filter.clone(), *key, *n))
                     .collect::<BTreeSet<_>>();
                 prop_assert_eq!(found, expected, "{}", topic);
+                let mut exact = BTreeSet::new();
+                trie.exact(&topic, &mut |value: &(String, u64, usize)| assert!(exact.insert(value.clone()), "twice"));
+                let expected: BTreeSet<_> =
+                    model.iter().filter(|((filter, _), _)| *filter == topic).map(|((f, k), n)| (f.clone(), *k, *n)).collect();
+                prop_assert_eq!(exact, expected, "{}", topic);
             }
             for (filter, key) in model.into_keys() {
                 prop_assert!(trie.remove(&filter, &key));

@@ -390,6 +390,11 @@ impl Observe {
         *self.0.applied.borrow()
     }
 
+    /// The oldest record that the stream still has: from here on [`Observe::replay`] has no gap.
+    pub fn first_offset(&self) -> u64 {
+        self.0.topic.start().0
+    }
+
     /// Keeps the stream from forgetting what `follower` has yet to read, from `offset` on.
     pub fn hold(&self, follower: &str, offset: u64) {
         self.0.holds.lock().insert(follower.to_owned(), offset);

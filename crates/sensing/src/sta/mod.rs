@@ -29,6 +29,11 @@ use crate::{
 
 pub use data_array::{Broken, Group, Known, Reader, Rows, Stop};
 pub use path::Path;
+pub(crate) use {
+    json::Writer,
+    path::{Step, Tail},
+    read::Place,
+};
 
 /// What the operator says about this door.
 #[derive(Clone, Debug, Default)]

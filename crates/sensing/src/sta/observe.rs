@@ -86,12 +86,19 @@ impl SensorThings {
             (None, bound) => Some(bound),
             _ => None,
         };
-        // The usual case needs no transaction; an entity inside the Observation does.
-        let (Some(id), Some(about)) = (named, about) else {
-            return catalog.prepare_observation(caller, body, datastream, feature).await;
+        let nothing = |id| Error::field("/Datastream", format!("there is no Datastreams({id})"));
+        // Asked first, so that a device creates nothing on its way to being refused.
+        let info = match named {
+            Some(id) => Some(self.admitted(caller, id).await?.ok_or_else(|| nothing(id))?),
+            None => None,
         };
-        let info = self.admitted(caller, id).await?;
-        let info = info.ok_or_else(|| Error::field("/Datastream", format!("there is no Datastreams({id})")))?;
+        // The usual case needs no transaction; an entity inside the Observation does.
+        let (Some(info), Some(about)) = (info, about) else {
+            let whole = catalog.prepare_observation(caller, body, datastream, feature).await?;
+            self.admitted(caller, whole.datastream).await?.ok_or_else(|| nothing(whole.datastream))?;
+            return Ok(whole);
+        };
+        let id = info.id;
         info.observation_type.check(&draft.result).map_err(|e| Error::field("/result", e.to_string()))?;
         let feature = about.unwrap_or(info.feature);
         if feature != info.feature && !catalog.admit_feature(caller, id, feature).await? {

@@ -169,34 +169,13 @@ impl SensorThings {
         written.await.map_err(|e: records::Error| e.into())
     }
 
-    /// Changes an Observation. What identifies it (phenomenonTime, resultTime, FeatureOfInterest) may change too; it is then a new one.
+    /// Changes an Observation. What identifies it (Datastream, phenomenonTime, FeatureOfInterest, resultTime) may change too; it is then
+    /// another Observation, and the old one goes once the new one is durable.
     async fn amend(&self, caller: &Caller, old: &Observation, body: &Value, how: Update) -> Result<Observation, Error> {
-        if how == Update::JsonPatch {
-            return Err(
-                Problem::not_implemented("JSON Patch on an Observation; use PATCH with application/json").into()
-            );
-        }
         let id = old.id();
         let info = self.permit(caller, &id, action::WRITE).await?;
-        let Value::Object(given) = body else { return Err(Error::bad_request("The body must be an object.")) };
-        let mut whole = serde_json::Map::new();
-        whole.insert("Datastream".to_owned(), json!({"@iot.id": old.datastream.0}));
-        whole.insert("FeatureOfInterest".to_owned(), json!({"@iot.id": old.feature.0}));
-        let text = |raw: &serde_json::value::RawValue| serde_json::from_str(raw.get()).unwrap_or(Value::Null);
-        if how == Update::Merge {
-            whole.insert("phenomenonTime".to_owned(), json!(old.phenomenon));
-            let result = match &old.result {
-                crate::model::ResultValue::Number(number) => json!(number),
-                crate::model::ResultValue::Json(raw) => text(raw),
-            };
-            whole.insert("result".to_owned(), result);
-            whole.insert("resultTime".to_owned(), json!(old.result_time));
-            whole.insert("validTime".to_owned(), json!(old.valid));
-            whole.insert("resultQuality".to_owned(), old.quality.as_deref().map_or(Value::Null, text));
-            whole.insert("parameters".to_owned(), old.parameters.as_deref().map_or(Value::Null, text));
-        }
-        whole.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let new = self.observation(caller, &Value::Object(whole), None, None).await?;
+        let whole = amended(old, body, how)?;
+        let new = self.observation(caller, &whole, None, None).await?;
         self.note(caller, &id, action::WRITE, &info).await?;
         self.engine.series().record(Batch::one(new.clone())).await?;
         if new.id() != id {
@@ -204,6 +183,44 @@ impl SensorThings {
         }
         Ok(new)
     }
+}
+
+/// What an Observation is after a change, as it would be posted.
+fn amended(old: &Observation, body: &Value, how: Update) -> Result<Value, Error> {
+    let mut whole = serde_json::Map::new();
+    whole.insert("Datastream".to_owned(), json!({"@iot.id": old.datastream.0}));
+    whole.insert("FeatureOfInterest".to_owned(), json!({"@iot.id": old.feature.0}));
+    if how != Update::Replace {
+        let text = |raw: &serde_json::value::RawValue| serde_json::from_str(raw.get()).unwrap_or(Value::Null);
+        let result = match &old.result {
+            crate::model::ResultValue::Number(number) => json!(number),
+            crate::model::ResultValue::Json(raw) => text(raw),
+        };
+        whole.insert("phenomenonTime".to_owned(), json!(old.phenomenon));
+        whole.insert("result".to_owned(), result);
+        // As a GET shows it: resultTime is there even when it is unknown, what is optional only when there is some.
+        whole.insert("resultTime".to_owned(), json!(old.result_time));
+        let optional = [
+            ("validTime", old.valid.map(|valid| json!(valid))),
+            ("resultQuality", old.quality.as_deref().map(text)),
+            ("parameters", old.parameters.as_deref().map(text)),
+        ];
+        whole.extend(optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    }
+    if how != Update::JsonPatch {
+        let Value::Object(given) = body else { return Err(Error::bad_request("The body must be an object.")) };
+        whole.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
+        return Ok(Value::Object(whole));
+    }
+    whole.insert("@iot.id".to_owned(), json!(old.id().to_string()));
+    let whole = crate::catalog::patched(Value::Object(whole), body)?;
+    // What a POST would supply for itself must not appear here because a patch has taken it away.
+    for needed in ["Datastream", "FeatureOfInterest", "phenomenonTime"] {
+        if whole.get(needed).is_none_or(Value::is_null) {
+            return Err(Error::field(format!("/{needed}"), "an Observation needs it; the patch removes it"));
+        }
+    }
+    Ok(whole)
 }
 
 pub async fn create(

@@ -297,16 +297,49 @@ async fn a_shared_subscription_takes_turns() {
 }
 
 #[tokio::test]
-async fn entities_have_topics() {
+async fn a_session_whose_time_is_over_is_not_resumed() {
     let world = World::new().await;
-    let mut client = world.connect(To::new(V5, "dsd-r", "r")).await;
-    client.subscribe("v1.1/Things(7)", QoS::AtLeastOnce).await;
-    let mut other = world.connect(To::new(V5, "epd-r", "r")).await;
-    other.subscribe("#", QoS::AtMostOnce).await;
-    let topics = ["v1.1/Things(7)".to_owned(), "v1.1/Things".to_owned()];
-    world.handle.entity_changed(&super::world::tenant("dsd"), false, &topics, &r#"{"@iot.id":7}"#.into());
-    assert_eq!(client.message().await.payload, r#"{"@iot.id":7}"#);
-    assert!(client.silent().await && other.silent().await);
+    let to = To::new(V5, "dsd-r", "r").lasting();
+    let (mut client, _) = world.try_connect(to).await;
+    client.subscribe(TOPIC, QoS::AtLeastOnce).await;
+    drop(client);
+    let ended = || world.handle.0.sessions.lock().values().any(|session| session.lock().link.is_none());
+    while !ended() {
+        tokio::task::yield_now().await;
+    }
+    send(&world, 1..3).await;
+    // As if its time had passed a moment ago, before the next sweep.
+    for session in world.handle.0.sessions.lock().values() {
+        session.lock().expires = Some(std::time::Instant::now());
+    }
+    let (mut client, ack) = world.try_connect(to).await;
+    assert!(!ack.present);
+    send(&world, 3..4).await;
+    assert!(client.silent().await, "its subscriptions are gone too");
+}
+
+/// The client goes on sending and does not read: it still learns why it was sent away.
+#[tokio::test]
+async fn who_is_sent_away_learns_why() {
+    let world = World::new().await;
+    let mut client = world.connect(To::new(V5, "dsd-d1", "d")).await;
+    let most = usize::from(options().receive_max.get());
+    // QoS 2 messages that are never released, one more than may be under way, and much more behind them.
+    for id in 1..=u16::try_from(most).expect("id") + 50 {
+        client.publish("devices/d1/rain", "1", QoS::ExactlyOnce, id).await;
+    }
+    let mut received = 0;
+    loop {
+        match client.next().await {
+            Packet::PublishReceived(_) => received += 1,
+            Packet::Disconnect(bye) => {
+                assert_eq!(bye.reason_code, Reason::ReceiveMaximumExceeded);
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(received <= most, "{received}");
 }
 
 #[tokio::test]

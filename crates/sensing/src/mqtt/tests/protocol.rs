@@ -162,6 +162,11 @@ async fn refusals_say_why_in_5_and_hang_up_in_3() {
     check("devices/d1/level", r#"{"result":1,"Datastream":{"@iot.id":2}}"#, 0x99).await;
     check("v1.1/Observations", r#"{"result":1}"#, 0x99).await;
     check("v1.1/CreateObservations", "[]", 0x99).await;
+    let half = r#"[{"Datastream":{"@iot.id":2},"components":["phenomenonTime","result"],
+        "dataArray":[["2026-01-01T00:00:00Z",1],["2026-01-01T00:01:00Z","high"]]}]"#;
+    check("v1.1/CreateObservations", half, 0x99).await;
+    check("v1.1/FeaturesOfInterest(999)/Observations", r#"{"result":1,"Datastream":{"@iot.id":2}}"#, 0x99).await;
+    check("v1.1/FeaturesOfInterest(211)/Observations", r#"{"result":1,"Datastream":{"@iot.id":11}}"#, 0x87).await;
     check("v1.1/Datastreams(11)/Observations", "1", 0x87).await;
     check("v1.1/Datastreams(999)/Observations", "1", 0x87).await;
     check("v1.1/Datastreams(01)/Observations", "1", 0x90).await;
@@ -187,13 +192,16 @@ async fn every_way_to_publish_an_observation() {
             "v1.1/CreateObservations",
             r#"[{"Datastream":{"@iot.id":5},"components":["phenomenonTime","result"],
                 "dataArray":[["2026-01-01T00:00:00Z",5],["2026-01-01T00:01:00Z",6]]},
-               {"Datastream":{"@iot.id":6},"components":["result"],"dataArray":[[7]]}]"#,
+               {"Datastream":{"@iot.id":6},"components":["result","phenomenonTime"],"dataArray":[[7,"2026-01-01T00:00:00Z"]]}]"#,
         ),
+        ("v1.1/FeaturesOfInterest(207)/Observations", r#"{"result":8,"Datastream":{"@iot.id":7}}"#),
+        ("v1.1/Datastreams(8)/Observations", r#"{"result":9,"FeatureOfInterest":{"@iot.id":208}}"#),
     ];
     for (n, (topic, payload)) in sent.into_iter().enumerate() {
         assert_eq!(exchange(&mut device, topic, payload, QoS::AtLeastOnce, n as u16 + 1).await, 0, "{topic}");
     }
-    assert_eq!(world.field.values(), [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, 5.0), (5, 6.0), (6, 7.0)]);
+    let expect = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, 5.0), (5, 6.0), (6, 7.0), (7, 8.0), (8, 9.0)];
+    assert_eq!(world.field.values(), expect);
 }
 
 #[tokio::test]

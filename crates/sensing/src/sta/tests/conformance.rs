@@ -193,6 +193,72 @@ async fn update_entity() {
     assert_eq!(city.found("/v1.1/Observations").await["value"].as_array().map(Vec::len), Some(1));
 }
 
+/// A.3: JSON Patch (RFC 6902) on an Observation, which *is* its Datastream, phenomenonTime, FeatureOfInterest and resultTime.
+#[tokio::test]
+async fn json_patch_on_an_observation() {
+    let city = City::new();
+    city.made("/v1.1/Things", lamp("a", "OM_Measurement", 1.0, 1.0)).await;
+    let body = json!({"result": 1, "phenomenonTime": "2026-01-01T00:00:00Z", "parameters": {"a": [1, 2]}});
+    let old = city.made("/v1.1/Datastreams(1)/Observations", body).await;
+    let patch = async |path: &str, operations: Value| {
+        let body = operations.to_string().into_bytes();
+        city.send(&person("dsd"), "PATCH", path, "application/json-patch+json", body).await
+    };
+    let all = async || city.found("/v1.1/Observations").await["value"].as_array().cloned().expect("a list");
+    // What does not identify it: the same Observation, all operations together.
+    let answer = patch(
+        &old,
+        json!([
+            {"op": "test", "path": "/resultTime", "value": null},
+            {"op": "test", "path": "/phenomenonTime", "value": "2026-01-01T00:00:00Z"},
+            {"op": "replace", "path": "/result", "value": 2},
+            {"op": "remove", "path": "/parameters/a/0"},
+            {"op": "add", "path": "/resultQuality", "value": "good"},
+        ]),
+    )
+    .await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    let now = city.found(&old).await;
+    assert_eq!(
+        (&now["result"], &now["parameters"], &now["resultQuality"]),
+        (&json!(2), &json!({"a": [2]}), &json!("good"))
+    );
+    assert_eq!(all().await.len(), 1);
+    // A failed operation changes nothing, whatever came before it; nor does a result of the wrong type, or taking away what must be there.
+    for (operations, field) in [
+        (
+            json!([{"op": "replace", "path": "/result", "value": 3}, {"op": "test", "path": "/result", "value": 4}]),
+            "/1",
+        ),
+        (json!([{"op": "replace", "path": "/result", "value": "high"}]), "/result"),
+        (json!([{"op": "remove", "path": "/result"}]), "/result"),
+        (json!([{"op": "remove", "path": "/phenomenonTime"}]), "/phenomenonTime"),
+        (json!([{"op": "remove", "path": "/FeatureOfInterest"}]), "/FeatureOfInterest"),
+        (json!([{"op": "add", "path": "/colour", "value": 1}]), "/colour"),
+    ] {
+        let answer = patch(&old, operations.clone()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{operations} {}", answer.text);
+        assert_eq!(answer.json()["errors"][0]["field"], field, "{operations}");
+    }
+    assert_eq!(patch(&old, json!({"result": 3})).await.status, StatusCode::BAD_REQUEST, "a patch is an array");
+    assert_eq!(all().await, [now]);
+    // What identifies it: another Observation, and the old one is gone.
+    let operations = json!([{"op": "replace", "path": "/phenomenonTime", "value": "2026-01-02T00:00:00Z"},
+        {"op": "replace", "path": "/resultTime", "value": "2026-01-02T00:00:05Z"}]);
+    let answer = patch(&old, operations).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    let moved = all().await;
+    assert_eq!(moved.len(), 1);
+    assert_eq!((&moved[0]["phenomenonTime"], &moved[0]["result"]), (&json!("2026-01-02T00:00:00Z"), &json!(2)));
+    assert_eq!(answer.json()["@iot.id"], moved[0]["@iot.id"]);
+    assert_eq!(patch(&old, json!([])).await.status, StatusCode::NOT_FOUND);
+    // Another department can neither change it nor learn that it is there.
+    let new = format!("/v1.1/Observations('{}')", moved[0]["@iot.id"].as_str().expect("id"));
+    let body = json!([{"op": "replace", "path": "/result", "value": 7}]).to_string().into_bytes();
+    let answer = city.send(&person("epd"), "PATCH", &new, "application/json-patch+json", body).await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+}
+
 /// A.3: historical-location-auto-creation and -manual-creation.
 #[tokio::test]
 async fn historical_locations() {
