@@ -1,9 +1,11 @@
 // Pages as people meet them: three languages, a phone and a desk, a keyboard, no scripts. axe looks for what shuts people out.
 
+import { execFile } from "node:child_process";
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 
 import { chromium } from "playwright-core";
 
@@ -110,7 +112,7 @@ async function island(page, name, drawn) {
   await page.waitForSelector(drawn, { state: "attached", timeout: 20_000 });
 }
 
-async function look(page, server, { path, name, language, size, status = 200 }) {
+async function look(page, server, { path, name, language, size, status = 200, named = false }) {
   // All that is wrong with a page is said at once.
   const wrong = [];
   const expect = (truth, why) => truth || wrong.push(why);
@@ -124,8 +126,9 @@ async function look(page, server, { path, name, language, size, status = 200 }) 
   const told = await page.getAttribute("html", "lang");
   expect(told === languages[language], `lang=${told}`);
   const heading = headings[0] ?? "";
-  if (language !== "en") expect(/\p{Script=Han}/u.test(heading), `the heading is not Chinese: ${heading}`);
-  const untold = await page.evaluate(() => document.body.innerText.match(/\{[a-z_-]+\}|\b(?:page|nav|alarm|thing|home|map|operators)\.[a-z-]+\b/)?.[0]);
+  // A page that is called like a person or a device keeps that name.
+  if (language !== "en" && !named) expect(/\p{Script=Han}/u.test(heading), `the heading is not Chinese: ${heading}`);
+  const untold = await page.evaluate(() => document.body.innerText.match(/\{[a-z_-]+\}|\b(?:page|nav|alarm|thing|home|map|operators|device|operations|status|form)\.[a-z-]+\b/)?.[0]);
   expect(!untold, `a text is missing: ${untold}`);
   wrong.push(...(await violations(page)));
   await page.screenshot({ path: join(shots, `${name}-${language}-${size}.png`) });
@@ -233,11 +236,154 @@ async function live(page, server, shown) {
   }
 }
 
+/** Presses Tab until the focus is on what is meant, as somebody without a mouse does. */
+async function tabTo(page, selector) {
+  for (let stop = 0; stop < 120; stop += 1) {
+    await page.keyboard.press("Tab");
+    if (await page.evaluate((sought) => document.activeElement?.matches(sought), selector)) {
+      const seen = await page.evaluate(() => {
+        const style = getComputedStyle(document.activeElement);
+        return style.outlineStyle !== "none" || style.boxShadow !== "none";
+      });
+      assert(seen, `one does not see that the focus is on ${selector}`);
+      return;
+    }
+  }
+  throw new Error(`120 times Tab does not reach ${selector}`);
+}
+
+async function press(page, key) {
+  await Promise.all([page.waitForNavigation(), page.keyboard.press(key)]);
+}
+
+/** A device is registered, given a key, and its first reading seen, without a mouse; the reading is sent by the line that the page shows. */
+async function registerByKeyboard(page, server) {
+  await page.setViewportSize(windows.desk);
+  await page.goto(`${server.base}/en/devices`);
+  await tabTo(page, "a[href*='/devices/new']");
+  await press(page, "Enter");
+  const key = `e2e-${Date.now()}`;
+  await tabTo(page, "input[name=key]");
+  await page.keyboard.type(key);
+  await tabTo(page, "input[name=kind]");
+  await page.keyboard.type("flood-station");
+  await tabTo(page, "input[name=q]");
+  await page.keyboard.type("Ping Che");
+  await press(page, "Enter");
+  assert((await page.inputValue("input[name=key]")) === key, "looking for a place loses what was typed");
+  assert(new URL(page.url()).pathname === "/en/devices/new", "Enter in the search box registers the device");
+  await tabTo(page, "input[name=thing]");
+  await page.keyboard.press("Space");
+  await tabTo(page, "button[value=save]");
+  await press(page, "Enter");
+  assert((await page.locator("main").innerText()).includes("Never seen"), `one is led to ${page.url()}`);
+  const address = new URL(page.url()).pathname;
+  await tabTo(page, "form[action$='/keys'] button");
+  await press(page, "Enter");
+  const line = await page.locator("#line").innerText();
+  assert(line.startsWith("mosquitto_pub -h 127.0.0.1 "), line);
+  await promisify(execFile)("sh", ["-c", line], { timeout: 20_000 });
+  await page.goto(server.base + address);
+  const said = await page.locator("main").innerText();
+  assert(said.includes("Healthy") && said.includes("21.5"), `the reading does not turn up: ${said.slice(0, 400)}`);
+  assert(!(await page.content()).includes(line), "the key is shown twice");
+  await page.goto(`${server.base}/en/devices?q=${key}&state=healthy`);
+  assert((await page.locator("main tbody").innerText()).includes(key), "it is not on the desk");
+  return address.replace("/en", "");
+}
+
+/** All the officer's pages, also as they answer a form with mistakes. */
+async function office(browser, server, check, visit) {
+  const password = "rain on a tin roof";
+  const account = `admin-${Date.now()}`;
+  const context = await browser.newContext();
+  const desk = await context.newPage();
+  await check("pages: an administrator joins", async () => join_(desk, await server.invite("city", "admin"), account, password));
+  const dsd = await browser.newContext({ javaScriptEnabled: false });
+  const manager = await dsd.newPage();
+  await check("pages: a device manager joins", async () => join_(manager, await server.invite("dsd", "device-manager"), `manager-${Date.now()}`, password));
+  const device = await check("pages: a device, from the form to its first reading, by keyboard and without scripts", () => registerByKeyboard(manager, server));
+  if (!device) return;
+  const feed = await server.ask("GET", "/api/connectors", await server.key("hko", "viewer"));
+  await desk.goto(`${server.base}/en/operators?tenant=dsd`);
+  const person = new URL(await desk.locator("a[href*='/operators/people/']").first().getAttribute("href"), server.base).pathname;
+  await visit(desk, [
+    { name: "operations", path: "/operations" },
+    { name: "feed", path: `/operations/feeds/${feed.value[0].key}` },
+    { name: "operators", path: "/operators?tenant=dsd" },
+    { name: "person", path: person.replace("/en", ""), named: true },
+    { name: "password", path: "/account/password" },
+    { name: "status-signed-in", path: "/status" },
+  ]);
+  const scripted = await browser.newContext({ storageState: await dsd.storageState() });
+  const page = await scripted.newPage();
+  await visit(page, [
+    { name: "devices", path: "/devices" },
+    { name: "devices-none", path: "/devices?state=refused" },
+    { name: "device", path: device, named: true },
+    { name: "device-new", path: "/devices/new" },
+    { name: "device-change", path: `${device}/change` },
+  ]);
+  for (const { name, path } of [{ name: "devices", path: "/devices" }, { name: "device", path: device }]) {
+    await check(`pages: ${name} by keyboard`, () => keyboard(page, server, `/en${path}`));
+  }
+  for (const language of Object.keys(languages)) {
+    await check(`pages: a form with mistakes, ${language}`, async () => {
+      await page.setViewportSize(windows.phone);
+      await page.goto(`${server.base}/${language}/devices/new`);
+      await page.evaluate(() => document.querySelector("main form").noValidate = true);
+      await page.fill("input[name=name]", "橋下");
+      await Promise.all([page.waitForNavigation(), page.click("button[value=save]")]);
+      assert((await page.locator(".error-summary a").count()) === 2, "the summary does not name both mistakes");
+      assert((await page.inputValue("input[name=name]")) === "橋下", "what was typed is lost");
+      const found = await violations(page);
+      assert(found.length === 0, found.join("; "));
+      await page.screenshot({ path: join(shots, `device-wrong-${language}-phone.png`), fullPage: true });
+    });
+    await check(`pages: a new key, ${language}`, async () => {
+      await page.goto(`${server.base}/${language}${device}`);
+      await Promise.all([page.waitForNavigation(), page.click("form[action$='/keys'] button")]);
+      const found = await violations(page);
+      assert(found.length === 0, found.join("; "));
+      await page.setViewportSize({ width: 320, height: 640 });
+      assert(await page.evaluate(() => document.documentElement.scrollWidth <= 320), "the line makes the page scroll sideways");
+      await page.setViewportSize(windows.phone);
+    });
+  }
+  const dark = await browser.newContext({ colorScheme: "dark", storageState: await context.storageState() });
+  const night = await dark.newPage();
+  for (const path of ["/operations", "/operators?tenant=dsd", "/devices?tenant=dsd", "/status", "/account"]) {
+    await check(`pages: ${path} in the dark`, async () => {
+      await night.goto(`${server.base}/en${path}`);
+      const found = await violations(night);
+      assert(found.length === 0, found.join("; "));
+    });
+  }
+  await check("pages: a password that was forgotten is set by a link from the command line", async () => {
+    const link = await server.admin("reset", "--account", account);
+    const other = await browser.newContext();
+    const anybody = await other.newPage();
+    const path = new URL(link).pathname.replace("/en", "");
+    for (const language of Object.keys(languages)) {
+      for (const size of Object.keys(windows)) await look(anybody, server, { name: "reset", path, language, size });
+    }
+    await anybody.goto(link);
+    await anybody.fill("input[name=password]", "snow on a warm roof");
+    await Promise.all([anybody.waitForNavigation(), anybody.click("main form button")]);
+    assert(new URL(anybody.url()).pathname === "/en/account", anybody.url());
+    const used = await anybody.goto(link);
+    assert(used.status() === 404, `the used link is answered ${used.status()}`);
+    await desk.goto(`${server.base}/en/account`);
+    assert(new URL(desk.url()).pathname === "/en/sign-in", "whoever was signed in with the old password still is");
+    await other.close();
+  });
+  for (const one of [context, dsd, scripted, dark]) await one.close();
+}
+
 export async function pages(server, check) {
   mkdirSync(shots, { recursive: true });
   const shown = await check("pages: values for every thing, a day of one series, an alarm", () => seed(server));
   if (!shown) return;
-  const { paths } = await server.ask("GET", "/api/openapi.json");
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: flags });
   try {
     const everybody = await browser.newContext();
@@ -251,6 +397,7 @@ export async function pages(server, check) {
       // Alarms are their department's; the page says so and leads to signing in.
       { name: "alarms", path: "/alarms", status: 401 },
       { name: "sign-in", path: "/sign-in" },
+      { name: "status", path: "/status" },
       { name: "missing", path: "/things/999999999", status: 404 },
     ];
     const visit = async (page, list) => {
@@ -263,13 +410,13 @@ export async function pages(server, check) {
       }
     };
     await visit(page, open_);
-    for (const { name, path } of open_.slice(0, 7)) {
+    for (const { name, path } of open_.slice(0, 8)) {
       await check(`pages: ${name} by keyboard`, () => keyboard(page, server, `/en${path}`));
     }
     await check("pages: a new value comes to an open page by itself", () => live(page, server, shown));
     const dark = await browser.newContext({ colorScheme: "dark" });
     const night = await dark.newPage();
-    for (const { name, path } of open_.slice(0, 7)) {
+    for (const { name, path } of open_.slice(0, 8)) {
       await check(`pages: ${name} in the dark`, async () => {
         await night.goto(`${server.base}/en${path}`, { waitUntil: "load" });
         const found = await violations(night);
@@ -329,9 +476,7 @@ export async function pages(server, check) {
       { name: "alarm", path: `/alarms/${shown.alarm}` },
       { name: "alarms-signed-in", path: "/alarms" },
       { name: "account", path: "/account" },
-      ...(paths["/{language}/devices"] ? [{ name: "devices", path: "/devices" }] : []),
     ];
-    if (!paths["/{language}/devices"]) console.log("#    pages: this program lists no page of devices in /api/openapi.json");
     await visit(desk, own);
     await check("pages: who signs out is out", async () => {
       await desk.goto(`${server.base}/en/account`);
@@ -339,6 +484,7 @@ export async function pages(server, check) {
       await desk.goto(`${server.base}/en/account`);
       assert(new URL(desk.url()).pathname === "/en/sign-in", desk.url());
     });
+    await office(browser, server, check, visit);
   } finally {
     await browser.close();
   }

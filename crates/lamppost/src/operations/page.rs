@@ -265,7 +265,6 @@ struct Feed {
     page: Page,
     notice: Option<Notice>,
     state: Badge,
-    department: String,
     cause: Option<(String, String)>,
     facts: Vec<(String, Markup)>,
     counts: Vec<(String, String)>,
@@ -297,6 +296,7 @@ pub async fn feed(
         ("operations.failures-since", text(&view.failures.to_string())),
         ("operations.next-run", ago(view.next_run)),
         ("operations.source", text(&view.source)),
+        ("operations.department", text(console.tenant_name(&page, &view.tenant))),
         ("operations.every", text(&words::every(&page, &view.every))),
     ];
     let facts = facts.into_iter().map(|(key, value)| (page.t(key).to_owned(), value)).collect();
@@ -331,10 +331,10 @@ pub async fn feed(
         words::health(&page, view.health)
     };
     let cause = view.error.as_ref().map(|error| (words::cause(&page, error).to_owned(), error.clone()));
-    let (name, department) = (page.text(&view.name).to_owned(), console.tenant_name(&page, &view.tenant).to_owned());
+    let name = page.text(&view.name).to_owned();
     let api = format!("/api/connectors/{}", view.key);
     let page = page.in_section("operations").dense().under_t("operations.heading", "/operations").titled(name);
-    let shown = Feed { page, notice, state, department, cause, facts, counts, examples, run, api };
+    let shown = Feed { page, notice, state, cause, facts, counts, examples, run, api };
     Ok(Html(shown).into_response())
 }
 

@@ -179,3 +179,71 @@ async fn lists_are_paged_by_key() {
     assert_eq!((first.len(), second.len()), (PAGE, 3));
     assert_eq!(second[0].key, "station-0200");
 }
+
+#[tokio::test]
+async fn who_loses_a_key_loses_the_connection() {
+    let town = town();
+    let cut = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let heard = cut.clone();
+    town.devices.cutting_with(Box::new(move |label| {
+        heard.lock().push(label.to_owned());
+        1
+    }));
+    let cuts = || std::mem::take(&mut *cut.lock()).len();
+    let manager = person("dsd", "manager");
+    let id = town.devices.register(&manager, new("station-1", &[7])).await.unwrap().id;
+    let first = town.devices.issue_key(&manager, id, None).await.unwrap();
+    let viewer = person("dsd", "viewer");
+    assert!(town.devices.revoke_key(&viewer, id, &first.prefix).await.is_err());
+    assert_eq!(cuts(), 0, "who may not revoke cuts nothing");
+    town.devices.rotate_key(&manager, id, Duration::from_secs(60)).await.unwrap();
+    town.devices.persist().await.unwrap();
+    assert_eq!(cuts(), 0, "within the grace");
+    town.clock.advance_micros(61_000_000);
+    town.devices.persist().await.unwrap();
+    assert_eq!(*cut.lock(), [format!("device:{id}")], "after it");
+    assert_eq!(cuts(), 1);
+    town.devices.persist().await.unwrap();
+    assert_eq!(cuts(), 0, "once");
+    let third = town.devices.rotate_key(&manager, id, Duration::ZERO).await.unwrap();
+    assert_eq!(cuts(), 1, "at once");
+    town.devices.revoke_key(&manager, id, &third.prefix).await.unwrap();
+    assert_eq!(cuts(), 1);
+    town.devices.update(&manager, id, Change { name: Some("n".into()), ..Change::default() }).await.unwrap();
+    assert_eq!(cuts(), 0, "another name is no reason");
+    town.devices.update(&manager, id, Change { enabled: Some(false), ..Change::default() }).await.unwrap();
+    assert_eq!(cuts(), 1);
+    town.devices.delete(&manager, id).await.unwrap();
+    assert_eq!(cuts(), 1);
+}
+
+#[tokio::test]
+async fn last_words_outlive_the_process() {
+    let town = town();
+    let manager = person("dsd", "manager");
+    let id = town.devices.register(&manager, new("station-1", &[7])).await.unwrap().id;
+    let key = town.devices.issue_key(&manager, id, None).await.unwrap();
+    let caller = town.devices.authenticate(&key.secret).await.unwrap().unwrap();
+    let observed = town.clock.now();
+    town.devices.observed(&caller, None, 1);
+    town.clock.advance_micros(5_000_000);
+    town.devices.refused(&caller, "a number is expected");
+    town.devices.persist().await.unwrap();
+    let again = Devices::open(town.records.clone(), Arc::new(Own)).unwrap();
+    let device = again.get(&manager, id).await.unwrap();
+    assert_eq!(device.keys[0].used_at, Some(observed));
+    let health = again.health(&device);
+    assert_eq!((health.observed_at, health.refused_at), (Some(observed), Some(town.clock.now())));
+    assert_eq!(health.refusal.as_deref(), Some("a number is expected"));
+    // What is older never overwrites what is newer, whoever writes it down.
+    town.records
+        .write(move |tx| {
+            let old = Timestamp::from_secs(1);
+            let refused = Some((old, "older".into()));
+            let heard = super::live::Heard { device: id.to_string(), seen: old, observed: Some(old), refused };
+            store::saw(tx, &[heard])
+        })
+        .await
+        .unwrap_or_else(|e: records::Error| panic!("{e}"));
+    assert_eq!(again.get(&manager, id).await.unwrap(), device);
+}

@@ -179,8 +179,8 @@ impl Table {
             out.raw("</tr>");
         }
         if self.rows.is_empty() {
-            out.raw("<tr><td class=\"empty\" colspan=\"").text(self.columns.len().max(1)).raw("\">");
-            out.text(if self.empty.is_empty() { page.t("table.empty") } else { &self.empty }).raw("</td></tr>");
+            out.raw("<tr><td class=\"empty\" colspan=\"").text(self.columns.len().max(1)).raw("\"><span>");
+            out.text(if self.empty.is_empty() { page.t("table.empty") } else { &self.empty }).raw("</span></td></tr>");
         }
         out.raw("</tbody></table></div>");
         downloads(&mut out, &self.downloads, page);

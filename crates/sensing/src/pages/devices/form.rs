@@ -111,7 +111,6 @@ async fn render(pages: &Pages, page: Page, about: &About<'_>, typed: &Typed, wro
     fields.push(
         Field::new("gateway", page.t("device.gateway"), FieldKind::Checkbox)
             .hint(page.t("device.gateway-hint"))
-            .required()
             .value(typed.get("gateway")),
     );
     let things_error = wrong.of("things").cloned();

@@ -43,7 +43,6 @@ struct DevicePage {
     page: Page,
     device: Device,
     state: Badge,
-    department: String,
     notice: Option<Notice>,
     made: Option<Made>,
     facts: Vec<(String, Markup)>,
@@ -124,8 +123,8 @@ async fn render(
     let remove = (!device.enabled).then(|| {
         Field::new("sure", page.t("device.remove-sure"), FieldKind::Checkbox).required().error(wrong.as_ref())
     });
-    let department = department_name(pages, &page, &device.tenant).to_owned();
-    let (facts, places) = (facts(&page, &device, &health), table(pages, &page, &device, &places));
+    let department = department_name(pages, &page, &device.tenant);
+    let (facts, places) = (facts(&page, &device, &health, department), table(pages, &page, &device, &places));
     let notice = notice(&page, &device);
     let heading = device.name.clone();
     Ok(DevicePage {
@@ -139,7 +138,6 @@ async fn render(
         out_of_service,
         back,
         remove,
-        department,
         notice,
         made,
         device,
@@ -148,7 +146,7 @@ async fn render(
     })
 }
 
-fn facts(page: &Page, device: &Device, health: &Health) -> Vec<(String, Markup)> {
+fn facts(page: &Page, device: &Device, health: &Health, department: &str) -> Vec<(String, Markup)> {
     let text = |value: &str| {
         let mut out = Markup::default();
         out.text(value);
@@ -177,6 +175,7 @@ fn facts(page: &Page, device: &Device, health: &Health) -> Vec<(String, Markup)>
         let key = if skew > 0 { "device.clock-behind" } else { "device.clock-ahead" };
         facts.push(("device.clock", text(&page.msg(key).n(minutes).to_string())));
     }
+    facts.push(("device.department", text(department)));
     facts.push(("device.key", text(&device.key)));
     facts.push(("device.kind", text(&device.kind)));
     if let Some(firmware) = &device.firmware {
