@@ -214,14 +214,11 @@ pub fn operators(config: &Config, records: &Records, pack: &Pack) -> anyhow::Res
     Operators::open(records.clone(), pack.policy.clone(), roles, config.operators.clone()).context("operators")
 }
 
-/// A pack with mistakes is refused whole, with all of them.
+/// The pack without its things.
 pub async fn load_pack(root: std::path::PathBuf) -> anyhow::Result<Arc<Pack>> {
     let shown = root.display().to_string();
     let loaded = tokio::task::spawn_blocking(move || Pack::load(&root)).await?;
-    loaded.map(Arc::new).map_err(|mistakes| {
-        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("the pack {shown} has mistakes:\n{}", lines.join("\n"))
-    })
+    loaded.map(Arc::new).map_err(|mistakes| apply::refused(&shown, &mistakes))
 }
 
 /// Every address of the program, for tests and for its description.

@@ -6,6 +6,7 @@ mod alarms;
 mod datastream;
 mod directory;
 mod map;
+mod plot;
 mod things;
 
 use std::{collections::BTreeMap, sync::Arc};
