@@ -2,7 +2,8 @@
 //! long pages and answers take, with the pack alone and with a million Things beside it.
 //!
 //! The Things are written through the catalogue's own facade (`Catalog::upsert_all`, 500 entities to a transaction), into the data folder
-//! of a program that has been stopped: the rows, indexes, audit rows and counts are those that the program itself writes.
+//! of a program that has been stopped: the rows, indexes, audit rows and counts are those that the program itself writes. Every Datastream
+//! then gets an Observation through `Observe::record`, which is sealed into the lake.
 
 use std::{
     fs::File,
@@ -14,11 +15,18 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use kernel::{Action, Caller, Decision, Policy, Resource, SystemClock, Tenant};
+use kernel::{Action, Caller, Clock as _, Decision, Policy, Resource, SystemClock, Tenant};
+use lake::Lake;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use records::{Options, Records};
-use sensing::{Catalog, catalog::Declared, model::EntityType};
+use sensing::{
+    Catalog,
+    catalog::Declared,
+    model::{EntityId, EntityType},
+    observe::{self, Batch, Observe, Run},
+};
 use serde_json::{Value, json};
+use stream::{Stream, TopicOptions};
 
 use crate::{
     Place,
@@ -36,6 +44,9 @@ pub struct Args {
     /// How many of them a rule of the pack watches.
     #[arg(long, default_value_t = 10_000)]
     watched: usize,
+    /// How many of the Datastreams have an Observation in the lake [default: all].
+    #[arg(long)]
+    observed: Option<usize>,
     /// Starts to measure.
     #[arg(long, default_value_t = 11)]
     starts: usize,
@@ -67,6 +78,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if !large.join("filled").exists() {
         drop(Server::start(&program, &args.place.pack, &large)?.0.stop()?);
         fill(args, &large)?;
+        observe(args, &large)?;
         File::create(large.join("filled"))?;
     }
     println!("with {} Things beside it:", args.things);
@@ -95,20 +107,23 @@ const PAGES: &[&str] = &[
 ];
 
 fn measure(args: &Args, program: &Path, data: &Path, pages: &[&str]) -> anyhow::Result<()> {
-    let mut times = Vec::with_capacity(args.starts);
+    let (mut times, mut cpu) = (Vec::with_capacity(args.starts), Vec::with_capacity(args.starts));
     for _ in 0..args.starts {
         let (server, took) = Server::start(program, &args.place.pack, data)?;
+        cpu.push(Duration::from_secs_f64(crate::usage::cpu(server.child.id())?));
         times.push(took);
         server.stop()?;
     }
     times.sort();
+    cpu.sort();
     let ms = |d: Duration| d.as_secs_f64() * 1e3;
     println!(
-        "  start to ready   median {:>7.1} ms   least {:>7.1} ms   most {:>7.1} ms   of {} starts",
+        "  start to ready   median {:>7.1} ms   least {:>7.1} ms   most {:>7.1} ms   of {} starts; CPU until then {:.0} ms",
         ms(quantile(&times, 0.5)),
         ms(times[0]),
         ms(times[times.len() - 1]),
-        times.len()
+        times.len(),
+        ms(quantile(&cpu, 0.5))
     );
     let (server, _) = Server::start(program, &args.place.pack, data)?;
     std::thread::sleep(Duration::from_secs(args.idle));
@@ -277,6 +292,41 @@ fn fill(args: &Args, data: &Path) -> anyhow::Result<()> {
                 println!("  {made} Things written, {:.0} s", began.elapsed().as_secs_f64());
             }
         }
+        records.close().await;
+        anyhow::Ok(())
+    })
+}
+
+/// One Observation for each of the youngest Datastreams, through the facade of observations: stream, head, lake.
+fn observe(args: &Args, data: &Path) -> anyhow::Result<()> {
+    let clock = Arc::new(SystemClock);
+    let records = Records::open(&Options::sqlite(data.join("records.sqlite")), clock.clone())?;
+    let newest: i64 = records.read_blocking(|read| {
+        read.query_one("SELECT MAX(id) FROM sensing_datastream", &[], |row| row.get(0)).map_err(anyhow::Error::from)
+    })?;
+    let wanted = args.observed.unwrap_or(2 * args.things).min(2 * args.things) as i64;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let topics = ["observations", "events"].map(|name| TopicOptions::new(name).guarded());
+        let stream = Stream::open(stream::Options::local(data.join("stream"), topics), clock.clone()).await?;
+        let lake = Lake::open(lake::Options::new(lake::Root::Local(data.join("lake"))))?;
+        let options = observe::Options::new(data.join("heads"));
+        let observe = Observe::open(options, stream.topic("observations")?, &lake).await?;
+        let now = clock.now();
+        let ids: Vec<i64> = (newest - wanted + 1..=newest).collect();
+        for ids in ids.chunks(20_000) {
+            let mut batch = Batch::new();
+            for id in ids {
+                let mut run = Run::new(EntityId(*id), EntityId(1));
+                run.push_number(now, *id as f64);
+                batch.push_run(run);
+            }
+            observe.record(batch).await?;
+        }
+        observe.seal().await?;
+        println!("  {wanted} Observations recorded and sealed");
+        observe.close(Duration::from_secs(60)).await;
+        stream.close().await;
         records.close().await;
         anyhow::Ok(())
     })

@@ -317,7 +317,7 @@ fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<(
     let mut assets = Assets::new(dist.as_deref())?;
     let base = match &pack.city.map.land {
         Some(file) => {
-            let land = basemap::simplified(&pack.folder.root.join(file.get_ref()))?;
+            let land = basemap::kept(&pack.folder.root.join(file.get_ref()), &layout.cache())?;
             let url = assets.add("land.geojson", land, "application/geo+json");
             Some(BaseMap { url, bounds: *pack.city.map.bounds.get_ref() })
         }

@@ -22,7 +22,9 @@ impl City {
             .await
             .expect("stream");
         let lake = Lake::open(lake::Options::new(Root::Local(folder.join("lake")))).expect("lake");
-        let options = Options { seal_every: Duration::from_secs(3_600), ..Options::new(folder.join("heads")) };
+        // So little that heads go to disk, and come back from there, every few seals.
+        let heads_log = 600;
+        let options = Options { heads_log, seal_every: Duration::from_secs(3_600), ..Options::new(folder.join("heads")) };
         let observe =
             Observe::open(options, stream.topic("observations").expect("topic"), &lake).await.expect("observe");
         Self { stream, observe }

@@ -103,3 +103,7 @@ fn facts(row: &Row<'_>) -> Result<Facts, records::Error> {
         observed_property: row.get(9)?,
     })
 }
+
+#[cfg(test)]
+#[path = "facts_tests.rs"]
+mod tests;
