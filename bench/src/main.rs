@@ -9,6 +9,7 @@ mod peers;
 mod read;
 mod records;
 mod series;
+mod start;
 mod stream;
 mod usage;
 
@@ -35,6 +36,8 @@ enum Command {
     Mqtt(Messages),
     /// The log alone: batches of observations until they are durable.
     Stream(stream::Args),
+    /// Time to ready, idle memory, and how long pages take, with a million Things in the stores.
+    Start(start::Args),
 }
 
 /// Which program to measure, and where it and its peers keep their data.
@@ -51,7 +54,7 @@ pub struct Place {
 }
 
 impl Place {
-    fn program(&self) -> anyhow::Result<PathBuf> {
+    pub fn program(&self) -> anyhow::Result<PathBuf> {
         let beside = || anyhow::Ok(std::env::current_exe()?.with_file_name("lamppost"));
         let program = self.program.clone().map_or_else(beside, Ok)?;
         anyhow::ensure!(program.is_file(), "{} is not there; run this by cargo xtask bench", program.display());
@@ -95,6 +98,7 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Mqtt(args) => messages(args),
         Command::Stream(args) => crate::stream::run(&args),
+        Command::Start(args) => start::run(&args),
     }
 }
 

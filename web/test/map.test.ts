@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { layerUrl, merge, prepare } from "../src/map/features";
+import { isComplete, layerUrl, merge, prepare } from "../src/map/features";
 import { readView, writeView } from "../src/map/state";
 
 test("an address and a view say the same", () => {
@@ -51,4 +51,25 @@ test("a live value replaces an older one and never a newer one", () => {
 test("a layer is asked for at a moment", () => {
   assert.equal(layerUrl("/l.geojson", null), "/l.geojson");
   assert.equal(layerUrl("/l.geojson?x=1", "2026-11-22T09:00:00Z"), "/l.geojson?x=1&at=2026-11-22T09%3A00%3A00Z");
+});
+
+test("what the server has gathered keeps its number", () => {
+  const answer = {
+    type: "FeatureCollection",
+    complete: false,
+    features: [
+      { type: "Feature", geometry: { type: "Point", coordinates: [114, 22] }, properties: { id: "cluster-0", things: 500, more: true } },
+      { type: "Feature", geometry: { type: "Point", coordinates: [114, 22] }, properties: { id: 1, name: "A", state: "alarm" } },
+    ],
+  };
+  const shown = prepare(answer).features.map((f) => [f.properties.id, f.properties.things, f.properties.more, f.properties.rank]);
+  assert.deepEqual(shown[0], ["cluster-0", 500, true, 0]);
+  assert.deepEqual(shown[1]?.slice(0, 3), ["1", 1, false]);
+  assert.equal(isComplete(answer), false);
+  assert.equal(isComplete({ features: [] }), true);
+});
+
+test("a large layer is asked for by window", () => {
+  assert.equal(layerUrl("/l?lang=en", null, [114, 22.1, 114.5, 22.51234567]), "/l?lang=en&bbox=114.00000,22.10000,114.50000,22.51235");
+  assert.equal(layerUrl("/l", "2026-11-22T09:00:00Z", [1, 2, 3, 4]), "/l?at=2026-11-22T09%3A00%3A00Z&bbox=1.00000,2.00000,3.00000,4.00000");
 });

@@ -13,7 +13,7 @@ const HELP: &str = "\
 cargo xtask demo            build everything, load the Hong Kong pack, start, print the address
 cargo xtask test [FILTER]   set up what the tests need, run all of them
 cargo xtask check           formatting, lints, the arrow graph, endpoints, languages, licences
-cargo xtask bench NAME ...  run ours and its peers side by side (ingest, records, mqtt, stream)
+cargo xtask bench NAME ...  run ours and its peers side by side (ingest, records, mqtt, stream, start)
 cargo xtask web             build the map and chart islands (needs Node.js)
 cargo xtask release         a tar.gz with the program, the pack and the islands, and its SHA-256";
 

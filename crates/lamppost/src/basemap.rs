@@ -4,9 +4,41 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 /// About twenty metres: less than a pixel at the zoom levels of a city.
 const TOLERANCE: f64 = 0.0002;
+
+/// [`simplified`], kept in `folder` from the first time on: reading megabytes of GeoJSON takes time and memory at every start, and its answer
+/// changes when the file does.
+pub fn kept(file: &Path, folder: &Path) -> anyhow::Result<Vec<u8>> {
+    let source = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let name = format!("land-{}.geojson", hex::encode(&Sha256::digest(&source)[..16]));
+    let path = folder.join(&name);
+    if let Ok(land) = std::fs::read(&path) {
+        return Ok(land);
+    }
+    let land = simplified(file)?;
+    // It is a cache: a folder that cannot be written costs the next start some time.
+    if let Err(error) = keep(folder, &name, &land) {
+        tracing::warn!(%error, "the simplified land could not be kept");
+    }
+    Ok(land)
+}
+
+/// Whole or not at all, and instead of those of other files.
+fn keep(folder: &Path, name: &str, land: &[u8]) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|n| n.starts_with("land-")) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    let fresh = folder.join("land-new");
+    std::fs::write(&fresh, land)?;
+    std::fs::rename(fresh, folder.join(name))
+}
 
 /// Reads GeoJSON and answers it with simpler lines, five decimals, and no properties.
 pub fn simplified(file: &Path) -> anyhow::Result<Vec<u8>> {
@@ -95,6 +127,32 @@ mod tests {
         assert!(after.len() as u64 * 3 < before, "{} of {before}", after.len());
         let value: Value = serde_json::from_slice(&after).expect("JSON");
         assert_eq!(value["features"].as_array().map(Vec::len), Some(18));
+    }
+
+    #[test]
+    fn the_land_is_simplified_once_for_each_outline() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (file, cache) = (folder.path().join("outline.geojson"), folder.path().join("cache"));
+        let names = || -> Vec<_> {
+            let entries = std::fs::read_dir(&cache).expect("a folder");
+            entries.map(|e| e.expect("an entry").file_name()).collect()
+        };
+        let square = |size: f64| {
+            let ring = [[0.0, 0.0], [size, 0.0], [size, size], [0.0, size], [0.0, 0.0]];
+            let geometry = json!({"type": "Polygon", "coordinates": [ring]});
+            json!({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": geometry}]}).to_string()
+        };
+        std::fs::write(&file, square(1.0)).expect("written");
+        let first = kept(&file, &cache).expect("simplified");
+        assert_eq!(first, simplified(&file).expect("simplified"));
+        // What is kept is what is answered.
+        let before = names();
+        std::fs::write(cache.join(&before[0]), "kept").expect("written");
+        assert_eq!(kept(&file, &cache).expect("kept"), b"kept");
+        std::fs::write(&file, square(2.0)).expect("written");
+        assert_eq!(kept(&file, &cache).expect("simplified"), simplified(&file).expect("simplified"));
+        assert_eq!(names().len(), 1, "the old one is gone");
+        assert_ne!(names(), before);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
     config::{self, Config, Sources},
     demo,
     operators::{Operators, Person},
-    pack::{self, Pack},
+    pack::{self, Mistake, Pack},
     stores, telemetry,
 };
 
@@ -238,12 +238,12 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Pack { command: PackCommand::Check { folder } } => {
-            let pack = check(&folder)?;
-            let streams: usize = pack.things.iter().map(|t| t.datastreams.len()).sum();
+            let (pack, inventory) = named_mistakes(&folder, Pack::check(&folder))?;
+            let streams: usize = inventory.things.iter().map(|t| t.datastreams.len()).sum();
             println!(
                 "{}: {} things, {streams} datastreams, {} tenants: no mistakes",
                 folder.display(),
-                pack.things.len(),
+                inventory.things.len(),
                 pack.tenants.len()
             );
             Ok(())
@@ -306,8 +306,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-fn check(folder: &std::path::Path) -> anyhow::Result<Pack> {
-    Pack::load(folder).map_err(|mistakes| {
+/// The pack without its things, for commands that need none.
+fn check(folder: &Path) -> anyhow::Result<Pack> {
+    named_mistakes(folder, Pack::load(folder))
+}
+
+fn named_mistakes<T>(folder: &Path, read: Result<T, Vec<Mistake>>) -> anyhow::Result<T> {
+    read.map_err(|mistakes| {
         let lines: Vec<String> = mistakes.iter().map(|m| format!("{}/{m}", folder.display())).collect();
         anyhow::anyhow!("{} mistakes:\n{}", lines.len(), lines.join("\n"))
     })
@@ -316,7 +321,7 @@ fn check(folder: &std::path::Path) -> anyhow::Result<Pack> {
 fn apply(settings: &Settings) -> anyhow::Result<()> {
     let (config, _) = settings.read()?;
     telemetry::log(&config.log_level, config.log_json)?;
-    let pack = check(&config.pack)?;
+    let pack = Arc::new(check(&config.pack)?);
     let layout = stores::Layout::new(&config.data);
     layout.create()?;
     let _lock = layout.take()?;

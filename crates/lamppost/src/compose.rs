@@ -251,14 +251,11 @@ pub fn operators(config: &Config, records: &Records, pack: &Pack) -> anyhow::Res
     Operators::open(records.clone(), pack.policy.clone(), roles, config.operators.clone()).context("operators")
 }
 
-/// A pack with mistakes is refused whole, with all of them.
+/// The pack without its things.
 pub async fn load_pack(root: std::path::PathBuf) -> anyhow::Result<Arc<Pack>> {
     let shown = root.display().to_string();
     let loaded = tokio::task::spawn_blocking(move || Pack::load(&root)).await?;
-    loaded.map(Arc::new).map_err(|mistakes| {
-        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("the pack {shown} has mistakes:\n{}", lines.join("\n"))
-    })
+    loaded.map(Arc::new).map_err(|mistakes| apply::refused(&shown, &mistakes))
 }
 
 /// Every address of the program, for tests and for its description.
@@ -373,7 +370,7 @@ fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<(
     let mut assets = Assets::new(dist.as_deref())?;
     let base = match &pack.city.map.land {
         Some(file) => {
-            let land = basemap::simplified(&pack.folder.root.join(file.get_ref()))?;
+            let land = basemap::kept(&pack.folder.root.join(file.get_ref()), &layout.cache())?;
             let url = assets.add("land.geojson", land, "application/geo+json");
             Some(BaseMap { url, bounds: *pack.city.map.bounds.get_ref() })
         }

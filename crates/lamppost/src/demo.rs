@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cli::{Settings, ordered_to_stop},
     compose::{self, Running},
+    pack::apply,
     simulate, telemetry,
 };
 
@@ -128,8 +129,8 @@ async fn keys(running: &Running, file: &std::path::Path) -> anyhow::Result<Kept>
         Err(error) => return Err(error).with_context(|| file.display().to_string()),
     };
     kept.since.get_or_insert_with(|| jiff::Zoned::now().date());
-    let missing: Vec<_> =
-        running.pack.things.iter().filter(|t| t.simulated && !kept.keys.contains_key(&t.key)).collect();
+    let inventory = apply::inventory(&running.pack).await?;
+    let missing: Vec<_> = inventory.things.iter().filter(|t| t.simulated && !kept.keys.contains_key(&t.key)).collect();
     let caller = Caller::system("demo");
     // Many at once: the records' group commit makes one flush of them.
     for chunk in missing.chunks(64) {

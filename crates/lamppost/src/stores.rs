@@ -70,6 +70,10 @@ impl Layout {
     pub fn heads(&self) -> PathBuf {
         self.root.join("heads")
     }
+    /// What can be made again.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
     pub fn secret(&self) -> PathBuf {
         self.root.join("secret")
     }

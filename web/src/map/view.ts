@@ -3,7 +3,7 @@ import { compact, quantity } from "../shared/format";
 import { el, onSchemeChange, reducedMotion, token } from "../shared/island";
 import { subscribe } from "../shared/live";
 import { PATHS, STATES, type State, asState, isOpen } from "../shared/shapes";
-import { type Collection, type Feature, layerUrl, merge, prepare } from "./features";
+import { type Collection, type Feature, isComplete, layerUrl, merge, prepare } from "./features";
 import { PIXEL_RATIO, draw } from "./icons";
 import { type View, readView, store } from "./state";
 
@@ -18,7 +18,8 @@ export interface Props {
   bounds: [number, number, number, number];
   /** How far one may move away; without it the bounds with a margin. */
   maxBounds?: [number, number, number, number];
-  layers: { id: string; name: string; url: string; on: boolean }[];
+  /** `windowed`: the layer has too many places to ask for all of them at once. */
+  layers: { id: string; name: string; url: string; on: boolean; windowed?: boolean }[];
   /** Names on the map, in the page's language. */
   places?: { name: string; lon: number; lat: number; zoom?: number }[];
   /** Address of the live stream. */
@@ -33,11 +34,16 @@ export interface Props {
 interface Layer {
   id: string;
   url: string;
+  windowed: boolean;
+  /** Every place in sight is drawn by itself. */
+  complete: boolean;
   data: Collection;
   dirty: boolean;
   loading: AbortController | null;
 }
 
+/** The window must rest for so long before its places are asked for. */
+const SETTLE_MS = 250;
 /** Redrawing a source re-clusters it: once a second is enough for eyes. */
 const REDRAW_MS = 1_000;
 
@@ -45,7 +51,15 @@ export async function start(element: HTMLElement, props: Props): Promise<void> {
   const words = (key: string) => (props.labels as Record<string, string>)[key] ?? key;
   const view = readView(location.search, location.hash);
   const shown = new Set(view.layers ?? props.layers.filter((l) => l.on).map((l) => l.id));
-  const layers: Layer[] = props.layers.map((l) => ({ id: l.id, url: l.url, data: prepare(null), dirty: false, loading: null }));
+  const layers: Layer[] = props.layers.map((l) => ({
+    id: l.id,
+    url: l.url,
+    windowed: l.windowed === true,
+    complete: true,
+    data: prepare(null),
+    dirty: false,
+    loading: null,
+  }));
 
   const frame = el("div", { class: "map-frame" });
   const status = el("p", { class: "map-status", role: "status" });
@@ -128,7 +142,11 @@ export async function start(element: HTMLElement, props: Props): Promise<void> {
       cluster: true,
       clusterRadius: 36,
       clusterMaxZoom: 13,
-      clusterProperties: { rank: ["max", ["get", "rank"]] },
+      clusterProperties: {
+        rank: ["max", ["get", "rank"]],
+        things: ["+", ["get", "things"]],
+        more: ["any", ["get", "more"]],
+      },
       promoteId: "id",
     });
     const visibility = shown.has(layer.id) ? "visible" : "none";
@@ -136,10 +154,17 @@ export async function start(element: HTMLElement, props: Props): Promise<void> {
       id: `${layer.id}:cluster`,
       type: "symbol",
       source: layer.id,
-      filter: ["has", "point_count"],
+      filter: [">", ["get", "things"], 1],
       layout: {
         visibility,
-        "icon-image": ["concat", "cluster:", ["to-string", ["get", "rank"]], ":", ["to-string", ["get", "point_count_abbreviated"]]],
+        "icon-image": [
+          "concat",
+          "cluster:",
+          ["to-string", ["get", "rank"]],
+          ":",
+          ["case", [">=", ["get", "things"], 1_000], ["concat", ["to-string", ["round", ["/", ["get", "things"], 1_000]]], "k"], ["to-string", ["get", "things"]]],
+          ["case", ["get", "more"], "+", ""],
+        ],
         "icon-allow-overlap": true,
       },
     });
@@ -147,7 +172,7 @@ export async function start(element: HTMLElement, props: Props): Promise<void> {
       id: `${layer.id}:thing`,
       type: "symbol",
       source: layer.id,
-      filter: ["!", ["has", "point_count"]],
+      filter: ["<=", ["get", "things"], 1],
       layout: {
         visibility,
         "icon-image": [
@@ -182,11 +207,13 @@ export async function start(element: HTMLElement, props: Props): Promise<void> {
     layer.loading?.abort();
     const loading = (layer.loading = new AbortController());
     try {
-      const response = await fetch(layerUrl(layer.url, view.at), { signal: loading.signal, headers: { accept: "application/geo+json, application/json" } });
+      const response = await fetch(layerUrl(layer.url, view.at, layer.windowed ? map.getBounds().toArray().flat() : null), { signal: loading.signal, headers: { accept: "application/geo+json, application/json" } });
       if (!response.ok) throw new Error(`${layer.url} answered ${response.status}`);
-      layer.data = prepare(await response.json());
+      const answer: unknown = await response.json();
+      layer.data = prepare(answer);
+      layer.complete = isComplete(answer);
       map.getSource<GeoJSONSource>(layer.id)?.setData(layer.data);
-      status.textContent = "";
+      tell();
       refreshPopup();
     } catch (error) {
       if (loading.signal.aborted) return;
@@ -196,6 +223,18 @@ export async function start(element: HTMLElement, props: Props): Promise<void> {
       if (layer.loading === loading) layer.loading = null;
     }
   };
+
+  /** Says when places are gathered: what is not drawn must not look as if it were not there. */
+  const tell = () => {
+    status.textContent = layers.some((l) => shown.has(l.id) && !l.complete) ? words("gathered") : "";
+  };
+  let settling = 0;
+  map.on("moveend", () => {
+    clearTimeout(settling);
+    settling = window.setTimeout(() => {
+      for (const layer of layers) if (layer.windowed && shown.has(layer.id)) void load(layer);
+    }, SETTLE_MS);
+  });
 
   // ---- popup --------------------------------------------------------------------------------------
   const popup = new Popup({ maxWidth: "20rem", offset: 16, focusAfterOpen: true });
@@ -250,7 +289,9 @@ export async function start(element: HTMLElement, props: Props): Promise<void> {
       const found = event.features?.[0];
       const source = map.getSource<GeoJSONSource>(layer.id);
       if (found === undefined || source === undefined) return;
-      const zoom = await source.getClusterExpansionZoom(Number(found.properties["cluster_id"]));
+      // What the server has gathered comes apart when a smaller window is asked for.
+      const id = found.properties["cluster_id"] as number | undefined;
+      const zoom = id === undefined ? map.getZoom() + 1.5 : await source.getClusterExpansionZoom(Number(id));
       const center = (found.geometry as GeoJSON.Point).coordinates as [number, number];
       const target = { center, zoom: zoom + 0.5 };
       reducedMotion() ? map.jumpTo(target) : map.easeTo(target);
@@ -307,6 +348,7 @@ export async function start(element: HTMLElement, props: Props): Promise<void> {
       if (box.checked && layer !== undefined) void load(layer);
       if (!box.checked && selected?.layer.id === id) popup.remove();
       rows();
+      tell();
       save();
     });
     boxes.append(el("label", { class: "choice" }, box, name));

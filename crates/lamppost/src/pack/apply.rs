@@ -1,6 +1,6 @@
 //! Bringing the catalogue to what a pack says. Declared by natural key, so that a second time writes nothing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context;
 use kernel::{Caller, Tenant, Text, Timestamp};
@@ -12,7 +12,7 @@ use sensing::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Pack, things};
+use super::{Inventory, Mistake, Pack, things};
 
 const MIGRATIONS: &[Migration] = &[Migration {
     version: 1,
@@ -58,18 +58,18 @@ fn languages(properties: &mut Map<String, Value>, name: &Text, description: &Tex
 }
 
 /// Observed properties and sensors, for the tenant `operations`.
-pub fn shared(pack: &Pack) -> Vec<Declared> {
+pub fn shared(inventory: &Inventory) -> Vec<Declared> {
     let properties = |key: &str, name: &Text, description: &Text| {
         let mut properties = Map::from_iter([("key".to_owned(), Value::from(key))]);
         languages(&mut properties, name, description);
         properties
     };
-    let observed = pack.observed_properties.iter().map(|o| {
+    let observed = inventory.observed_properties.iter().map(|o| {
         let mut body = json!({"definition": o.definition, "@lamppost.public": true, "properties": properties(&o.key, &o.name, &o.description)});
         named(&mut body, &o.name, &o.description);
         Declared { entity: EntityType::ObservedProperty, key: o.key.clone(), body }
     });
-    let sensors = pack.sensors.iter().map(|s| {
+    let sensors = inventory.sensors.iter().map(|s| {
         let mut body = json!({
             "encodingType": s.encoding_type,
             "metadata": s.metadata,
@@ -83,8 +83,8 @@ pub fn shared(pack: &Pack) -> Vec<Declared> {
 }
 
 /// Locations, then Things, then Datastreams of one tenant: each refers only to what comes before it.
-pub fn of_tenant<I: serde::Serialize>(pack: &Pack, tenant: &Tenant, shared: &Shared<I>) -> Vec<Declared> {
-    let own = || pack.things.iter().filter(|t| t.tenant == *tenant);
+pub fn of_tenant<I: serde::Serialize>(inventory: &Inventory, tenant: &Tenant, shared: &Shared<I>) -> Vec<Declared> {
+    let own = || inventory.things.iter().filter(|t| t.tenant == *tenant);
     let locations = own().filter_map(|thing| {
         let location = thing.location.as_ref()?;
         let body = json!({
@@ -149,9 +149,9 @@ fn datastream<I: serde::Serialize>(thing: &things::Thing, stream: &things::Datas
 }
 
 /// Brings the catalogue to the pack. What is there already is left alone; what an earlier version declared and this one does not, stays.
-pub async fn apply(pack: &Pack, catalog: &Catalog) -> Result<(), sensing::Error> {
+pub async fn apply(pack: &Pack, inventory: &Inventory, catalog: &Catalog) -> Result<(), sensing::Error> {
     let caller = caller();
-    let declared = shared(pack);
+    let declared = shared(inventory);
     let names: Vec<(EntityType, String)> = declared.iter().map(|d| (d.entity, d.key.clone())).collect();
     let ids = catalog.upsert_all(&caller, &pack.operations, declared).await?;
     let mut known: Shared<EntityId> = Shared::default();
@@ -160,7 +160,7 @@ pub async fn apply(pack: &Pack, catalog: &Catalog) -> Result<(), sensing::Error>
         of.insert(key, id);
     }
     for tenant in &pack.tenants {
-        let declared = of_tenant(pack, tenant, &known);
+        let declared = of_tenant(inventory, tenant, &known);
         let count = declared.len();
         catalog.upsert_all(&caller, tenant, declared).await?;
         tracing::debug!(%tenant, count, "declared");
@@ -168,16 +168,31 @@ pub async fn apply(pack: &Pack, catalog: &Catalog) -> Result<(), sensing::Error>
     Ok(())
 }
 
-/// [`apply`], unless this very pack was applied last. Whether there was something to do.
-pub async fn bring(pack: &Pack, catalog: &Catalog, records: &Records) -> anyhow::Result<bool> {
+/// [`apply`], unless this very pack was applied last: then its things are not even read. Whether there was something to do.
+pub async fn bring(pack: &Arc<Pack>, catalog: &Catalog, records: &Records) -> anyhow::Result<bool> {
     let applied = Applied::open(records.clone())?;
     if applied.hash(&pack.city.name).await?.as_deref() == Some(&pack.hash) {
         return Ok(false);
     }
-    apply(pack, catalog).await.context("the pack")?;
+    let inventory = inventory(pack).await?;
+    apply(pack, &inventory, catalog).await.context("the pack")?;
     applied.note(pack).await?;
-    tracing::info!(pack = pack.city.name, hash = &pack.hash[..12], things = pack.things.len(), "the pack was applied");
+    let things = inventory.things.len();
+    tracing::info!(pack = pack.city.name, hash = &pack.hash[..12], things, "the pack was applied");
     Ok(true)
+}
+
+/// The things of a pack, read on a thread that may wait.
+pub async fn inventory(pack: &Arc<Pack>) -> anyhow::Result<Inventory> {
+    let (read, shown) = (pack.clone(), pack.folder.root.display().to_string());
+    let found = tokio::task::spawn_blocking(move || read.inventory()).await?;
+    found.map_err(|mistakes| refused(&shown, &mistakes))
+}
+
+/// A pack with mistakes is refused whole, with all of them.
+pub fn refused(shown: &str, mistakes: &[Mistake]) -> anyhow::Error {
+    let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    anyhow::anyhow!("the pack {shown} has mistakes:\n{}", lines.join("\n"))
 }
 
 /// Which pack the stores are at.

@@ -1,7 +1,10 @@
 //! A city as a folder of declarations; docs/packs.md is its format.
 //!
-//! [`Pack::load`] reads everything and names every mistake; what it returns is complete and refers to nothing that is missing. [`apply`] brings
+//! [`Pack::check`] reads everything and names every mistake; what it returns is complete and refers to nothing that is missing. [`apply`] brings
 //! the stores to it.
+//!
+//! A city that is served needs its Things from the pack once: then they are in the stores. So [`Pack::load`] leaves them alone, and whoever
+//! needs them asks [`Pack::inventory`].
 
 pub mod apply;
 pub mod city;
@@ -31,7 +34,7 @@ use crate::policy::{self, CedarPolicy};
 /// Most mistakes reported at once; the rest is likely their consequence.
 const MISTAKES: usize = 200;
 
-/// A pack that has no mistake.
+/// A pack that has no mistake, without the things that it declares.
 #[derive(Debug)]
 pub struct Pack {
     pub folder: Folder,
@@ -40,15 +43,20 @@ pub struct Pack {
     pub operations: Tenant,
     pub tenants: Vec<Tenant>,
     pub sealed: BTreeSet<Tenant>,
-    pub observed_properties: Vec<ObservedProperty>,
-    pub sensors: Vec<Sensor>,
-    pub things: Vec<Thing>,
     /// `connectors/*.toml` and `rules/*.toml`, for the parts of `sensing` that know their form.
     pub connectors: Vec<Declared>,
     pub rules: Vec<Declared>,
     pub policy: Arc<CedarPolicy>,
     /// SHA-256 over all files, hex: the same hash is the same pack.
     pub hash: String,
+}
+
+/// What `things/` declares.
+#[derive(Debug)]
+pub struct Inventory {
+    pub observed_properties: Vec<ObservedProperty>,
+    pub sensors: Vec<Sensor>,
+    pub things: Vec<Thing>,
 }
 
 /// One file of declarations whose form another part knows, with its text for naming lines.
@@ -59,19 +67,33 @@ pub struct Declared {
 }
 
 impl Pack {
-    /// Reads and checks the whole folder.
+    /// Reads and checks all but the things and the outlines of the map. The hash is over all of it, so a pack whose hash was applied before has
+    /// been checked before.
     pub fn load(root: &Path) -> Result<Self, Vec<Mistake>> {
-        let folder = Folder { root: root.to_owned() };
-        let mut check = Check { folder: &folder, mistakes: Vec::new(), complete: Vec::new() };
-        let pack = check.pack();
-        let mut mistakes = check.mistakes;
-        mistakes.sort();
-        mistakes.dedup();
-        mistakes.truncate(MISTAKES);
-        match pack {
-            Some(pack) if mistakes.is_empty() => Ok(Self { folder, ..pack }),
-            _ => Err(mistakes),
-        }
+        Check::run(root, |check| check.pack())
+    }
+
+    /// Reads and checks the whole folder.
+    pub fn check(root: &Path) -> Result<(Self, Inventory), Vec<Mistake>> {
+        Check::run(root, |check| {
+            let pack = check.pack();
+            let city = match &pack {
+                Some(pack) => &pack.city,
+                // Something else is wrong with the pack; what is wrong with its things is told in the same breath.
+                None => &check.keep_read("pack.toml").and_then(|source| source.parse().ok())?,
+            };
+            check.outlines(city);
+            let inventory = check.inventory(city);
+            Some((pack?, inventory))
+        })
+    }
+
+    /// The things, read now.
+    pub fn inventory(&self) -> Result<Inventory, Vec<Mistake>> {
+        Check::run(&self.folder.root, |check| {
+            check.outlines(&self.city);
+            Some(check.inventory(&self.city))
+        })
     }
 
     pub fn tenant_name(&self, tenant: &Tenant) -> Option<&Text> {
@@ -96,6 +118,20 @@ impl<T> Declarations<'_, T> {
 }
 
 impl<'a> Check<'a> {
+    fn run<T>(root: &Path, read: impl FnOnce(&mut Check<'_>) -> Option<T>) -> Result<T, Vec<Mistake>> {
+        let folder = Folder { root: root.to_owned() };
+        let mut check = Check { folder: &folder, mistakes: Vec::new(), complete: Vec::new() };
+        let found = read(&mut check);
+        let mut mistakes = check.mistakes;
+        mistakes.sort();
+        mistakes.dedup();
+        mistakes.truncate(MISTAKES);
+        match found {
+            Some(found) if mistakes.is_empty() => Ok(found),
+            _ => Err(mistakes),
+        }
+    }
+
     fn fail(&mut self, mistake: Mistake) {
         self.mistakes.push(mistake);
     }
@@ -107,15 +143,13 @@ impl<'a> Check<'a> {
         let source = self.keep_read("pack.toml")?;
         let parsed = source.parse::<City>();
         let city = self.keep(parsed)?;
-        self.complete = city.languages.get_ref().iter().map(|l| l.get_ref().clone()).collect();
+        self.speak(&city);
         self.city(&source, &city);
-        let tenants: Vec<Tenant> = city.tenant.iter().filter_map(|t| Tenant::parse(t.slug.get_ref()).ok()).collect();
+        let tenants = tenants(&city);
         let sealed =
             city.tenant.iter().filter(|t| t.sealed).filter_map(|t| Tenant::parse(t.slug.get_ref()).ok()).collect();
         let operations = tenants.iter().find(|t| t.as_str() == city.operations.get_ref()).cloned();
 
-        let files = self.files("things");
-        let (observed_properties, sensors, things) = self.things(&files, &city, &tenants);
         let connectors = self.declared("connectors");
         let rules = self.declared("rules");
         let policy = self.policy(&sealed);
@@ -126,14 +160,36 @@ impl<'a> Check<'a> {
             city,
             tenants,
             sealed,
-            observed_properties,
-            sensors,
-            things,
             connectors,
             rules,
             policy: Arc::new(policy?),
             hash: hash?,
         })
+    }
+
+    /// Texts must have the city's languages.
+    fn speak(&mut self, city: &City) {
+        self.complete = city.languages.get_ref().iter().map(|l| l.get_ref().clone()).collect();
+    }
+
+    fn inventory(&mut self, city: &City) -> Inventory {
+        self.speak(city);
+        let files = self.files("things");
+        self.things(&files, city, &tenants(city))
+    }
+
+    /// Reading megabytes of GeoJSON at every start would be felt.
+    fn outlines(&mut self, city: &City) {
+        let Some(source) = self.keep_read("pack.toml") else { return };
+        for file in [&city.map.land, &city.map.districts].into_iter().flatten() {
+            let geojson = self
+                .folder
+                .read(file.get_ref())
+                .and_then(|s| s.text.parse::<geojson::GeoJson>().map_err(|e| whole(&s.name, e.to_string())));
+            if let Err(m) = geojson {
+                self.fail(source.mistake(&file.span(), m.to_string()));
+            }
+        }
     }
 
     fn keep_read(&mut self, name: &str) -> Option<Source> {
@@ -206,15 +262,6 @@ impl<'a> Check<'a> {
         if !(west..=east).contains(&lon) || !(south..=north).contains(&lat) {
             self.fail(at(city.map.centre.span(), "centre (longitude, latitude) lies outside of bounds".to_owned()));
         }
-        for file in [&city.map.land, &city.map.districts].into_iter().flatten() {
-            let geojson = self
-                .folder
-                .read(file.get_ref())
-                .and_then(|s| s.text.parse::<geojson::GeoJson>().map_err(|e| whole(&s.name, e.to_string())));
-            if let Err(m) = geojson {
-                self.fail(at(file.span(), m.to_string()));
-            }
-        }
     }
 
     fn key(&mut self, source: &Source, key: &Spanned<String>) {
@@ -257,12 +304,7 @@ impl<'a> Check<'a> {
         all.0.insert(key.to_owned(), (value, source));
     }
 
-    fn things(
-        &mut self,
-        sources: &[Source],
-        city: &City,
-        tenants: &[Tenant],
-    ) -> (Vec<ObservedProperty>, Vec<Sensor>, Vec<Thing>) {
+    fn things(&mut self, sources: &[Source], city: &City, tenants: &[Tenant]) -> Inventory {
         let files: Vec<(&Source, things::File)> =
             sources.iter().filter_map(|s| self.keep(s.parse()).map(|file| (s, file))).collect();
         let mut observed = Declarations(BTreeMap::new());
@@ -312,11 +354,11 @@ impl<'a> Check<'a> {
             }
         }
         let values = |pair: (String, (Thing, &Source))| pair.1.0;
-        (
-            observed.0.into_values().map(|(v, _)| v).collect(),
-            sensors.0.into_values().map(|(v, _)| v).collect(),
-            all.0.into_iter().map(values).collect(),
-        )
+        Inventory {
+            observed_properties: observed.0.into_values().map(|(v, _)| v).collect(),
+            sensors: sensors.0.into_values().map(|(v, _)| v).collect(),
+            things: all.0.into_iter().map(values).collect(),
+        }
     }
 
     fn named(&mut self, source: &Source, key: &Spanned<String>, name: &Text, description: Option<&Text>) {
@@ -436,15 +478,20 @@ impl<'a> Check<'a> {
             if self.folder.root.join(&name).is_dir() {
                 continue;
             }
-            let read = self.folder.bytes(&name);
-            let bytes = self.keep(read)?;
             hash.update((name.len() as u64).to_be_bytes());
             hash.update(name.as_bytes());
-            hash.update((bytes.len() as u64).to_be_bytes());
-            hash.update(&bytes);
+            // Piece by piece: a city's tables need not be in memory to be recognised.
+            let length = self.folder.length(&name).map(u64::to_be_bytes);
+            hash.update(self.keep(length)?);
+            let read = self.folder.each(&name, |piece| hash.update(piece));
+            self.keep(read)?;
         }
         Some(hex::encode(hash.finalize()))
     }
+}
+
+fn tenants(city: &City) -> Vec<Tenant> {
+    city.tenant.iter().filter_map(|t| Tenant::parse(t.slug.get_ref()).ok()).collect()
 }
 
 pub fn is_key(text: &str) -> bool {

@@ -2,6 +2,7 @@
 
 use std::{
     fmt, fs,
+    io::Read as _,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -10,6 +11,8 @@ use crate::config::layers::line_of;
 
 /// The most that one file of a pack may hold.
 const FILE_BYTES: u64 = 64 << 20;
+/// Bytes of a file that are looked at together when it is only hashed.
+const PIECE: usize = 64 << 10;
 
 /// A mistake in a pack: the file (relative to the pack), the line where one is known, the field and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,21 +68,39 @@ impl Folder {
     }
 
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>, Mistake> {
+        let length = self.length(name)?;
+        if length > FILE_BYTES {
+            return Err(whole(name, format!("has {length} bytes; {FILE_BYTES} are allowed")));
+        }
+        fs::read(self.root.join(name)).map_err(|e| whole(name, format!("cannot be read: {e}")))
+    }
+
+    /// Bytes of a file.
+    pub fn length(&self, name: &str) -> Result<u64, Mistake> {
         let plain = |c: std::path::Component<'_>| matches!(c, std::path::Component::Normal(_));
         if name.is_empty() || !Path::new(name).components().all(plain) {
             return Err(whole(name, "is not a path inside the pack"));
         }
-        let path = self.root.join(name);
-        let known = fs::metadata(&path).map_err(|e| whole(name, format!("cannot be read: {e}")))?;
+        let known = fs::metadata(self.root.join(name)).map_err(|e| whole(name, format!("cannot be read: {e}")))?;
         // A device or a pipe has no length and no end.
         if !known.is_file() {
             return Err(whole(name, "is not a file"));
         }
-        let length = known.len();
-        if length > FILE_BYTES {
-            return Err(whole(name, format!("has {length} bytes; {FILE_BYTES} are allowed")));
+        Ok(known.len())
+    }
+
+    /// Hands out a file piece by piece.
+    pub fn each(&self, name: &str, mut piece: impl FnMut(&[u8])) -> Result<(), Mistake> {
+        let failed = |e: std::io::Error| whole(name, format!("cannot be read: {e}"));
+        self.length(name)?;
+        let mut file = fs::File::open(self.root.join(name)).map_err(failed)?;
+        let mut buffer = vec![0; PIECE];
+        loop {
+            match file.read(&mut buffer).map_err(failed)? {
+                0 => return Ok(()),
+                n => piece(&buffer[..n]),
+            }
         }
-        fs::read(&path).map_err(|e| whole(name, format!("cannot be read: {e}")))
     }
 
     /// Files directly in `folder` with this ending, by name; none when there is no such folder.

@@ -2,9 +2,9 @@ use std::{fs, path::Path};
 
 use super::*;
 
-fn hong_kong() -> Pack {
+fn hong_kong() -> (Pack, Inventory) {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packs/hong-kong");
-    Pack::load(Path::new(root)).unwrap_or_else(|m| panic!("{m:#?}"))
+    Pack::check(Path::new(root)).unwrap_or_else(|m| panic!("{m:#?}"))
 }
 
 /// A small pack that is right; tests spoil one file of it.
@@ -57,9 +57,13 @@ properties = { height = "{h?}", code = "{place}" }
 datastreams = ["hourly"]
 "#;
 
-fn town(spoil: &[(&str, &str)]) -> Result<Pack, String> {
+fn town(spoil: &[(&str, &str)]) -> Result<(Pack, Inventory), String> {
     let folder = tempfile::tempdir().unwrap();
-    let root = folder.path();
+    spoilt(folder.path(), spoil);
+    Pack::check(folder.path()).map_err(|m| m.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+fn spoilt(root: &Path, spoil: &[(&str, &str)]) {
     write(root, "pack.toml", CITY);
     write(root, "things/rain.toml", THINGS);
     write(root, "data/places.csv", "place,x,y,h\nSha Tin,114.2,22.4,7\nTai Po,114.1,22.5,\n");
@@ -68,22 +72,34 @@ fn town(spoil: &[(&str, &str)]) -> Result<Pack, String> {
     for (name, text) in spoil {
         write(root, name, text);
     }
-    Pack::load(root).map_err(|m| m.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 #[test]
 fn hong_kong_has_no_mistakes() {
-    let pack = hong_kong();
-    let of = |system: &str| pack.things.iter().filter(|t| t.system == system).count();
+    let (pack, inventory) = hong_kong();
+    let of = |system: &str| inventory.things.iter().filter(|t| t.system == system).count();
     assert_eq!((of("flood"), of("toilet"), of("parking"), of("hepa")), (20, 10, 6, 400));
     assert!(of("lamppost") >= 6 && of("air") > 0 && of("weather") > 0);
     assert_eq!(pack.operations.as_str(), "city");
-    assert_eq!(pack.hash, hong_kong().hash);
+    assert_eq!(pack.hash, hong_kong().0.hash);
+}
+
+/// A start that has nothing to apply pays nothing for the things; whoever does read them is told what is wrong with them.
+#[test]
+fn things_are_read_when_they_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    spoilt(folder.path(), &[("things/rain.toml", "this is not TOML")]);
+    let pack = Pack::load(folder.path()).unwrap();
+    let mistakes = pack.inventory().unwrap_err();
+    assert_eq!((mistakes.len(), mistakes[0].file.as_str(), mistakes[0].line), (1, "things/rain.toml", 1));
+    spoilt(folder.path(), &[]);
+    assert_eq!(pack.inventory().unwrap().things.len(), 2);
+    assert_eq!(Pack::load(folder.path()).unwrap().hash, town(&[]).unwrap().0.hash);
 }
 
 #[test]
 fn a_thing_for_each_row() {
-    let pack = town(&[]).unwrap();
+    let (_, pack) = town(&[]).unwrap();
     let keys: Vec<&str> = pack.things.iter().map(|t| t.key.as_str()).collect();
     assert_eq!(keys, ["rain-sha-tin", "rain-tai-po"]);
     let sha_tin = &pack.things[0];
@@ -96,7 +112,7 @@ fn a_thing_for_each_row() {
 
 #[test]
 fn the_hash_changes_with_any_file() {
-    let hash = |spoil: &[(&str, &str)]| town(spoil).unwrap().hash;
+    let hash = |spoil: &[(&str, &str)]| town(spoil).unwrap().0.hash;
     let before = hash(&[]);
     assert_eq!(before, hash(&[]));
     assert_ne!(before, hash(&[("data/other.txt", "x")]));
@@ -168,8 +184,8 @@ fn mistakes_are_named() {
 
 #[test]
 fn declarations_come_before_what_refers_to_them() {
-    let pack = hong_kong();
-    let shared = apply::shared(&pack);
+    let (pack, inventory) = hong_kong();
+    let shared = apply::shared(&inventory);
     let mut ids = apply::Shared::default();
     for (id, one) in shared.iter().enumerate() {
         match one.entity {
@@ -179,7 +195,7 @@ fn declarations_come_before_what_refers_to_them() {
     }
     for tenant in &pack.tenants {
         let mut known = std::collections::BTreeSet::new();
-        for one in apply::of_tenant(&pack, tenant, &ids) {
+        for one in apply::of_tenant(&inventory, tenant, &ids) {
             for link in [one.body.get("Thing"), one.body.get("Locations").and_then(|l| l.get(0))].into_iter().flatten()
             {
                 let key = link["@iot.key"].as_str().unwrap().to_owned();

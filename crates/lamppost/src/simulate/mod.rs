@@ -58,7 +58,7 @@ struct Field {
 
 /// Plays the field until told to stop.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
-    let pack = Pack::load(&options.pack)
+    let (pack, inventory) = Pack::check(&options.pack)
         .map_err(|m| anyhow::anyhow!("the pack has {} mistakes; see 'lamppost pack check'", m.len()))?;
     let data = options.pack.join("data");
     let field = Arc::new(Field {
@@ -67,14 +67,14 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
         zone: TimeZone::get(pack.city.time_zone.get_ref()).context("the pack's time zone")?,
         published: AtomicU64::new(0),
     });
-    let stations = air_stations(&pack.things);
+    let stations = air_stations(&inventory.things);
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(listen) = options.feeds {
         let stop = stop.clone();
         tasks.spawn(async move { feeds::serve(listen, data, axum::Router::new(), stop).await });
     }
     let mut devices = 0;
-    for thing in pack.things.into_iter().filter(|t| t.simulated) {
+    for thing in inventory.things.into_iter().filter(|t| t.simulated) {
         // A thing without a key is somebody else's to play.
         let Some(key) = options.keys.get(&thing.key) else { continue };
         let station = nearest(&stations, &thing);

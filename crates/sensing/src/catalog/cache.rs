@@ -29,6 +29,8 @@ pub(super) struct Cache {
 
 struct Entry {
     info: Arc<DatastreamInfo>,
+    /// Of its Thing.
+    system: Arc<str>,
     /// Features beside the default one that are known to exist and to be registered.
     features: HashSet<EntityId, RandomState>,
 }
@@ -43,6 +45,9 @@ impl Cache {
     pub fn get(&self, id: EntityId) -> Option<Arc<DatastreamInfo>> {
         self.shard(id).read().get(&id).map(|e| Arc::clone(&e.info))
     }
+    pub fn system(&self, id: EntityId) -> Option<Arc<str>> {
+        self.shard(id).read().get(&id).map(|e| Arc::clone(&e.system))
+    }
     pub fn knows_feature(&self, id: EntityId, feature: EntityId) -> bool {
         self.shard(id).read().get(&id).is_some_and(|e| e.info.feature == feature || e.features.contains(&feature))
     }
@@ -50,7 +55,7 @@ impl Cache {
     pub fn generation(&self) -> u64 {
         self.generation.load(SeqCst)
     }
-    pub fn put(&self, info: Arc<DatastreamInfo>, generation: u64) {
+    pub fn put(&self, info: Arc<DatastreamInfo>, system: Arc<str>, generation: u64) {
         let mut shard = self.shard(info.id).write();
         if self.generation() != generation {
             return;
@@ -62,7 +67,7 @@ impl Cache {
                 !seen.is_multiple_of(4)
             });
         }
-        shard.insert(info.id, Entry { info, features: HashSet::default() });
+        shard.insert(info.id, Entry { info, system, features: HashSet::default() });
     }
     pub fn put_feature(&self, id: EntityId, feature: EntityId, generation: u64) {
         let mut shard = self.shard(id).write();
@@ -112,7 +117,7 @@ mod tests {
     fn stays_within_its_bounds() {
         let cache = Cache::new();
         for id in 0..CAPACITY as i64 * 2 {
-            cache.put(info(id), 0);
+            cache.put(info(id), "".into(), 0);
         }
         assert!(cache.len() <= CAPACITY, "{}", cache.len());
         assert!(cache.get(EntityId(CAPACITY as i64 * 2 - 1)).is_some());
@@ -123,7 +128,7 @@ mod tests {
         let cache = Cache::new();
         let before = cache.generation();
         cache.forget([EntityId(7)]);
-        cache.put(info(7), before);
+        cache.put(info(7), "".into(), before);
         assert!(cache.get(EntityId(7)).is_none());
     }
 }

@@ -103,6 +103,41 @@ pub fn cell(bounds: &Bounds) -> i64 {
     Square::around(corners(bounds)).id()
 }
 
+/// A window cut into squares of one size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Grid {
+    /// West, south, east, north, in squares.
+    at: [u64; 4],
+    level: u32,
+}
+
+impl Grid {
+    /// Every cell that there is.
+    pub const WORLD: (i64, i64) = (i64::MIN, i64::MAX);
+
+    /// The smallest squares of which at most `most` cover the window.
+    pub fn over(window: &Bounds, most: usize) -> Self {
+        let [x0, y0, x1, y1] = corners(window);
+        let (x1, y1) = (x1.max(x0), y1.max(y0));
+        let at = |level: u32| {
+            let up = LEVELS - level;
+            [x0 >> up, y0 >> up, x1 >> up, y1 >> up]
+        };
+        let fits = |level: &u32| {
+            let [x0, y0, x1, y1] = at(*level);
+            (x1 - x0 + 1).saturating_mul(y1 - y0 + 1) <= most.max(1) as u64
+        };
+        let level = (0..=LEVELS).rev().find(fits).unwrap_or(0);
+        Self { at: at(level), level }
+    }
+
+    /// The cells of each square, first and last.
+    pub fn ranges(&self) -> impl Iterator<Item = (i64, i64)> + use<> {
+        let Self { at: [x0, y0, x1, y1], level } = *self;
+        (y0..=y1).flat_map(move |y| (x0..=x1).map(move |x| Square { x, y, level }.range()))
+    }
+}
+
 /// What a search must look at: ranges of cells inside the searched box, and the single cells that contain parts of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cover {
@@ -168,6 +203,20 @@ mod tests {
             let cover = Cover::of(&search);
             prop_assert!(cover.ranges.len() <= COVER);
             prop_assert!(cover.cells.len() <= COVER * LEVELS as usize);
+        }
+    }
+
+    proptest! {
+        /// A grid holds every point of its window once, and stays small.
+        #[test]
+        fn a_grid_holds_each_point_once(window in bounds(), u in 0.0..1.0, v in 0.0..1.0) {
+            let grid = Grid::over(&window, 256);
+            let ranges: Vec<_> = grid.ranges().collect();
+            prop_assert!(ranges.len() <= 256);
+            let x = window.min_x + u * (window.max_x - window.min_x);
+            let y = window.min_y + v * (window.max_y - window.min_y);
+            let at = cell(&Bounds { min_x: x, min_y: y, max_x: x, max_y: y });
+            prop_assert_eq!(ranges.iter().filter(|(a, b)| *a <= at && at <= *b).count(), 1);
         }
     }
 

@@ -7,6 +7,7 @@ use super::{
     Entity,
     body::{Draft, Purpose, Target},
     entity::Field,
+    listing,
     schema::{Link, Navigation, Schema},
     write::{Bound, Owner, Writer},
 };
@@ -61,6 +62,8 @@ impl Writer<'_, '_> {
             let owner = Owner { tenant: after.tenant.clone(), public: after.public };
             self.require(action::WRITE, after.entity, &owner, &format!("{}({})", after.entity.set(), after.id))?;
             self.update_row(&after, &draft.pointer)?;
+            self.counts.add(&before, -1);
+            self.counts.add(&after, 1);
             self.note_changed(&before, &after)?;
             self.consequences(&before, &after)?;
         }
@@ -78,11 +81,22 @@ impl Writer<'_, '_> {
                 }
                 self.stale_datastreams("SELECT id FROM sensing_datastream WHERE thing_id = $1", after.id)
             }
+            // Who follows a system must learn that the Thing has left it.
+            EntityType::Thing if before.properties().get("system") != after.properties().get("system") => {
+                self.stale_datastreams("SELECT id FROM sensing_datastream WHERE thing_id = $1", after.id)
+            }
             EntityType::Location if before.field("location") != after.field("location") => {
+                for thing in self.things_at(after.id)? {
+                    listing::settle(self.tx, thing)?;
+                }
                 self.release_feature(after.id)
             }
             _ => Ok(()),
         }
+    }
+
+    pub(super) fn things_at(&mut self, location: EntityId) -> Result<Vec<EntityId>, Error> {
+        self.ids("SELECT thing_id FROM sensing_thing_location WHERE location_id = $1 ORDER BY thing_id", location)
     }
 
     /// Past Observations keep the feature of the old place; the next one gets a new feature.

@@ -3,7 +3,7 @@
 use records::params;
 
 use super::{
-    Entity, Operation,
+    Entity, Operation, listing,
     schema::{Link, Schema},
     write::{Owner, Writer},
 };
@@ -30,6 +30,7 @@ impl Writer<'_, '_> {
         let owner = Owner { tenant: entity.tenant.clone(), public: entity.public };
         let what = format!("{}({})", entity.entity.set(), entity.id);
         self.require(action::DELETE, entity.entity, &owner, &what)?;
+        let stood_here = if entity.entity == EntityType::Location { self.things_at(entity.id)? } else { Vec::new() };
         for navigation in entity.schema().navigation {
             match navigation.link {
                 Link::Many { column } => {
@@ -57,6 +58,10 @@ impl Writer<'_, '_> {
         }
         let sql = format!("DELETE FROM {} WHERE id = $1", entity.schema().table);
         self.tx.execute(&sql, params![entity.id.0])?;
+        for thing in stood_here {
+            listing::settle(self.tx, thing)?;
+        }
+        self.counts.add(entity, -1);
         match entity.entity {
             EntityType::Datastream => {
                 let sql = "DELETE FROM sensing_observed_feature WHERE datastream_id = $1";

@@ -2,7 +2,10 @@
 
 use records::Migration;
 
-pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "catalogue", sql: CATALOGUE }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "catalogue", sql: CATALOGUE },
+    Migration { version: 2, name: "things by system, district, name and place", sql: LISTING },
+];
 
 const CATALOGUE: &str = "
 CREATE TABLE sensing_sequence (kind TEXT NOT NULL PRIMARY KEY, last BIGINT NOT NULL);
@@ -72,4 +75,22 @@ CREATE INDEX sensing_feature_cell ON sensing_feature (cell);
 CREATE TABLE sensing_observed_feature (
   feature_id BIGINT NOT NULL, datastream_id BIGINT NOT NULL, PRIMARY KEY (feature_id, datastream_id));
 CREATE INDEX sensing_observed_feature_back ON sensing_observed_feature (datastream_id, feature_id);
+";
+
+/// What stands in `properties` and is found by has columns. `super::listing::catch_up` fills them for the Things that are there already.
+const LISTING: &str = "
+ALTER TABLE sensing_thing ADD COLUMN system TEXT NOT NULL DEFAULT '';
+ALTER TABLE sensing_thing ADD COLUMN district TEXT NOT NULL DEFAULT '';
+ALTER TABLE sensing_thing ADD COLUMN simulated BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE sensing_thing ADD COLUMN sought TEXT NOT NULL DEFAULT '';
+ALTER TABLE sensing_thing ADD COLUMN cell BIGINT;
+ALTER TABLE sensing_thing ADD COLUMN x DOUBLE PRECISION;
+ALTER TABLE sensing_thing ADD COLUMN y DOUBLE PRECISION;
+CREATE INDEX sensing_thing_list ON sensing_thing (tenant, public, system, district, sought, id);
+CREATE INDEX sensing_thing_map ON sensing_thing (tenant, public, system, cell, x, y, id);
+CREATE TABLE sensing_thing_count (
+  tenant TEXT NOT NULL, public BIGINT NOT NULL, system TEXT NOT NULL, district TEXT NOT NULL,
+  things BIGINT NOT NULL, simulated BIGINT NOT NULL, PRIMARY KEY (tenant, public, system, district));
+CREATE TABLE sensing_catch_up (what TEXT NOT NULL PRIMARY KEY, after BIGINT NOT NULL);
+INSERT INTO sensing_catch_up (what, after) VALUES ('things', 0);
 ";

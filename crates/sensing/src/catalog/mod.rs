@@ -12,6 +12,7 @@ mod entity;
 mod feature;
 pub mod geometry;
 mod ids;
+pub mod listing;
 mod migrations;
 pub mod schema;
 mod write;
@@ -130,6 +131,7 @@ impl Catalog {
     /// Brings the tables up to date. Reads the owners and no entity, so it takes as long with a million Things as with none.
     pub fn open(records: Records, policy: Arc<dyn Policy>, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         records.migrate("sensing_catalogue", migrations::MIGRATIONS)?;
+        listing::catch_up(&records)?;
         let scopes = Scopes::new(policy);
         let sql = "SELECT tenant FROM sensing_tenant";
         let tenants: Vec<Tenant> = records.read_blocking(|read| read.query(sql, &[], |row| row.get(0)))?;
@@ -327,14 +329,15 @@ impl Catalog {
         let found = self.inner.records.read(move |read| {
             let Some(mut info) = read_info(read, id)? else { return Ok(None) };
             let (origin, _) = feature::origin(read, info.thing)?;
+            let system = system_of(read, info.thing)?;
             let known = match feature::by_origin(read, &origin)? {
                 Some(default) if feature::is_observed(read, id, default)? => Some(default),
                 _ => None,
             };
             info.feature = known.unwrap_or(EntityId(0));
-            Ok::<_, Error>(Some(info))
+            Ok::<_, Error>(Some((info, system)))
         });
-        let Some(mut info) = found.await? else { return Ok(None) };
+        let Some((mut info, system)) = found.await? else { return Ok(None) };
         if info.feature == EntityId(0) {
             let context = feature::own(&self.context(&Caller::system("catalogue")));
             let command = move |writer: &mut Writer<'_, '_>| {
@@ -348,13 +351,17 @@ impl Catalog {
             info = made;
         }
         let info = Arc::new(info);
-        self.inner.cache.put(Arc::clone(&info), generation);
+        self.inner.cache.put(Arc::clone(&info), system, generation);
         Ok(Some(info))
     }
 
     /// The same without a wait; `None` when it is not near.
     pub fn datastream_cached(&self, id: EntityId) -> Option<Arc<DatastreamInfo>> {
         self.inner.cache.get(id)
+    }
+    /// `properties.system` of the Datastream's Thing, without a wait; `None` when the Datastream is not near, empty when there is none.
+    pub fn system_cached(&self, id: EntityId) -> Option<Arc<str>> {
+        self.inner.cache.system(id)
     }
     /// Datastreams whose info is near, for metrics.
     pub fn cached_datastreams(&self) -> usize {
@@ -396,6 +403,11 @@ fn read_info(read: &mut records::Read<'_>, id: EntityId) -> Result<Option<Datast
     let schema = Schema::of(EntityType::Datastream);
     let sql = format!("SELECT {} FROM {} e WHERE e.id = $1", schema.columns("e"), schema.table);
     Ok(read.query_opt(&sql, params![id.0], |row| Entity::read(schema, row))?.as_ref().map(info))
+}
+
+fn system_of(read: &mut records::Read<'_>, thing: EntityId) -> Result<Arc<str>, Error> {
+    let sql = "SELECT system FROM sensing_thing WHERE id = $1";
+    Ok(read.query_opt(sql, params![thing.0], |row| row.get::<String>(0))?.unwrap_or_default().into())
 }
 
 fn info(entity: &Entity) -> DatastreamInfo {

@@ -12,6 +12,7 @@ use super::{
     cells::cell,
     entity::Field,
     geometry,
+    listing::{self, Counts, Listed},
     schema::{COMMON, Link, Navigation, Schema, Source},
 };
 use crate::{
@@ -42,13 +43,14 @@ pub(crate) struct Writer<'w, 'tx> {
     pub tx: &'w mut Tx<'tx>,
     pub context: &'w Context,
     pub changes: Changes,
+    pub(super) counts: Counts,
     /// The policy's answers within this command.
     decided: BTreeMap<(&'static str, &'static str, Tenant, bool), bool>,
 }
 
 impl<'w, 'tx> Writer<'w, 'tx> {
     pub fn new(tx: &'w mut Tx<'tx>, context: &'w Context) -> Self {
-        Self { tx, context, changes: Changes::default(), decided: BTreeMap::new() }
+        Self { tx, context, changes: Changes::default(), counts: Counts::default(), decided: BTreeMap::new() }
     }
     pub fn now(&self) -> Timestamp {
         self.tx.now()
@@ -149,6 +151,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
             ones,
         };
         self.insert_row(&entity, &draft.pointer, None)?;
+        self.counts.add(&entity, 1);
         self.note(Operation::Created, &entity)?;
         self.attach(&entity, draft, bound, &owner)?;
         self.observations(&entity, draft)?;
@@ -242,6 +245,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
         row.set("key", text(entity.key.as_deref()));
         row.fields(schema, entity);
         row.place(entity, pointer)?;
+        row.listed(entity);
         for ((_, column), id) in schema.ones().zip(&entity.ones) {
             row.set(column, Param::Integer(id.0));
         }
@@ -264,6 +268,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
         row.owner(entity);
         row.fields(schema, entity);
         row.place(entity, pointer)?;
+        row.listed(entity);
         for ((_, column), id) in schema.ones().zip(&entity.ones) {
             row.set(column, Param::Integer(id.0));
         }
@@ -414,6 +419,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
             let sql = "INSERT INTO sensing_thing_location (thing_id, location_id) VALUES ($1, $2)";
             self.tx.execute(sql, params![thing.0, location.0])?;
         }
+        listing::settle(self.tx, thing)?;
         self.stale_datastreams("SELECT id FROM sensing_datastream WHERE thing_id = $1", thing)?;
         Ok(true)
     }
@@ -473,6 +479,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
         /// Changes that one audit row spells out; a larger command gives their number.
         const SPELLED_OUT: usize = 200;
         let Some(first) = self.changes.list.first() else { return Ok(self.changes) };
+        self.counts.write(self.tx)?;
         let detail = if self.changes.list.len() <= SPELLED_OUT {
             let spelled =
                 self.changes.list.iter().map(|c| format!("{} {}({})", c.operation.as_str(), c.entity.set(), c.id));
@@ -531,6 +538,17 @@ impl<'a> Assignments<'a> {
             };
             self.set(column, value);
         }
+    }
+    /// What a Thing is found by.
+    fn listed(&mut self, entity: &Entity) {
+        if entity.entity != EntityType::Thing {
+            return;
+        }
+        let Listed { system, district, simulated, sought } = Listed::of(entity.name(), &entity.properties());
+        self.set("system", Param::Text(Cow::Owned(system)));
+        self.set("district", Param::Text(Cow::Owned(district)));
+        self.set("simulated", Param::Integer(i64::from(simulated)));
+        self.set("sought", Param::Text(Cow::Owned(sought)));
     }
     /// The cell and box of the geometry. What claims to be GeoJSON must be GeoJSON.
     fn place(&mut self, entity: &Entity, pointer: &str) -> Result<(), Error> {

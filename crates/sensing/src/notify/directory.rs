@@ -1,16 +1,14 @@
 //! The catalogue and the observations as the live stream sees them.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::sync::Arc;
 
 use kernel::Caller;
-use records::params;
-use serde_json::Value;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use super::live::{Directory, Live};
 use crate::{
-    Catalog, Error, Scope, alarms,
+    Catalog, Scope,
     model::{DatastreamInfo, EntityId},
     observe::Observe,
 };
@@ -22,23 +20,8 @@ impl Directory for Catalog {
     fn scope(&self, caller: &Caller) -> Arc<Scope> {
         Catalog::scope(self, caller)
     }
-    async fn layer(&self, system: &str) -> Result<Vec<EntityId>, Error> {
-        let system = system.to_owned();
-        let read = self.records().read(move |read| {
-            let mut found = Vec::new();
-            let all = "SELECT d.id, t.properties FROM sensing_datastream d JOIN sensing_thing t ON t.id = d.thing_id";
-            read.for_each(all, params![], |row| {
-                // Most Things do not even name the system: their JSON is not worth reading.
-                let properties = row.get::<Option<String>>(1)?.filter(|p| p.contains(&system));
-                let value = properties.and_then(|p| serde_json::from_str::<Value>(&p).ok());
-                if value.is_some_and(|v| v.get("system").and_then(Value::as_str) == Some(&system)) {
-                    found.push(EntityId(row.get(0)?));
-                }
-                Ok(ControlFlow::Continue(()))
-            })?;
-            Ok::<_, records::Error>(found)
-        });
-        read.await.map_err(alarms::stored)
+    fn system(&self, datastream: EntityId) -> Option<Arc<str>> {
+        self.system_cached(datastream)
     }
 }
 

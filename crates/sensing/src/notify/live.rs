@@ -12,7 +12,6 @@ use std::{
     collections::{BTreeMap, VecDeque},
     convert::Infallible,
     fmt::Write as _,
-    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -61,8 +60,8 @@ pub trait Directory: Send + Sync + 'static {
     fn describe(&self, datastream: EntityId) -> Option<Arc<DatastreamInfo>>;
     /// What `caller` may read, from a cache: it is asked again at every heartbeat of every connection.
     fn scope(&self, caller: &Caller) -> Arc<Scope>;
-    /// The Datastreams of a system such as `flood`.
-    fn layer(&self, system: &str) -> impl Future<Output = Result<Vec<EntityId>, Error>> + Send;
+    /// The system that the Datastream's Thing belongs to, such as `flood`; at once, from memory.
+    fn system(&self, datastream: EntityId) -> Option<Arc<str>>;
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +100,8 @@ const MAX_ASKED: usize = 1_000;
 /// The latest Observation of a Datastream.
 struct Shown {
     info: Arc<DatastreamInfo>,
+    /// Empty for none.
+    system: Arc<str>,
     at: Timestamp,
     value: f64,
     result: Option<Arc<RawValue>>,
@@ -177,8 +178,9 @@ impl<D: Directory> Live<D> {
     fn latest(&self, offset: u64, run: &Run) -> Option<Shown> {
         let row = (0..run.len()).max_by_key(|row| run.times[*row])?;
         let info = self.inner.directory.describe(run.datastream)?;
+        let system = self.inner.directory.system(run.datastream).unwrap_or_default();
         let result = run.extra(row).and_then(|e| e.result.clone());
-        Some(Shown { info, at: Timestamp::from_micros(run.times[row]), value: run.values[row], result, offset })
+        Some(Shown { info, system, at: Timestamp::from_micros(run.times[row]), value: run.values[row], result, offset })
     }
 
     /// Shows an event of the topic `events`, if it is about an alarm; to be called for every record, in order.
@@ -288,12 +290,25 @@ fn alarm_event(offset: u64, value: Value) -> Option<AlarmEvent> {
     Some(AlarmEvent { offset, tenant, public, data: Value::Object(data).to_string() })
 }
 
+/// What was asked for: some Datastreams, and all of some systems, however many those have.
+#[derive(Default)]
+struct Wanted {
+    ids: AHashSet<i64>,
+    systems: AHashSet<String>,
+}
+
+impl Wanted {
+    fn fits(&self, shown: &Shown) -> bool {
+        self.ids.contains(&shown.info.id.0) || self.systems.contains(&*shown.system)
+    }
+}
+
 /// One open connection.
 struct Connection<D> {
     ticket: Ticket<D>,
     caller: Caller,
     /// `None` for all.
-    wanted: Option<AHashSet<i64>>,
+    wanted: Option<Wanted>,
     scope: Arc<Scope>,
     visible: Visible,
     checked: Instant,
@@ -373,12 +388,12 @@ impl<D: Directory> Connection<D> {
     fn changed(&mut self, board: &Board) -> Vec<Arc<Shown>> {
         let since = self.seen + 1;
         let mut found: Vec<(u64, Arc<Shown>)> = match &self.wanted {
-            Some(wanted) if wanted.len() < board.order.len() => {
-                let places = wanted.iter().filter_map(|id| board.places.get(id)).filter(|place| **place >= since);
+            Some(wanted) if wanted.systems.is_empty() && wanted.ids.len() < board.order.len() => {
+                let places = wanted.ids.iter().filter_map(|id| board.places.get(id)).filter(|place| **place >= since);
                 places.filter_map(|place| Some((*place, Arc::clone(board.order.get(place)?)))).collect()
             }
             wanted => {
-                let fits = |s: &Shown| wanted.as_ref().is_none_or(|w| w.contains(&s.info.id.0));
+                let fits = |s: &Shown| wanted.as_ref().is_none_or(|w| w.fits(s));
                 let all = board.order.range(since..).filter(|(_, s)| fits(s)).take(MAX_AT_ONCE + 1);
                 all.map(|(place, s)| (*place, Arc::clone(s))).collect()
             }
@@ -434,7 +449,7 @@ async fn open<D: Directory>(
 ) -> Result<Response, Error> {
     let caller = caller(who);
     let Query(asked) = query.map_err(|e| Error::bad_request(e.body_text()))?;
-    let wanted = wanted(&live, &asked).await?;
+    let wanted = wanted(&asked)?;
     let resume = headers.get("last-event-id").map(|v| v.to_str().ok().and_then(|v| v.trim().parse::<u64>().ok()));
     let ticket = live.admit(&caller)?;
     let inner = &live.inner;
@@ -477,26 +492,27 @@ async fn open<D: Directory>(
     Ok(response)
 }
 
-async fn wanted<D: Directory>(live: &Live<D>, asked: &Asked) -> Result<Option<AHashSet<i64>>, Error> {
+fn wanted(asked: &Asked) -> Result<Option<Wanted>, Error> {
     if asked.datastreams.is_none() && asked.layers.is_none() {
         return Ok(None);
     }
-    let mut ids = AHashSet::new();
+    let mut wanted = Wanted::default();
     for id in asked.datastreams.iter().flat_map(|list| list.split(',')).filter(|id| !id.is_empty()) {
         let id = id.trim().parse().map_err(|_| Error::field("datastreams", "ids separated by commas are expected"))?;
-        ids.insert(id);
-        if ids.len() > MAX_ASKED {
+        wanted.ids.insert(id);
+        if wanted.ids.len() > MAX_ASKED {
             return Err(Error::field(
                 "datastreams",
                 format!("at most {MAX_ASKED} ids are expected; leave it out for all"),
             ));
         }
     }
-    for (nth, layer) in asked.layers.iter().flat_map(|list| list.split(',')).filter(|l| !l.is_empty()).enumerate() {
+    let layers = asked.layers.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|l| !l.is_empty());
+    for (nth, layer) in layers.enumerate() {
         if nth >= 50 || layer.len() > 80 {
             return Err(Error::field("layers", "at most 50 names of systems are expected"));
         }
-        ids.extend(live.inner.directory.layer(layer.trim()).await?.into_iter().map(|id| id.0));
+        wanted.systems.insert(layer.to_owned());
     }
-    Ok(Some(ids))
+    Ok(Some(wanted))
 }

@@ -10,6 +10,7 @@ mod batch;
 mod columns;
 mod frame;
 mod head;
+mod kept;
 mod read;
 mod recent;
 mod seal;
@@ -50,6 +51,8 @@ use recent::Generation;
 pub struct Options {
     /// Where the sealed heads are kept between starts.
     pub heads: PathBuf,
+    /// Bytes of changes to the heads that a start may have to read, however few heads there are.
+    pub heads_log: u64,
     /// The longest that an observation waits for the lake.
     pub seal_every: Duration,
     /// Unsealed rows that begin a seal at once.
@@ -91,6 +94,7 @@ impl Options {
     pub fn new(heads: PathBuf) -> Self {
         Self {
             heads,
+            heads_log: 1 << 20,
             seal_every: Duration::from_secs(30),
             seal_rows: 2_000_000,
             max_unsealed: 10_000_000,
@@ -279,7 +283,7 @@ impl Observe {
         let checkpoint = seal::load_heads(&inner).await?;
         let subscription = inner.topic.subscribe(Offset(start)).await?;
         tokio::spawn(apply::run(inner.clone(), subscription, turns));
-        tokio::spawn(seal::run(inner.clone(), checkpoint));
+        tokio::spawn(seal::run(inner.clone(), Arc::new(Mutex::new(checkpoint))));
         let observe = Self(inner);
         let end = observe.0.topic.end().0;
         observe.applied(end).await?;

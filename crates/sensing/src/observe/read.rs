@@ -154,7 +154,8 @@ impl Observe {
     }
 
     pub(super) async fn refresh_stale(&self) -> Result<(), Error> {
-        for id in self.0.heads.ids() {
+        // Only what the replay has changed can be stale.
+        for id in self.0.heads.near() {
             self.refresh(EntityId(id)).await?;
         }
         Ok(())

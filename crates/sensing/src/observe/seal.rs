@@ -1,6 +1,7 @@
 //! The sealer: moves generations into the lake and keeps the heads' checkpoint.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,6 +13,7 @@ use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use kernel::Interval;
 use lake::{Commit, Compaction, Tail, TailRows, arrow::array::RecordBatch};
+use parking_lot::Mutex;
 use stream::Offset;
 use tokio::sync::oneshot;
 
@@ -19,7 +21,8 @@ use super::{
     Error, Generations, Inner, Unsealed,
     apply::Turned,
     columns::{self, Columns},
-    head::{Checkpoint, Entry, Sealed},
+    head::{Entry, Sealed},
+    kept::Checkpoint,
     recent::{Generation, Key, Series, merge},
 };
 use crate::model::EntityId;
@@ -31,7 +34,7 @@ const KEEP_REPLACED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Rows to a batch handed to the lake.
 pub(super) const BATCH_ROWS: usize = 65_536;
 
-pub(super) async fn run(inner: Arc<Inner>, mut checkpoint: Checkpoint) {
+pub(super) async fn run(inner: Arc<Inner>, checkpoint: Arc<Mutex<Checkpoint>>) {
     loop {
         tokio::select! {
             () = inner.stopped.cancelled() => return,
@@ -54,7 +57,7 @@ pub(super) async fn run(inner: Arc<Inner>, mut checkpoint: Checkpoint) {
         }
         // The generation stays readable in memory until the lake has it, however often the lake says no.
         let mut pause = Duration::from_millis(200);
-        while let Err(error) = seal(&inner, &turned, &mut checkpoint).await {
+        while let Err(error) = seal(&inner, &turned, &checkpoint).await {
             inner.counters.seal_failures.fetch_add(1, Relaxed);
             tracing::error!(%error, rows = turned.generation.rows(), "the lake did not take a seal; trying again");
             tokio::select! {
@@ -88,7 +91,7 @@ async fn compact(inner: Arc<Inner>) {
     }
 }
 
-async fn seal(inner: &Arc<Inner>, turned: &Turned, checkpoint: &mut Checkpoint) -> Result<(), Error> {
+async fn seal(inner: &Arc<Inner>, turned: &Turned, checkpoint: &Arc<Mutex<Checkpoint>>) -> Result<(), Error> {
     let generation = turned.generation.clone();
     let rows =
         tokio::task::spawn_blocking(move || generation_rows(&[&generation])).await.map_err(std::io::Error::other)??;
@@ -107,67 +110,72 @@ async fn seal(inner: &Arc<Inner>, turned: &Turned, checkpoint: &mut Checkpoint) 
     for id in &touched {
         let series = report.series.binary_search_by_key(id, |s| s.series).ok().map(|at| &report.series[at]);
         let (inserted, deleted) = series.map_or((0, 0), |s| (s.inserted, s.deleted));
-        let sealed = inner.heads.change(*id, |head| {
+        let (sealed, in_base) = inner.heads.change(*id, |head| {
             let rows = turned.generation.with(EntityId(*id), Series::len).unwrap_or(0);
             head.sealed(inserted, deleted, rows as u64);
-            head.sealed.clone()
+            (head.sealed.clone(), head.in_base)
         });
         inner.heads.tidy(*id);
-        changed.extend(sealed.map(|s| (*id, s)));
+        changed.extend(sealed.map(|s| (*id, s, in_base)));
     }
     inner.unsealed.finish_seal();
-    let outcome = if checkpoint.wants_rewrite() {
-        let all: Vec<(i64, Sealed)> = inner
-            .heads
-            .ids()
-            .into_iter()
-            .filter_map(|id| Some((id, inner.heads.get(EntityId(id), |e| e.sealed.clone())??)))
-            .collect();
-        checkpoint.rewrite(through, all.iter().map(|(id, s)| (*id, s)))
-    } else {
-        checkpoint.append(through, &touched, changed.iter().map(|(id, s)| (*id, s)))
-    };
-    if let Err(error) = outcome {
+    let (keeper, checkpoint) = (inner.clone(), checkpoint.clone());
+    let kept = tokio::task::spawn_blocking(move || {
+        // Nobody but this task asks for the lock.
+        let mut checkpoint = checkpoint.lock();
+        if checkpoint.wants_rewrite() {
+            let changed = keeper.heads.changed();
+            let known = changed.iter().map(|(id, sealed)| (*id, sealed.is_some())).collect();
+            keeper.heads.rebase(checkpoint.rewrite(through, changed)?, &known);
+            return Ok(());
+        }
+        checkpoint.append(through, &touched, changed.iter().map(|(id, s, in_base)| (*id, s, *in_base)))
+    });
+    if let Err(error) = kept.await.unwrap_or_else(|stopped| Err(std::io::Error::other(stopped))) {
         // It is a cache of what the lake knows; the next start will read the lake instead.
-        tracing::warn!(%error, "the heads' checkpoint could not be written");
+        tracing::warn!(%error, "the heads could not be kept");
     }
     Ok(())
 }
 
-/// Reads the sealed heads: from the checkpoint when it is as far as the lake, else from the lake.
+/// Opens the sealed heads: those that are kept when they are as far as the lake, else read from the lake.
 pub(super) async fn load_heads(inner: &Arc<Inner>) -> Result<Checkpoint, Error> {
     let path = &inner.options.heads;
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let (mut checkpoint, loaded) = Checkpoint::open(path)?;
+    let (mut checkpoint, loaded) = Checkpoint::open(path, inner.options.heads_log)?;
     let sealed = inner.table.sealed_through();
     if loaded.through == sealed {
+        inner.heads.rebase(checkpoint.base(), &AHashMap::new());
         for (id, head) in loaded.heads {
-            inner.heads.insert(id, Entry::from_sealed(head));
+            let (mut entry, in_base) = match head {
+                Some((head, in_base)) => (Entry::from_sealed(head), in_base),
+                None => (Entry::default(), true),
+            };
+            entry.in_base = in_base;
+            inner.heads.insert(id, entry);
         }
         return Ok(checkpoint);
     }
     tracing::info!("reading the heads from the lake");
+    checkpoint.clear()?;
     let view = inner.table.view();
     let mut newest = AHashMap::new();
     for batch in view.latest(None).await? {
         newest.extend(columns::ids(&batch).iter().copied().zip(columns::rows(&batch)));
     }
-    let mut heads = Vec::new();
+    let mut heads = BTreeMap::new();
     for summary in view.summaries().await? {
         let Some(row) = newest.remove(&summary.series) else { continue };
         let latest = row.observation(EntityId(summary.series));
         let phenomenon = Interval { start: summary.first, end: summary.last.max(latest.phenomenon.end) };
         // The lake sums up no resultTime; the newest row's stands for all until others come.
         let result_time = latest.result_time.map(Interval::instant);
-        heads.push((summary.series, Sealed { count: summary.rows, latest, phenomenon, result_time }));
+        heads.insert(summary.series, Some(Sealed { count: summary.rows, latest, phenomenon, result_time }));
     }
     if let Some(through) = sealed {
-        checkpoint.rewrite(through, heads.iter().map(|(id, s)| (*id, s)))?;
-    }
-    for (id, sealed) in heads {
-        inner.heads.insert(id, Entry::from_sealed(sealed));
+        inner.heads.rebase(checkpoint.restart(through, heads)?, &AHashMap::new());
     }
     Ok(checkpoint)
 }

@@ -26,7 +26,9 @@ impl City {
             .await
             .expect("stream");
         let lake = Lake::open(lake::Options::new(Root::Local(folder.join("lake")))).expect("lake");
-        let mut options = Options { seal_every: Duration::from_secs(3_600), ..Options::new(folder.join("heads")) };
+        // So little that heads go to disk, and come back from there, every few seals.
+        let mut options =
+            Options { heads_log: 600, seal_every: Duration::from_secs(3_600), ..Options::new(folder.join("heads")) };
         tune(&mut options);
         let observe =
             Observe::open(options, stream.topic("observations").expect("topic"), &lake).await.expect("observe");

@@ -11,16 +11,25 @@ use kernel::{Caller, Problem, Timestamp};
 use serde_json::{Value, json};
 use ui::{Badge, Cell, Column, Html, LiveNumber, Markup, Page, Query, Table};
 
-use super::{Pages, decimals, directory::ThingEntry, time};
+use super::{
+    Pages, decimals,
+    directory::{Asked, Groups, ThingEntry},
+    plot::{self, SINGLE},
+    time,
+};
 use crate::{
-    Scope,
     alarms::{Filter, model::AlarmState},
+    catalog::cells::Bounds,
     model::{EntityId, Observation, ResultValue},
     observe::{Order, SeriesQuery},
 };
 
 /// Rows of the list beside the map; the rest is on the page of all things.
 const LISTED: usize = 200;
+/// Things of a system that are asked one by one whether they report; of a larger one only their number is told.
+const ASKED: u64 = 1_000;
+/// Things of a larger system among which its latest reading is sought.
+const SAMPLE: usize = 100;
 /// The past that the slider reaches.
 const SLIDER_HOURS: i64 = 24;
 
@@ -39,9 +48,17 @@ struct Home {
 struct SystemCard {
     href: String,
     name: String,
-    things: usize,
-    live: usize,
+    things: u64,
+    /// `None` when there are too many to ask each.
+    live: Option<usize>,
     simulated: bool,
+}
+
+/// A system with the Things that stand for it: all of a small one, some of a large one.
+struct Known<'a> {
+    system: &'a super::System,
+    things: Vec<ThingEntry>,
+    count: super::directory::Count,
 }
 
 #[derive(Template)]
@@ -81,7 +98,7 @@ impl Shown {
 
 impl Pages {
     fn shown(&self, thing: &ThingEntry) -> Option<Shown> {
-        let d = thing.datastreams.first()?;
+        let d = thing.first.as_ref()?;
         let latest = self.observe.head(d.id).map(|h| h.latest);
         Some(Shown { datastream: d.id, unit: d.unit.clone(), interval: d.interval, latest })
     }
@@ -97,34 +114,44 @@ impl Pages {
             .collect())
     }
 
-    fn cards(&self, page: &Page, things: &[ThingEntry]) -> Vec<SystemCard> {
-        let now = page.now();
-        let systems = self.directory.systems().iter();
-        let card = |system: &super::System| {
-            let mine: Vec<&ThingEntry> = things.iter().filter(|t| t.system == system.key).collect();
-            let live = mine.iter().filter(|t| self.shown(t).is_some_and(|s| !s.is_stale(now))).count();
-            (!mine.is_empty()).then(|| SystemCard {
-                href: page.href(&format!("/things?system={}", system.key)),
-                name: page.text(&system.name).to_owned(),
-                things: mine.len(),
-                live,
-                simulated: mine.iter().any(|t| t.simulated),
-            })
-        };
-        systems.filter_map(card).collect()
+    /// The systems of which something can be seen.
+    async fn known(&self, groups: &Groups) -> Result<Vec<Known<'_>>, Problem> {
+        let mut known = Vec::new();
+        for system in self.directory.systems() {
+            let own = groups.of_system(&system.key);
+            let count = own.count(|_| true);
+            if count.things == 0 {
+                continue;
+            }
+            let limit = if count.things <= ASKED { ASKED as usize } else { SAMPLE };
+            let things = self.directory.list(own, Asked { limit, ..Asked::default() }).await?.things;
+            known.push(Known { system, things, count });
+        }
+        Ok(known)
     }
 
-    fn island(&self, page: &Page, things: &[ThingEntry], slider: bool) -> Markup {
+    fn cards(&self, page: &Page, known: &[Known<'_>]) -> Vec<SystemCard> {
+        let now = page.now();
+        let live = |k: &Known<'_>| k.things.iter().filter(|t| self.shown(t).is_some_and(|s| !s.is_stale(now))).count();
+        let card = |k: &Known<'_>| SystemCard {
+            href: page.href(&format!("/things?system={}", k.system.key)),
+            name: page.text(&k.system.name).to_owned(),
+            things: k.count.things,
+            live: (k.count.things <= ASKED).then(|| live(k)),
+            simulated: k.count.simulated > 0,
+        };
+        known.iter().map(card).collect()
+    }
+
+    fn island(&self, page: &Page, groups: &Groups, slider: bool) -> Markup {
         let Some(base) = &self.base else { return Markup::default() };
-        let present = |key: &str| things.iter().any(|t| t.system == key);
-        let layers: Vec<Value> = self
-            .directory
-            .systems()
-            .iter()
-            .filter(|s| present(&s.key))
-            .map(|s| {
+        let systems = self.directory.systems().iter().map(|s| (s, groups.of_system(&s.key).count(|_| true).things));
+        let layers: Vec<Value> = systems
+            .filter(|(_, things)| *things > 0)
+            .map(|(s, things)| {
                 let url = format!("/api/map/layers/{}.geojson?lang={}", s.key, page.language.segment());
-                json!({ "id": s.key, "name": page.text(&s.name), "url": url, "on": true })
+                // A large layer is asked for by window, and again when the window has moved.
+                json!({ "id": s.key, "name": page.text(&s.name), "url": url, "on": true, "windowed": things > SINGLE })
             })
             .collect();
         let now = page.now();
@@ -141,13 +168,13 @@ impl Pages {
 }
 
 pub async fn home(State(pages): State<Pages>, page: Page) -> Result<Html<impl Template>, Problem> {
-    let things = pages.directory.things(&pages.scope(&page.caller)).await?;
+    let groups = pages.directory.groups(&pages.scope(&page.caller)).await?;
+    let known = pages.known(&groups).await?;
     let mut numbers = Vec::new();
     // One live number of each system: of the thing that spoke last.
-    for system in pages.directory.systems() {
+    for Known { things, .. } in &known {
         let newest = things
             .iter()
-            .filter(|t| t.system == system.key)
             .filter_map(|t| Some((t, pages.shown(t)?)))
             .filter_map(|(t, s)| Some((t, s.number()?, s)))
             .max_by_key(|(_, _, s)| s.latest.as_ref().map(|o| o.phenomenon.end));
@@ -165,18 +192,20 @@ pub async fn home(State(pages): State<Pages>, page: Page) -> Result<Html<impl Te
         }
         numbers.push(number);
     }
-    let systems = pages.cards(&page, &things);
-    let map = pages.island(&page, &things, false);
+    let systems = pages.cards(&page, &known);
+    let map = pages.island(&page, &groups, false);
     let alarms = if page.caller.is_anonymous() { None } else { Some(super::alarms::table(&pages, &page, 5).await?) };
     let page = page.in_section("live").with_island("map").with_island("live").titled_t("home.heading");
-    Ok(Html(Home { numbers, systems, map, alarms, sources: !things.is_empty(), page }))
+    let sources = groups.count(|_| true).things > 0;
+    Ok(Html(Home { numbers, systems, map, alarms, sources, page }))
 }
 
 pub async fn map(State(pages): State<Pages>, page: Page) -> Result<Html<impl Template>, Problem> {
-    let things = pages.directory.things(&pages.scope(&page.caller)).await?;
+    let groups = pages.directory.groups(&pages.scope(&page.caller)).await?;
     let standing = pages.standing(&page.caller).await?;
     let now = page.now();
-    let rows = things.iter().filter(|t| t.position.is_some()).take(LISTED).map(|thing| {
+    let listed = pages.directory.list(groups.clone(), Asked { limit: LISTED, ..Asked::default() }).await?;
+    let rows = listed.things.iter().filter(|t| t.position.is_some()).map(|thing| {
         let shown = pages.shown(thing);
         let state = state_of(thing, shown.as_ref(), &standing, now);
         let value = shown.as_ref().map_or_else(String::new, |s| s.words(&page));
@@ -195,9 +224,9 @@ pub async fn map(State(pages): State<Pages>, page: Page) -> Result<Html<impl Tem
         .column(Column::text("state", page.t("thing.state")))
         .rows(rows)
         .empty(page.t("map.none"));
-    let map = pages.island(&page, &things, true);
-    let systems = pages.cards(&page, &things);
-    let more = things.len() > LISTED;
+    let map = pages.island(&page, &groups, true);
+    let systems = pages.cards(&page, &pages.known(&groups).await?);
+    let more = listed.next.is_some();
     let page = page.in_section("map").with_island("map").wide().titled_t("map.heading");
     Ok(Html(MapPage { map, list, systems, more, page }))
 }
@@ -229,7 +258,22 @@ const fn state_name(state: ui::State) -> &'static str {
     }
 }
 
-/// `GET /api/map/layers/<system>.geojson[?at=<RFC 3339>][&lang=zh-hant]`: the things of a system that the caller may see, as points.
+/// `west,south,east,north` in degrees (RFC 7946 section 5).
+fn window(query: &Query) -> Result<Option<Bounds>, Problem> {
+    let Some(text) = query.get("bbox") else { return Ok(None) };
+    let wrong =
+        || Problem::field("bbox", "west,south,east,north in degrees are expected, such as 114.1,22.2,114.3,22.4");
+    let numbers: Vec<f64> = text.split(',').filter_map(|n| n.trim().parse().ok()).collect();
+    let [min_x, min_y, max_x, max_y] = numbers[..] else { return Err(wrong()) };
+    let bounds = Bounds { min_x, min_y, max_x, max_y };
+    if bounds.is_finite() && min_x <= max_x && min_y <= max_y { Ok(Some(bounds)) } else { Err(wrong()) }
+}
+
+/// `GET /api/map/layers/<system>.geojson[?bbox=west,south,east,north][&at=<RFC 3339>][&lang=zh-hant]`: the things of a system that the caller
+/// may see, as points.
+///
+/// Of a large system, things that stand close together come as one feature with `things`, their number (`more` when it is at least that
+/// many), until the window is small enough; `complete` says whether every thing in the window is a feature of its own.
 pub async fn layer(
     State(pages): State<Pages>,
     Extension(caller): Extension<Caller>,
@@ -243,12 +287,20 @@ pub async fn layer(
     }
     let language = query.get("lang").and_then(|l| kernel::Language::from_segment(&l)).unwrap_or_default();
     let at = time(&query, "at")?;
-    let scope: &Scope = &pages.scope(&caller);
-    let things = pages.directory.things(scope).await?;
+    let world = Bounds { min_x: -180.0, min_y: -90.0, max_x: 180.0, max_y: 90.0 };
+    let window = window(&query)?;
+    let groups = pages.directory.groups(&pages.scope(&caller)).await?.of_system(key);
+    let total = groups.count(|_| true).things;
+    // A large layer without a window is the city as the map opens on it.
+    let city = || pages.base.as_ref().map(|b| b.bounds).filter(|_| total > SINGLE);
+    let bounds = |[min_x, min_y, max_x, max_y]: [f64; 4]| Bounds { min_x, min_y, max_x, max_y };
+    let window = window.or_else(|| city().map(bounds)).unwrap_or(world);
     let standing = pages.standing(&caller).await?;
+    let urgent: Vec<EntityId> = standing.keys().copied().collect();
+    let drawn = pages.catalog.records().read(move |read| plot::plot(read, &groups, window, &urgent, SINGLE)).await?;
     let now = pages.catalog.now();
-    let mut features = Vec::new();
-    for thing in things.iter().filter(|t| t.system == key) {
+    let mut features = Vec::with_capacity(drawn.things.len() + drawn.clusters.len());
+    for thing in &drawn.things {
         let Some(position) = thing.position else { continue };
         let mut shown = pages.shown(thing);
         let mut state = state_of(thing, shown.as_ref(), &standing, now);
@@ -274,9 +326,19 @@ pub async fn layer(
                 };
             }
         }
-        features.push(json!({ "type": "Feature", "geometry": { "type": "Point", "coordinates": position }, "properties": properties }));
+        features.push(feature(position, properties));
+    }
+    let complete = drawn.clusters.is_empty();
+    for (nth, cluster) in drawn.clusters.iter().enumerate() {
+        let properties = json!({ "id": format!("cluster-{nth}"), "things": cluster.things, "more": cluster.more });
+        features.push(feature(cluster.position, properties));
     }
     let headers =
         [(axum::http::header::CONTENT_TYPE, "application/geo+json"), (axum::http::header::CACHE_CONTROL, "no-store")];
-    Ok((headers, Json(json!({ "type": "FeatureCollection", "features": features }))))
+    let answer = json!({ "type": "FeatureCollection", "features": features, "total": total, "complete": complete });
+    Ok((headers, Json(answer)))
+}
+
+fn feature(position: [f64; 2], properties: Value) -> Value {
+    json!({ "type": "Feature", "geometry": { "type": "Point", "coordinates": position }, "properties": properties })
 }

@@ -8,6 +8,7 @@ mod devices;
 mod directory;
 mod form;
 mod map;
+mod plot;
 mod things;
 
 use std::{collections::BTreeMap, sync::Arc};

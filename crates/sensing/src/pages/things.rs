@@ -5,10 +5,17 @@ use axum::extract::{Path, State};
 use kernel::{Problem, Timestamp};
 use ui::{Cell, Column, FilterChoice, Filters, Html, LineChart, LiveNumber, Markup, Page, Pager, Series, Table};
 
-use super::{Pages, decimals, directory::DatastreamEntry};
+use super::{
+    Pages, decimals,
+    directory::{Asked, DatastreamEntry, Directory, Listing, Place},
+};
 use crate::{Error, model::ResultValue, observe::SeriesQuery};
 
 const PER_PAGE: usize = 100;
+/// Characters of a search.
+const MOST_SOUGHT: usize = 100;
+/// Districts that are offered to narrow a list by: a city has dozens, and nobody reads more. Others can still be named in the address.
+const MOST_CHOICES: usize = 500;
 /// Observations in the small chart of a thing's page.
 const CHART_POINTS: usize = 500;
 
@@ -22,20 +29,25 @@ struct Things {
 }
 
 pub async fn list(State(pages): State<Pages>, page: Page) -> Result<Html<impl Template>, Problem> {
-    let all = pages.directory.things(&pages.scope(&page.caller)).await?;
+    let all = pages.directory.groups(&pages.scope(&page.caller)).await?;
     let (systems, districts) = (page.query.all("system"), page.query.all("district"));
-    let sought = page.query.get("q").unwrap_or_default().trim().to_lowercase();
-    let chosen: Vec<_> = all
-        .iter()
-        .filter(|t| systems.is_empty() || systems.contains(&t.system))
-        .filter(|t| districts.is_empty() || districts.contains(&t.district))
-        .filter(|t| {
-            sought.is_empty() || kernel::Language::ALL.iter().any(|l| t.name.get(*l).to_lowercase().contains(&sought))
-        })
-        .collect();
-    let number: usize = page.query.get("page").and_then(|p| p.parse().ok()).unwrap_or(1usize).max(1);
-    let rows = chosen.iter().skip((number - 1).saturating_mul(PER_PAGE)).take(PER_PAGE).map(|t| {
-        let first = t.datastreams.first();
+    let chosen = all.narrowed(|g| {
+        (systems.is_empty() || systems.contains(&g.system)) && (districts.is_empty() || districts.contains(&g.district))
+    });
+    let total = chosen.count(|_| true).things;
+    let sought = page.query.get("q").unwrap_or_default().trim().chars().take(MOST_SOUGHT).collect::<String>();
+    let searched = !sought.is_empty();
+    let too_much = searched && Directory::is_too_much(&chosen);
+    let asked = Asked {
+        sought,
+        descending: page.query.get("sort").as_deref() == Some("-name"),
+        after: page.query.get("after").as_deref().and_then(Place::parse),
+        limit: PER_PAGE,
+    };
+    let begins = asked.after.is_none();
+    let listing = if too_much { Listing::default() } else { pages.directory.list(chosen, asked).await? };
+    let rows = listing.things.iter().map(|t| {
+        let first = t.first.as_ref();
         let latest = first.and_then(|d| pages.observe.head(d.id)).map(|h| h.latest);
         let value = match (first, latest.as_ref().map(|o| &o.result)) {
             (Some(d), Some(ResultValue::Number(n))) => Cell::quantity(*n, decimals(*n), &d.unit),
@@ -51,30 +63,37 @@ pub async fn list(State(pages): State<Pages>, page: Page) -> Result<Html<impl Te
             if t.simulated { Cell::text(page.t("state.simulated")) } else { Cell::Empty },
         ]
     });
-    let table = Table::new(page.count("things.caption", chosen.len() as u64))
-        .column(Column::text("name", page.t("thing.name")))
+    let next = listing.next.as_ref().map(Place::cursor);
+    let caption = match (searched, begins && next.is_none()) {
+        (false, _) => page.count("things.caption", total),
+        (true, true) => page.count("things.caption", listing.things.len() as u64),
+        // How many more fit would take as long to find out as to show them.
+        (true, false) => page.t("things.found").to_owned(),
+    };
+    let table = Table::new(caption)
+        .column(Column::text("name", page.t("thing.name")).sortable())
         .column(Column::text("system", page.t("thing.system")))
         .column(Column::text("district", page.t("thing.district")))
         .column(Column::number("value", page.t("thing.value")))
         .column(Column::text("at", page.t("thing.as-of")))
         .column(Column::text("origin", page.t("thing.origin")))
         .rows(rows)
-        .empty(page.t("things.none"));
-    let count = |f: &dyn Fn(&super::directory::ThingEntry) -> bool| all.iter().filter(|t| f(t)).count() as u64;
+        .empty(page.t(if too_much { "things.narrow" } else { "things.none" }));
     let system_choices = pages
         .directory
         .systems()
         .iter()
-        .map(|s| FilterChoice::new(&s.key, page.text(&s.name)).count(count(&|t| t.system == s.key)));
-    let mut names: Vec<&str> = all.iter().map(|t| t.district.as_str()).filter(|d| !d.is_empty()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let district_choices = names.iter().map(|d| FilterChoice::new(*d, d).count(count(&|t| t.district == *d)));
+        .map(|s| FilterChoice::new(&s.key, page.text(&s.name)).count(all.count(|g| g.system == s.key).things));
+    let district_choices = all
+        .districts()
+        .into_iter()
+        .map(|d| FilterChoice::new(d, d).count(all.count(|g| g.district == d).things))
+        .take(MOST_CHOICES);
     let filters = Filters::default()
         .search("q", page.t("things.search"))
         .checks("system", page.t("thing.system"), system_choices.collect())
         .checks("district", page.t("thing.district"), district_choices.collect());
-    let pager = Pager::numbered(&page, PER_PAGE as u64, chosen.len() as u64);
+    let pager = Pager::after(&page, next.as_deref());
     let page = page.in_section("live").wide().titled_t("things.heading");
     Ok(Html(Things { filters, table, pager, page }))
 }
@@ -86,6 +105,8 @@ struct ThingPage {
     simulated: bool,
     description: String,
     numbers: Vec<LiveNumber>,
+    /// There are more Datastreams than are shown.
+    more: bool,
     charts: Vec<Markup>,
     properties: Vec<(String, String)>,
     alarms: Option<Table>,
@@ -101,12 +122,12 @@ pub async fn thing(
     let missing = || Problem::not_found(format!("The thing {}", id.chars().take(20).collect::<String>()));
     let number: i64 = id.parse().map_err(|_| missing())?;
     let scope = pages.scope(&page.caller);
-    let things = pages.directory.things(&scope).await?;
-    let thing = things.into_iter().find(|t| t.id.0 == number).ok_or_else(missing)?;
+    let (thing, streams, more) =
+        pages.directory.thing(&scope, crate::model::EntityId(number)).await?.ok_or_else(missing)?;
     let entity = pages.catalog.get(&scope, crate::model::EntityType::Thing, thing.id).await?.ok_or_else(missing)?;
     let mut numbers = Vec::new();
     let mut charts = Vec::new();
-    for (at, d) in thing.datastreams.iter().enumerate() {
+    for (at, d) in streams.iter().enumerate() {
         numbers.push(live_number(&pages, &page, d));
         if at < 3 {
             charts.extend(chart(&pages, &page, d).await?);
@@ -142,6 +163,7 @@ pub async fn thing(
         simulated: thing.simulated,
         description,
         numbers,
+        more,
         charts,
         properties,
         alarms,

@@ -101,6 +101,34 @@ impl Core {
     pub fn slots(&self) -> usize {
         self.slots.len()
     }
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        &self.rules
+    }
+
+    /// Watches further Datastreams, which have never been seen; those that are watched already are left alone.
+    pub fn extend(&mut self, facts: &[Arc<Facts>]) {
+        for facts in facts {
+            if self.by_datastream.contains_key(&facts.datastream.0) {
+                continue;
+            }
+            let mut indices = Vec::new();
+            for (at, _) in self.rules.iter().enumerate().filter(|(_, r)| r.selects(facts)) {
+                indices.push(self.slots.len() as u32);
+                self.slots.push(Slot {
+                    rule: at as u32,
+                    facts: Arc::clone(facts),
+                    state: State::default(),
+                    next_offset: 0,
+                    dirty: false,
+                    due: None,
+                });
+            }
+            for index in &indices {
+                self.schedule(*index);
+            }
+            self.by_datastream.insert(facts.datastream.0, indices);
+        }
+    }
 
     /// Sets what is watched. `stored` and `open` are what the database remembers, and are only looked at for slots that are not in memory;
     /// slots that are no longer wanted clear their alarms.

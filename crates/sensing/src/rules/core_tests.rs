@@ -75,6 +75,25 @@ fn shown(happenings: &[Happening]) -> Vec<(bool, Id<Alarm>, i64)> {
 }
 
 #[test]
+fn further_datastreams_are_watched_as_if_they_had_always_been() {
+    let rules = vec![rule("high", above(0)), rule("silent", Condition::Absence { after: 60 })];
+    let all = [facts(1, 10), facts(2, 10), facts(3, 11)];
+    let mut grown = Core::new(secs(0));
+    grown.install(rules, &all[..1], &[], &[], secs(0));
+    // The first is known already and must not be watched twice.
+    grown.extend(&all);
+    let mut whole = core(0);
+    let happened = |core: &mut Core| {
+        core.apply(0, secs(1), &batch(&[(1, 1, 11.0), (2, 1, 12.0), (3, 1, 5.0)]));
+        core.tick(secs(100));
+        shown(&core.take(true).happenings)
+    };
+    let expect = happened(&mut whole);
+    assert_eq!(expect.len(), 3, "high water at the first Thing, silence at both");
+    assert_eq!((happened(&mut grown), grown.slots()), (expect, whole.slots()));
+}
+
+#[test]
 fn two_datastreams_of_one_thing_are_one_alarm() {
     let mut core = core(0);
     core.apply(0, secs(5), &batch(&[(1, 5, 11.0), (2, 5, 12.0), (3, 5, 1.0)]));

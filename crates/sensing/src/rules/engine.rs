@@ -144,21 +144,34 @@ struct Engine<F> {
     stats: Arc<Stats>,
 }
 
-/// Starts the engine where its last checkpoint ended; at the end of the stream when there is none.
+/// Starts the engine where its last checkpoint ended; at the end of the stream when there is none. What it watches is read afterwards, beside
+/// everything else: until then the stream waits, so nothing is missed, and nobody waits for a city of a million rules' worth.
 ///
 /// # Errors
 /// Those of the records and of the stream.
 pub async fn start<F: Feed>(feed: F, alarms: Alarms, clock: Arc<dyn Clock>, options: Options) -> Result<Handle, Error> {
     let records = alarms.records().clone();
-    let next = records.read(store::position).await.map_err(alarms::stored)?.unwrap_or_else(|| feed.end());
+    let stored = records.read(store::position).await.map_err(alarms::stored)?;
+    let next = stored.unwrap_or_else(|| feed.end());
+    feed.hold(next);
+    if stored.is_none() {
+        // From here on a crash continues from this offset, even if nothing has ever happened.
+        records.write(move |tx| store::put_position(tx, next)).await.map_err(alarms::stored)?;
+    }
     let stats = Arc::new(Stats::default());
     let core = Core::new(clock.now());
-    let mut engine =
-        Engine { feed, records, alarms, clock, options, core, next, newest: 0, written: 0, stats: Arc::clone(&stats) };
-    engine.feed.hold(next);
-    engine.load().await?;
-    // From here on a crash continues from this offset, even if nothing has ever happened.
-    engine.write(true).await?;
+    let mut engine = Engine {
+        feed,
+        records,
+        alarms,
+        clock,
+        options,
+        core,
+        next,
+        newest: 0,
+        written: next,
+        stats: Arc::clone(&stats),
+    };
     let reader = engine.feed.read(next).await?;
     let (evaluated, seen) = watch::channel(next);
     let (ticked, tick_seen) = watch::channel(Timestamp::MIN);
@@ -173,7 +186,10 @@ pub async fn start<F: Feed>(feed: F, alarms: Alarms, clock: Arc<dyn Clock>, opti
     let running = handle.clone();
     tokio::spawn(async move {
         let _ended = running.stopped.clone().drop_guard();
-        engine.run(reader, &running, &evaluated, &ticked).await;
+        // Stopped before anything was read: everything is still to be evaluated, as the stored position says.
+        if engine.load_patiently(&running.stop).await {
+            engine.run(reader, &running, &evaluated, &ticked).await;
+        }
     });
     Ok(handle)
 }
@@ -207,7 +223,9 @@ impl<F: Feed> Engine<F> {
                     self.settle(true).await;
                     return;
                 }
-                () = handle.reload.notified() => self.load_patiently(&handle.stop).await,
+                () = handle.reload.notified() => {
+                    self.load_patiently(&handle.stop).await;
+                }
                 arrived = reader.next() => match arrived {
                     Ok(arrived) => {
                         if let Some(now) = jumps.look(self.clock.now(), (self.options.elapsed)()) {
@@ -249,10 +267,9 @@ impl<F: Feed> Engine<F> {
     async fn take(&mut self, arrived: &Arrived, stop: &CancellationToken) {
         match &arrived.frame {
             Frame::Observed(batch) => {
-                if newest(batch) > self.newest {
-                    // A Datastream that the rules have not been matched with: its first Observation must count too.
-                    self.load_patiently(stop).await;
-                    self.newest = self.newest.max(newest(batch));
+                // A Datastream that the rules have not been matched with: its first Observation must count too.
+                if newest(batch) > self.newest && !self.extend_patiently(newest(batch), stop).await {
+                    return;
                 }
                 self.core.apply(arrived.offset, arrived.at, batch);
                 self.stats.observations.fetch_add(batch.len() as u64, Relaxed);
@@ -277,15 +294,41 @@ impl<F: Feed> Engine<F> {
         Ok(())
     }
 
-    async fn load_patiently(&mut self, stop: &CancellationToken) {
+    /// `false` when it was told to stop before it could.
+    async fn load_patiently(&mut self, stop: &CancellationToken) -> bool {
         while let Err(error) = self.load().await {
             tracing::error!(%error, "the rules cannot be read; trying again");
             self.stats.failures.fetch_add(1, Relaxed);
             if pause(stop).await {
-                return;
+                return false;
             }
         }
         self.settle(false).await;
+        true
+    }
+
+    /// Matches the rules with the Datastreams up to `through` that are newer than the last look at the catalogue, and with no others. `false`
+    /// when it was told to stop before it could: the record is then for the next start.
+    async fn extend_patiently(&mut self, through: i64, stop: &CancellationToken) -> bool {
+        loop {
+            let (rules, after) = (self.core.rules().to_vec(), self.newest);
+            let found = self.records.read(move |read| facts::between(read, &rules, after, through)).await;
+            match found.map_err(alarms::stored) {
+                Ok(found) => {
+                    self.core.extend(&found);
+                    self.newest = through;
+                    self.stats.slots.store(self.core.slots() as u64, Relaxed);
+                    return true;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the catalogue cannot be read; trying again");
+                    self.stats.failures.fetch_add(1, Relaxed);
+                    if pause(stop).await {
+                        return false;
+                    }
+                }
+            }
+        }
     }
 
     /// Writes when something has happened, or in any case; tries until it is written. Meanwhile nothing more is read, so nothing piles up.

@@ -37,7 +37,7 @@ pub fn map_labels(page: &Page) -> serde_json::Value {
         "simulated": page.t("state.simulated"), "stale": page.t("live.stale"), "none": page.t("live.none"),
         "open": page.t("island.open"), "close": page.t("island.close"), "time": page.t("island.time"),
         "now": page.t("island.now"), "play": page.t("island.play"), "pause": page.t("island.pause"),
-        "failed": page.t("island.failed"), "map": page.t("island.map"), "cluster": page.t("island.cluster"),
+        "failed": page.t("island.failed"), "map": page.t("island.map"), "cluster": page.t("island.cluster"), "gathered": page.t("island.gathered"),
         "zoomIn": page.t("island.zoom-in"), "zoomOut": page.t("island.zoom-out"),
         "attribution": page.t("island.attribution"), "north": page.t("island.north"),
     })

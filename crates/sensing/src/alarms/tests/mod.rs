@@ -31,7 +31,8 @@ use crate::{
 const CATALOGUE: &[Migration] = &[Migration {
     version: 1,
     name: "what rules read of the catalogue",
-    sql: "CREATE TABLE sensing_thing (id BIGINT NOT NULL PRIMARY KEY, key TEXT, name TEXT NOT NULL, properties TEXT);
+    sql: "CREATE TABLE sensing_thing (id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
+              name TEXT NOT NULL, properties TEXT, system TEXT NOT NULL, district TEXT NOT NULL);
           CREATE TABLE sensing_observed_property (id BIGINT NOT NULL PRIMARY KEY, key TEXT);
           CREATE TABLE sensing_datastream (id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
               unit TEXT NOT NULL, thing_id BIGINT NOT NULL, observed_property_id BIGINT NOT NULL);
@@ -203,8 +204,9 @@ pub async fn gauge(records: &Records, id: i64, thing: i64, slug: &str, public: b
     let add = records.write(move |tx| {
         let properties = r#"{"system":"flood","district":"Yuen Long","name_zh_hant":"新田"}"#;
         tx.execute(
-            "INSERT INTO sensing_thing (id, key, name, properties) VALUES ($1, $2, 'San Tin', $3) ON CONFLICT DO NOTHING",
-            params![thing, format!("thing-{thing}"), properties],
+            "INSERT INTO sensing_thing (id, tenant, public, key, name, properties, system, district)
+             VALUES ($1, $2, $3, $4, 'San Tin', $5, 'flood', 'Yuen Long') ON CONFLICT DO NOTHING",
+            params![thing, slug, public, format!("thing-{thing}"), properties],
         )?;
         tx.execute(
             "INSERT INTO sensing_datastream (id, tenant, public, key, unit, thing_id, observed_property_id)
