@@ -7,11 +7,14 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
 use kernel::{Caller, Interval, Principal, SystemClock, Tenant};
 use sensing::{
     Scope,
-    model::{DatastreamInfo, EntityId, Observation, ObservationType, ResultValue},
+    catalog::Entity,
+    model::{DatastreamInfo, EntityId, EntityType, Observation, ObservationType, ResultValue},
     mqtt::{
-        Applied, Authenticate, Door, Field, Keep, Live, Login, Options, Parts, RecordError, Refusal, Rights,
-        SavedMessage, SavedSession,
+        Anchored, Applied, Authenticate, Catalogue, Door, Entities, Field, Keep, Live, Login, Options, Owner, Parent,
+        Parts, RecordError, Refusal, Rights, SavedMessage, SavedSession,
     },
+    query::Row,
+    sta::Path,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -46,6 +49,9 @@ impl Field for City {
     fn replay(&self, _: u64) -> BoxStream<'static, Applied> {
         futures::stream::pending().boxed()
     }
+    fn start(&self) -> u64 {
+        0
+    }
     fn end(&self) -> u64 {
         0
     }
@@ -67,11 +73,49 @@ impl Field for City {
     fn datastream(&self, id: EntityId) -> BoxFuture<'static, Result<Option<Arc<DatastreamInfo>>, RecordError>> {
         std::future::ready(Ok((id == EntityId(1)).then(info))).boxed()
     }
-    fn of_device(&self, _: &str, _: &str) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>> {
+    fn of_device(&self, _: &Tenant, _: &str, _: &str) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>> {
         std::future::ready(Ok(Some(EntityId(1)))).boxed()
+    }
+    fn admits_feature(
+        &self,
+        _: &Caller,
+        _: EntityId,
+        feature: EntityId,
+    ) -> BoxFuture<'static, Result<bool, RecordError>> {
+        std::future::ready(Ok(feature == EntityId(1))).boxed()
+    }
+    fn complete(
+        &self,
+        _: &Caller,
+        _: serde_json::Value,
+        _: Option<EntityId>,
+        _: Option<EntityId>,
+    ) -> BoxFuture<'static, Result<Option<Observation>, RecordError>> {
+        std::future::ready(Ok(None)).boxed()
     }
     fn page(&self, after: EntityId, _: usize) -> BoxFuture<'static, Vec<Arc<DatastreamInfo>>> {
         std::future::ready(if after < EntityId(1) { vec![info()] } else { Vec::new() }).boxed()
+    }
+}
+
+impl Entities for City {
+    fn changes(&self) -> BoxStream<'static, Catalogue> {
+        futures::stream::pending().boxed()
+    }
+    fn row(&self, _: EntityType, _: EntityId) -> BoxFuture<'static, Option<Row>> {
+        std::future::ready(None).boxed()
+    }
+    fn owner(&self, _: EntityType, _: EntityId) -> BoxFuture<'static, Option<Owner>> {
+        std::future::ready(Tenant::parse("a").ok().map(|tenant| (tenant, true))).boxed()
+    }
+    fn parents(&self, _: Arc<Entity>) -> BoxFuture<'static, Vec<Parent>> {
+        std::future::ready(Vec::new()).boxed()
+    }
+    fn anchor(&self, _: Path) -> BoxFuture<'static, Option<Anchored>> {
+        std::future::ready(None).boxed()
+    }
+    fn leads(&self, _: Arc<Scope>, _: Path, _: EntityId) -> BoxFuture<'static, bool> {
+        std::future::ready(true).boxed()
     }
 }
 
@@ -115,6 +159,7 @@ pub fn run(bytes: &[u8]) {
             field: city.clone(),
             rights: city.clone(),
             authenticate: city.clone(),
+            entities: city.clone(),
             keep: city,
             clock: Arc::new(SystemClock),
         };
