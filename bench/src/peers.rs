@@ -141,7 +141,7 @@ impl Peer for Influx {
     }
     fn value(&self, series: usize, millis: i64) -> anyhow::Result<Vec<f64>> {
         let path = format!(
-            "/query?db=bench&q=SELECT%20value%20FROM%20level%20WHERE%20series%3D's{series}'%20AND%20time%3D{millis}ms"
+            "/query?db=bench&q=SELECT%20value%20FROM%20level%20WHERE%20%22series%22%3D's{series}'%20AND%20time%3D{millis}ms"
         );
         let answer = Connection::open(self.http)?.ask("GET", &path, &[], b"")?;
         let found: Value = serde_json::from_slice(&answer.body)?;
