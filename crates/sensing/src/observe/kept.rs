@@ -60,7 +60,7 @@ pub(super) struct Base {
 }
 
 impl Base {
-    /// A file that is missing or not understood is an empty base.
+    /// A file that is missing is an empty base; so is one that is not understood, which is of no use to anybody and goes.
     fn open(path: &Path) -> io::Result<Self> {
         let file = match File::open(path) {
             Ok(file) => file,
@@ -69,7 +69,8 @@ impl Base {
         };
         let opened = Self::of(file, path)?;
         if opened.is_none() {
-            tracing::warn!(file = %path.display(), "the kept heads are not understood and will be read from the lake");
+            tracing::warn!(file = %path.display(), "the kept heads are not understood and are read from the lake");
+            std::fs::remove_file(path)?;
         }
         Ok(opened.unwrap_or_default())
     }
