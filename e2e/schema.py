@@ -9,7 +9,7 @@ import pathlib
 import subprocess
 import sys
 
-from common import Http, Server, check, device, equal, finish
+from common import Server, check, equal, finish
 
 PROGRAM = sys.argv[1]
 EXAMPLES = os.environ.get("E2E_EXAMPLES", "10")
@@ -42,10 +42,8 @@ def described(who, key):
 try:
     server.start()
     admin = server.admin_key("dsd", "admin")
-    _, own = device(Http(server.base, admin), "dsd", "schema", gateway=True)
     described("somebody without a key", None)
     described("a department's administrator", admin)
-    described("a device", own)
     log = (server.folder / "server.log").read_text(errors="replace")
     check("schema: nothing panicked", lambda: equal([line for line in log.splitlines() if "panic" in line], []))
 finally:
