@@ -346,9 +346,14 @@ def mosquitto_updates():
     subprocess.run(["mosquitto_sub", *who, *session, "-E"], check=True, timeout=PATIENCE)
     http.ask("PATCH", f"/v1.1/Things({made})", {"name": f"{mark} renamed"})
     command = ["mosquitto_sub", *who, *session, "-C", "1", "-W", str(PATIENCE), "-F", "%t %p"]
-    found = subprocess.run(command, check=True, timeout=2 * PATIENCE, capture_output=True, text=True).stdout.strip()
-    where, _, body = found.partition(" ")
-    equal((where, json.loads(body)), (f"v1.1/Things({made})/name", {"name": f"{mark} renamed"}))
+    # Events are told a moment after what they tell of: the news of the Thing's creation may find the subscription there already.
+    for _ in range(2):
+        found = subprocess.run(command, check=True, timeout=2 * PATIENCE, capture_output=True, text=True).stdout.strip()
+        where, _, body = found.partition(" ")
+        equal(where, f"v1.1/Things({made})/name")
+        if json.loads(body) != {"name": f"{mark} mosquitto"}:
+            break
+    equal(json.loads(body), {"name": f"{mark} renamed"})
 
 
 for version, name in ((paho.MQTTv311, "3.1.1"), (paho.MQTTv5, "5")):

@@ -128,7 +128,9 @@ fn own_words(template: &str) -> Vec<String> {
     ] {
         text = without(&text, open, close);
     }
-    found.extend(text.split_whitespace().filter(|w| w.contains(char::is_alphabetic)).map(str::to_owned));
+    // An address of the API is the same in every language.
+    let said = |word: &&str| word.contains(char::is_alphabetic) && !word.starts_with('/');
+    found.extend(text.split_whitespace().filter(said).map(str::to_owned));
     found
 }
 
