@@ -49,7 +49,7 @@ fn drift(series: usize, point: usize, width: usize, salt: u64) -> f64 {
 }
 
 pub fn millis(series: usize, point: usize) -> i64 {
-    let late = if series % 3 == 0 { (mixed(series, point as u64, 9) % 1_000) as i64 } else { 0 };
+    let late = if series.is_multiple_of(3) { (mixed(series, point as u64, 9) % 1_000) as i64 } else { 0 };
     START_MILLIS + point as i64 * EVERY_MILLIS + late
 }
 
@@ -72,7 +72,7 @@ pub fn thousandths(series: usize, point: usize) -> i64 {
         // A limit, a set point: never changes.
         0 | 1 => base,
         // A door, a pump: changes every few hours.
-        2 | 3 => f64::from(u8::from(mixed(series, point as u64 / 1_440, 3) % 3 == 0)),
+        2 | 3 => f64::from(u8::from(mixed(series, point as u64 / 1_440, 3).is_multiple_of(3))),
         // A counter of passengers.
         4 => point as f64 * 3.0 + (mixed(series, point as u64, 4) % 3) as f64,
         // Temperature, humidity.

@@ -71,19 +71,19 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let folder = tempfile::Builder::new().prefix("bench-start-").tempdir_in(&args.place.folder)?;
     println!("pack alone: {}", args.place.pack.display());
     let small = folder.path().join("small");
-    drop(Server::start(&program, &args.place.pack, &small)?.0.stop()?);
+    Server::start(&program, &args.place.pack, &small)?.0.stop()?;
     measure(args, &program, &small, &[])?;
 
     let large = args.keep.clone().unwrap_or_else(|| folder.path().join("large"));
     if !large.join("filled").exists() {
-        drop(Server::start(&program, &args.place.pack, &large)?.0.stop()?);
+        Server::start(&program, &args.place.pack, &large)?.0.stop()?;
         fill(args, &large)?;
         observe(args, &large)?;
         File::create(large.join("filled"))?;
     }
     println!("with {} Things beside it:", args.things);
     // The first start after the filling moves what waits in the outbox; what is measured is an ordinary start.
-    drop(Server::start(&program, &args.place.pack, &large)?.0.settled()?.stop()?);
+    Server::start(&program, &args.place.pack, &large)?.0.settled()?.stop()?;
     measure(args, &program, &large, PAGES)
 }
 

@@ -36,8 +36,11 @@ pub struct Aggregate<'a> {
     /// A `Float64` column.
     pub column: &'a str,
     /// A `Utf8` column, and what in it makes a row not count.
-    pub unless: Option<(&'a str, fn(&str) -> bool)>,
+    pub unless: Option<(&'a str, Refuses)>,
 }
+
+/// Whether a row with this text does not count.
+pub type Refuses = fn(&str) -> bool;
 
 /// One bucket with at least one value. Units are the column's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -145,7 +148,7 @@ impl View {
         to: i64,
         buckets: &Buckets,
         column: usize,
-        unless: Option<(usize, fn(&str) -> bool)>,
+        unless: Option<(usize, Refuses)>,
     ) -> Result<BTreeMap<i64, Vec<Bucket>>, Error> {
         let layout = &self.files.layout;
         let mut all: BTreeMap<i64, BTreeMap<i64, Bucket>> = BTreeMap::new();
@@ -233,9 +236,8 @@ fn part(start: i64, times: &[i64], values: &arrow::array::Float64Array, offset: 
     let first = (0..times.len()).find(|&i| counts(i))?;
     let mut bucket = Bucket::one(Timestamp::from_micros(start), Timestamp::from_micros(times[first]), numbers[first]);
     let mut last = first;
-    for i in first + 1..times.len() {
+    for (i, &value) in numbers.iter().enumerate().skip(first + 1) {
         if counts(i) {
-            let value = numbers[i];
             bucket.count += 1;
             bucket.sum += value;
             bucket.min = bucket.min.min(value);

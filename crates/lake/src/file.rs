@@ -56,6 +56,9 @@ pub(crate) struct Footers {
     held: Mutex<Held>,
 }
 
+/// Rows of a page, and its smallest and largest time when the file says them.
+pub type Page = (Range<u64>, Option<(i64, i64)>);
+
 #[derive(Default)]
 struct Held {
     /// Footer and the tick of its last use.
@@ -201,7 +204,7 @@ impl Files {
     }
 
     /// `rows` cut by the pages of the time column, each with the page's smallest and largest time when the file says them.
-    pub fn pages(&self, footer: &Footer, rows: Range<u64>) -> Vec<(Range<u64>, Option<(i64, i64)>)> {
+    pub fn pages(&self, footer: &Footer, rows: Range<u64>) -> Vec<Page> {
         let parquet = footer.parquet.metadata();
         let time = self.layout.spec.time;
         let column = parquet.file_metadata().schema_descr().columns().iter().position(|c| c.name() == time);

@@ -25,6 +25,9 @@ pub mod sta;
 pub use catalog::Catalog;
 pub use error::Error;
 
+pub use route::{Audience, Route};
+pub use scope::{Scope, Scopes};
+
 #[cfg(test)]
 mod test_records {
     use std::{path::Path, sync::Arc};
@@ -46,5 +49,3 @@ mod test_records {
         Records::open(&options(folder), clock).expect("records")
     }
 }
-pub use route::{Audience, Route};
-pub use scope::{Scope, Scopes};

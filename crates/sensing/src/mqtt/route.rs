@@ -316,7 +316,7 @@ impl Hub {
 
     /// One frame, for one session that reads it from the stream: its deliveries from `start` on. Calls `put` until it returns false,
     /// and returns where it stopped. `subscriptions` are the session's own, by their filters without query.
-    pub async fn from_stream(
+    pub async fn replayed(
         &self,
         session: &Session,
         subscriptions: &[(ByteString, Subscription)],

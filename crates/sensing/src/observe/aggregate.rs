@@ -219,7 +219,7 @@ fn stretches(touched: &[bool]) -> Vec<Range<usize>> {
         }
     }
     match found.as_slice() {
-        [first, .., last] if found.len() > MOST_STRETCHES => vec![first.start..last.end],
+        [first, .., last] if found.len() > MOST_STRETCHES => std::iter::once(first.start..last.end).collect(),
         _ => found,
     }
 }

@@ -106,7 +106,7 @@ impl Connection {
         };
         let (session, limits, generation) = (&self.session, self.hub.options.queue, self.generation);
         let put = |delivery| session.own(generation, |state| session.refill(state, delivery, &limits)).unwrap_or(false);
-        let stopped = self.hub.from_stream(session, &own, &applied, start, put).await;
+        let stopped = self.hub.replayed(session, &own, &applied, start, put).await;
         if stopped < applied.observations.len() {
             self.frame = Some((applied, stopped));
         } else if self.session.own(generation, |state| state.caught_up(applied.offset)).unwrap_or(true) {

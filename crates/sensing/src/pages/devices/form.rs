@@ -10,7 +10,7 @@ use http::StatusCode;
 use kernel::{Problem, Tenant};
 use ui::{Choice, ErrorSummary, Field, FieldKind, Html, Page, SessionKey};
 
-use super::{Pages, department_name, departments, done, id, signed_in};
+use super::{Pages, department_name, departments, done, id, sign_in_first};
 use crate::{
     Error,
     devices::{Change, Device, NewDevice, Place},
@@ -192,7 +192,7 @@ fn department(pages: &Pages, page: &Page, named: Option<&str>) -> Result<Tenant,
 }
 
 pub async fn new(State(pages): State<Pages>, page: Page) -> Result<Response, Problem> {
-    if let Err(response) = signed_in(&page) {
+    if let Some(response) = sign_in_first(&page) {
         return Ok(response);
     }
     let tenant = department(&pages, &page, page.query.get("tenant").as_deref())?;
@@ -254,7 +254,7 @@ pub async fn edit(
     Path((_, text)): Path<(String, String)>,
     page: Page,
 ) -> Result<Response, Problem> {
-    if let Err(response) = signed_in(&page) {
+    if let Some(response) = sign_in_first(&page) {
         return Ok(response);
     }
     let device = changeable(&pages, &page, &text).await?;

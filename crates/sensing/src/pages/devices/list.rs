@@ -10,7 +10,7 @@ use axum::{
 use kernel::{Problem, Tenant};
 use ui::{Badge, Cell, Column, FilterChoice, Filters, Html, Markup, Page, Pager, Table};
 
-use super::{Pages, badge, department_name, departments, signed_in};
+use super::{Pages, badge, department_name, departments, sign_in_first};
 use crate::devices::{Device, DeviceState, Health, patience};
 
 const PER_PAGE: usize = 50;
@@ -41,7 +41,7 @@ struct Tally {
 }
 
 pub async fn list(State(pages): State<Pages>, page: Page) -> Result<Response, Problem> {
-    if let Err(response) = signed_in(&page) {
+    if let Some(response) = sign_in_first(&page) {
         return Ok(response);
     }
     let departments = departments(&pages, &page, false);

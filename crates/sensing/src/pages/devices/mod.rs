@@ -73,12 +73,9 @@ fn id(text: &str) -> Result<Id<Device>, Problem> {
     text.parse().map_err(|_| Problem::not_found("The device"))
 }
 
-/// Sends whoever is not signed in to do so first.
-fn signed_in(page: &Page) -> Result<(), Response> {
-    if !page.caller.is_anonymous() {
-        return Ok(());
-    }
-    Err(match page.sign_in_and_back() {
+/// What sends whoever is not signed in to do so first.
+fn sign_in_first(page: &Page) -> Option<Response> {
+    page.caller.is_anonymous().then(|| match page.sign_in_and_back() {
         Some(href) => Redirect::to(&href).into_response(),
         None => Problem::unauthenticated().into_response(),
     })

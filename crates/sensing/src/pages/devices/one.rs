@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use kernel::{Id, Problem, Tenant, Timestamp};
 use ui::{Act, Badge, Cell, Choice, Column, Field, FieldKind, Html, Markup, Notice, Page, SessionKey, Table, Tone};
 
-use super::{Pages, badge, department_name, done, id, line::line, signed_in};
+use super::{Pages, badge, department_name, done, id, line::line, sign_in_first};
 use crate::{
     devices::{Device, DeviceState, Health, NewKey, Place, Stream, patience},
     model::ResultValue,
@@ -76,7 +76,7 @@ pub async fn show(
     Path((_, text)): Path<(String, String)>,
     page: Page,
 ) -> Result<Response, Problem> {
-    if let Err(response) = signed_in(&page) {
+    if let Some(response) = sign_in_first(&page) {
         return Ok(response);
     }
     let device = pages.devices.get(&page.caller, id(&text)?).await?;
