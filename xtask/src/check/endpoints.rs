@@ -51,7 +51,7 @@ fn sources(folder: &Path, take: &mut impl FnMut(&str)) -> Result<()> {
 
 /// The addresses in `.route("…", get(…).post(…))`.
 fn served_by(source: &str, out: &mut Endpoints) {
-    let source = source.split("#[cfg(test)]").next().unwrap_or(source);
+    let source = without_tests(source);
     for (at, _) in source.match_indices(".route(") {
         let call = within(&source[at + ".route".len()..]);
         let Some(path) = call.split('"').nth(1).filter(|_| call.trim_start_matches(['(', ' ', '\n']).starts_with('"'))
@@ -70,6 +70,16 @@ fn served_by(source: &str, out: &mut Endpoints) {
             }
         }
     }
+}
+
+/// Up to a module of tests that is written out in the file; `mod tests;` and single items for tests hide nothing.
+fn without_tests(source: &str) -> &str {
+    let opens = |at: &usize| {
+        let rest = source[*at..].trim_start_matches("#[cfg(test)]").trim_start();
+        rest.starts_with("mod ") && rest.lines().next().is_some_and(|line| line.ends_with('{') || line.contains("{ "))
+    };
+    let end = source.match_indices("#[cfg(test)]").map(|(at, _)| at).find(opens);
+    &source[..end.unwrap_or(source.len())]
 }
 
 /// The text of the first pair of brackets.
@@ -125,6 +135,7 @@ mod tests {
             .route(path, get(x))"#;
         assert_eq!(served(source), ["DELETE /a/{id}", "GET /a", "GET /a/{id}", "PATCH /a/{id}", "POST /b"]);
         assert!(served("#[cfg(test)] mod tests { r.route(\"/x\", get(y)) }").is_empty());
+        assert_eq!(served("#[cfg(test)]\nmod tests;\nr.route(\"/x\", get(y))"), ["GET /x"]);
     }
 
     #[test]
