@@ -31,7 +31,17 @@ pub fn run(program: &str, args: &[&str]) -> Result<()> {
 
 pub fn run_in(folder: &Path, program: &str, args: &[&str]) -> Result<()> {
     eprintln!("$ {program} {}", args.join(" "));
-    let status = Command::new(program).args(args).current_dir(folder).status();
+    let mut command = Command::new(program);
+    command.args(args).current_dir(folder);
+    // What `cargo run` tells this program about itself is no business of what it starts: some build scripts ask to be run again when such a
+    // variable is another one, and each change between `cargo test` and `cargo xtask test` would build the SQL engine anew.
+    let ours = |name: &str| {
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|p| name.starts_with(p))
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(ours)) {
+        command.env_remove(name);
+    }
+    let status = command.status();
     let status = status.with_context(|| format!("'{program}' could not be started"))?;
     if !status.success() {
         bail!("'{program} {}' failed ({status})", args.join(" "));
