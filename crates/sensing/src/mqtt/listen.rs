@@ -54,10 +54,17 @@ pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Serves a stream that speaks MQTT, wherever it comes from.
-pub async fn serve<S>(hub: Arc<Hub>, mut stream: S, peer: SocketAddr, certificate: Option<Vec<u8>>)
-where
+/// Serves a stream that speaks MQTT, wherever it comes from. `split` makes the halves: a socket has its own, which need no lock.
+pub async fn serve<S, R, W>(
+    hub: Arc<Hub>,
+    mut stream: S,
+    split: impl FnOnce(S) -> (R, W),
+    peer: SocketAddr,
+    certificate: Option<Vec<u8>>,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
 {
     hub.stats.accepted.add(1);
     hub.stats.connections.add(1);
@@ -65,7 +72,8 @@ where
     let welcome = Box::pin(handshake::welcome(&hub, &mut stream, peer, certificate.as_deref())).await;
     drop(certificate);
     if let Some(welcome) = welcome {
-        Connection::new(Arc::clone(&hub), welcome).run(stream).await;
+        let (reader, writer) = split(stream);
+        Connection::new(Arc::clone(&hub), welcome).run(reader, writer).await;
     }
     hub.stats.connections.sub(1);
 }
@@ -98,7 +106,7 @@ pub async fn accept(hub: Arc<Hub>, listener: TcpListener, tls: Option<TlsAccepto
             // Acknowledgements are small and awaited.
             let _ = stream.set_nodelay(true);
             match tls {
-                None => serve(hub, stream, peer, None).await,
+                None => serve(hub, stream, TcpStream::into_split, peer, None).await,
                 Some(tls) => secure(hub, tls, stream, peer).await,
             }
         });
@@ -110,5 +118,5 @@ pub async fn accept(hub: Arc<Hub>, listener: TcpListener, tls: Option<TlsAccepto
 async fn secure(hub: Arc<Hub>, tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
     let Ok(Ok(stream)) = tokio::time::timeout(hub.options.handshake, tls.accept(stream)).await else { return };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).map(|c| c.to_vec());
-    serve(hub, stream, peer, certificate).await;
+    serve(hub, stream, tokio::io::split, peer, certificate).await;
 }

@@ -264,7 +264,7 @@ impl Handle {
 
     /// Serves MQTT on any stream, such as a WebSocket or a test's pipe, to its end.
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, peer: SocketAddr) {
-        listen::serve(Arc::clone(&self.0), stream, peer, None).await;
+        listen::serve(Arc::clone(&self.0), stream, tokio::io::split, peer, None).await;
     }
 
     /// Ends the connections of a principal (`Caller::label`): its key has been revoked. Answers how many there were.

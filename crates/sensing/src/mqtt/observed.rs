@@ -66,6 +66,8 @@ async fn gather(observe: Observe, mut waiting: mpsc::Receiver<Waiting>) {
                     open = false;
                     continue;
                 };
+                // Whoever is ready to run comes first: what it brings shares this frame, its flush and all that follows.
+                tokio::task::yield_now().await;
                 let mut batch = Batch::new();
                 let mut answers = Vec::new();
                 let mut next = Some(first);

@@ -180,6 +180,7 @@ pub async fn home(State(pages): State<Pages>, page: Page) -> Result<Html<impl Te
             .max_by_key(|(_, _, s)| s.latest.as_ref().map(|o| o.phenomenon.end));
         let Some((thing, value, shown)) = newest else { continue };
         let mut number = LiveNumber::new(page.text(&thing.name), Some(value), &shown.unit)
+            .what(thing.first.as_ref().map_or("", |d| page.text(&d.name)))
             .decimals(decimals(value))
             .simulated(thing.simulated)
             .href(page.href(&format!("/things/{}", thing.id)))

@@ -30,6 +30,7 @@ pub enum Quality {
 #[derive(Clone, Debug)]
 pub struct LiveNumber {
     label: String,
+    what: String,
     value: Option<f64>,
     unit: String,
     decimals: Option<u8>,
@@ -47,6 +48,7 @@ impl LiveNumber {
     pub fn new(label: impl std::fmt::Display, value: Option<f64>, unit: &str) -> Self {
         Self {
             label: label.to_string(),
+            what: String::new(),
             value,
             unit: unit.to_owned(),
             decimals: None,
@@ -58,6 +60,12 @@ impl LiveNumber {
             href: None,
             datastream: None,
         }
+    }
+    /// What is measured, where the label says only where.
+    #[must_use]
+    pub fn what(mut self, what: impl std::fmt::Display) -> Self {
+        self.what = what.to_string();
+        self
     }
     /// Places after the point; without it as many as the value needs, at most three.
     #[must_use]
@@ -134,7 +142,11 @@ impl LiveNumber {
             Some(href) => out.raw("<a href=\"").text(href).raw("\">").text(&self.label).raw("</a>"),
             None => out.text(&self.label),
         };
-        out.raw("</p><p class=\"value\">");
+        out.raw("</p>");
+        if !self.what.is_empty() {
+            out.raw("<p class=\"what\">").text(&self.what).raw("</p>");
+        }
+        out.raw("<p class=\"value\">");
         match self.value.filter(|v| v.is_finite()) {
             Some(value) => {
                 out.raw("<data value=\"").text(value).raw("\">").text(format::number(value, decimals)).raw("</data>");

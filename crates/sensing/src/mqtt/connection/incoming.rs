@@ -10,7 +10,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use futures::{FutureExt, StreamExt};
 
-use super::{Connection, End, Pending};
+use super::{Connection, End};
 use crate::{
     model::Observation,
     mqtt::{
@@ -159,12 +159,10 @@ impl Connection {
         if self.batch.acks.is_empty() && self.batch.observations.is_empty() {
             return;
         }
-        let Batch { observations, acks, .. } = std::mem::take(&mut self.batch);
+        let Batch { observations, acks, exactly_once, .. } = std::mem::take(&mut self.batch);
         let count = observations.len() as u64;
         if count == 0 {
-            self.expect(&acks);
-            let acks: Pending = Box::pin(std::future::ready((acks, Ok(()))));
-            self.pending.push_back(acks);
+            self.wait(acks, std::future::ready(Ok(())));
             return;
         }
         let (hub, caller) = (Arc::clone(&self.hub), Arc::clone(&self.caller));
@@ -180,9 +178,12 @@ impl Connection {
                 Err(RecordError::Refused(_)) => hub.stats.rejected.add(count),
             }
             result
+        };
+        if exactly_once == 0 {
+            self.wait(acks, outcome);
+            return;
         }
-        .boxed()
-        .shared();
+        let outcome = outcome.boxed().shared();
         self.remember(&acks, &outcome);
         self.wait(acks, outcome);
     }
@@ -201,14 +202,10 @@ impl Connection {
         }
     }
 
-    fn wait(&mut self, acks: Vec<Ack>, outcome: Outcome) {
-        self.expect(&acks);
-        self.pending.push_back(Box::pin(async move { (acks, outcome.await) }));
-    }
-
-    fn expect(&mut self, acks: &[Ack]) {
+    fn wait(&mut self, acks: Vec<Ack>, outcome: impl Future<Output = Result<(), RecordError>> + Send + 'static) {
         self.waiting += acks.len();
         self.unacknowledged += acks.iter().filter(|ack| ack.id.is_some()).count();
+        self.pending.push_back(Box::pin(async move { (acks, outcome.await) }));
     }
 
     /// Acknowledges what has become durable, or says why not.

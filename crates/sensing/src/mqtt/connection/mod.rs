@@ -128,8 +128,11 @@ impl Connection {
     }
 
     /// Serves the connection to its end, including what follows from it: the will, the session's expiry.
-    pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(mut self, stream: S) {
-        let (mut reader, mut writer) = tokio::io::split(stream);
+    pub async fn run<R, W>(mut self, mut reader: R, mut writer: W)
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
         self.hub.rights.connected(&self.caller, true);
         let end = self.turn(&mut reader, &mut writer).await;
         self.settle().await;
@@ -166,7 +169,10 @@ impl Connection {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let stop = self.hub.stop.clone();
+        // Waited for in every turn, so they are made once and not queued for anew each time.
+        let (hub, link) = (Arc::clone(&self.hub), Arc::clone(&self.link));
+        let mut stop = std::pin::pin!(hub.stop.cancelled());
+        let mut woken = std::pin::pin!(link.wake.notified());
         let stall = self.hub.options.stall;
         let tick = self.silence.unwrap_or(stall).min(stall) / 4;
         let mut timer = tokio::time::interval(tick.max(Duration::from_millis(50)));
@@ -178,7 +184,7 @@ impl Connection {
             return end;
         }
         loop {
-            if let Some((reason, ended)) = self.link.ending() {
+            if let Some((reason, ended)) = link.ending() {
                 return if reason == Reason::SessionTakenOver { End::Taken { ended } } else { End::Told(reason) };
             }
             if let Err(end) = self.fill().await {
@@ -198,7 +204,7 @@ impl Connection {
             }
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return End::Told(Reason::ServerShuttingDown),
+                () = &mut stop => return End::Told(Reason::ServerShuttingDown),
                 written = writer.write_buf(&mut self.out), if !self.out.is_empty() => match written {
                     Ok(n) if n > 0 => progress = Instant::now(),
                     _ => return End::Lost,
@@ -223,7 +229,7 @@ impl Connection {
                     }
                     _ => return End::Lost,
                 },
-                () = self.link.wake.notified() => {}
+                () = &mut woken => woken.set(link.wake.notified()),
                 frame = next_frame(&mut self.replay), if wants_frame => match frame {
                     Some(applied) => self.frame = Some((applied, 0)),
                     // The stream could not be read: the session stays behind, and the client comes back.
