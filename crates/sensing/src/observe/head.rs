@@ -227,6 +227,10 @@ impl Heads {
     }
 
     pub fn change<T>(&self, id: i64, change: impl FnOnce(&mut Entry) -> T) -> T {
+        // The usual case: it is in memory.
+        if let Some(entry) = self.shard(id).write().get_mut(&id) {
+            return change(entry);
+        }
         loop {
             // The disk is read before the lock is taken.
             let near = self.shard(id).read().contains_key(&id);

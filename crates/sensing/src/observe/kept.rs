@@ -42,6 +42,10 @@ const FOOTER: usize = 8 * 3 + 4 + 8;
 const BLOCK: usize = 64;
 /// The share of the base that the log may have before both are merged.
 const LOG_SHARE: u64 = 16;
+/// And the most, whatever the base: some thirty thousand heads, which a start reads in a tenth of a second.
+const LOG_MOST: u64 = 4 << 20;
+/// About what a head takes in the log.
+const HEAD: u64 = 72;
 
 const RESULT_TIME: u8 = 1;
 const IN_BASE: u8 = 2;
@@ -199,8 +203,10 @@ impl Checkpoint {
         Ok(())
     }
 
-    pub fn wants_rewrite(&self) -> bool {
-        self.broken || self.log_bytes > self.log_least.max(self.base.end / LOG_SHARE)
+    /// Whether a new base is due before so many more heads are appended.
+    pub fn wants_rewrite(&self, more: usize) -> bool {
+        let log = self.log_bytes + more as u64 * HEAD;
+        self.broken || log > self.log_least.max((self.base.end / LOG_SHARE).min(LOG_MOST))
     }
 
     /// Makes a new base of the old one and `changes` (`None` for what is gone). Reads and writes all of it.

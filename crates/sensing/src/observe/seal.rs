@@ -123,7 +123,7 @@ async fn seal(inner: &Arc<Inner>, turned: &Turned, checkpoint: &Arc<Mutex<Checkp
     let kept = tokio::task::spawn_blocking(move || {
         // Nobody but this task asks for the lock.
         let mut checkpoint = checkpoint.lock();
-        if checkpoint.wants_rewrite() {
+        if checkpoint.wants_rewrite(changed.len()) {
             let changed = keeper.heads.changed();
             let known = changed.iter().map(|(id, sealed)| (*id, sealed.is_some())).collect();
             keeper.heads.rebase(checkpoint.rewrite(through, changed)?, &known);
@@ -147,6 +147,12 @@ pub(super) async fn load_heads(inner: &Arc<Inner>) -> Result<Checkpoint, Error> 
     let (mut checkpoint, loaded) = Checkpoint::open(path, inner.options.heads_log)?;
     let sealed = inner.table.sealed_through();
     if loaded.through == sealed {
+        // A log that is too long (an older program left it) is read once and never again.
+        if let (Some(through), true) = (sealed, checkpoint.wants_rewrite(0)) {
+            let heads = loaded.heads.into_iter().map(|(id, head)| (id, head.map(|(head, _)| head))).collect();
+            inner.heads.rebase(checkpoint.rewrite(through, heads)?, &AHashMap::new());
+            return Ok(checkpoint);
+        }
         inner.heads.rebase(checkpoint.base(), &AHashMap::new());
         for (id, head) in loaded.heads {
             let (mut entry, in_base) = match head {

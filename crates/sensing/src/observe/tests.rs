@@ -260,6 +260,36 @@ fn number(ds: i64, at: i64, value: f64) -> Observation {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_start_reads_a_long_log_of_heads_twice() {
+    let folder = tempfile::tempdir().expect("folder");
+    let log = || std::fs::metadata(folder.path().join("heads.log")).expect("the log").len();
+    let all = |observe: &Observe| {
+        let head = |id| observe.head(EntityId(id)).map(|h| h.latest.result.number());
+        (1..=500).map(head).collect::<Vec<_>>()
+    };
+    let expected: Vec<_> = (1..=500).map(|id| Some(Some(id as f64))).collect();
+    let record = async |city: &City, at| {
+        let mut batch = Batch::new();
+        (1..=500).for_each(|id| batch.push(number(id, at, id as f64)));
+        city.observe.record(batch).await.expect("record");
+        city.observe.seal().await.expect("seal");
+    };
+    // As a program left it that let the log grow.
+    let city = City::open_with(folder.path(), |options| options.heads_log = 1 << 30).await;
+    record(&city, 10).await;
+    assert!(log() > 10_000);
+    city.crash().await;
+    let city = City::open(folder.path()).await;
+    assert_eq!((log(), all(&city.observe)), (0, expected.clone()));
+    // One seal of many heads goes to the base at once.
+    record(&city, 20).await;
+    assert_eq!((log(), all(&city.observe)), (0, expected.clone()));
+    city.crash().await;
+    let city = City::open(folder.path()).await;
+    assert_eq!(all(&city.observe), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_follower_misses_nothing_and_a_subscriber_sees_what_comes() {
     let folder = tempfile::tempdir().expect("folder");
     let city = City::open(folder.path()).await;
