@@ -36,6 +36,7 @@ pub fn data_array(bytes: &[u8]) {
         thing: EntityId(1),
         name: "n".into(),
         observation_type: ObservationType::Any,
+        elements: None,
         unit: None,
         feature: EntityId(1),
         interval: None,

@@ -18,21 +18,27 @@ use super::{
 use crate::{
     Error,
     catalog::{ObservationDraft, Target},
-    model::{DatastreamInfo, EntityId, Observation, ObservationId},
+    model::{DatastreamInfo, EntityId, EntityType, Observation, ObservationId},
     observe::Batch,
     route::action,
 };
 
 impl SensorThings {
-    /// A Datastream that the caller may add to. `None` when there is none that it may see.
-    pub async fn admitted(&self, caller: &Caller, id: EntityId) -> Result<Option<Arc<DatastreamInfo>>, Error> {
+    /// A Datastream or MultiDatastream that the caller may add to. `None` when there is none that it may see.
+    pub async fn admitted(
+        &self,
+        caller: &Caller,
+        (of, id): (EntityType, EntityId),
+    ) -> Result<Option<Arc<DatastreamInfo>>, Error> {
         let catalog = self.engine.catalog();
-        let Some(info) = catalog.datastream(id).await? else { return Ok(None) };
+        // Their ids are of one sequence, so a MultiDatastream's id finds something; but no Datastream.
+        let Some(info) = catalog.datastream(id).await?.filter(|info| info.entity() == of) else { return Ok(None) };
         if caller.is_system() {
             return Ok(Some(info));
         }
         let text = id.to_string();
-        let resource = Resource { kind: "Datastream", id: &text, tenant: Some(&info.tenant), public: info.public };
+        let kind = of.singular();
+        let resource = Resource { kind, id: &text, tenant: Some(&info.tenant), public: info.public };
         let allowed = match &self.rights {
             Some(rights) => rights(caller, &info),
             None => catalog.scopes().policy().allows(caller, action::OBSERVE, &resource),
@@ -45,17 +51,17 @@ impl SensorThings {
         }
         // A device may write where it may not read, so the right to observe was asked first.
         if catalog.scope(caller).admits(&info.tenant, info.public) {
-            return Err(Problem::forbidden(format!("You may not add Observations to Datastreams({id}).")).into());
+            return Err(Problem::forbidden(format!("You may not add Observations to {}({id}).", of.set())).into());
         }
         Ok(None)
     }
 
-    /// Records one Observation as it is posted to `Observations` or `Datastreams(1)/Observations`, over HTTP or MQTT.
+    /// Records one Observation as it is posted to `Observations`, `Datastreams(1)/Observations` or `MultiDatastreams(2)/Observations`.
     pub async fn observe(
         &self,
         caller: &Caller,
         body: &Value,
-        datastream: Option<EntityId>,
+        datastream: Option<(EntityType, EntityId)>,
         feature: Option<EntityId>,
     ) -> Result<Observation, Error> {
         let observation = self.observation(caller, body, datastream, feature).await?;
@@ -68,7 +74,7 @@ impl SensorThings {
         &self,
         caller: &Caller,
         body: &Value,
-        datastream: Option<EntityId>,
+        datastream: Option<(EntityType, EntityId)>,
         feature: Option<EntityId>,
     ) -> Result<Observation, Error> {
         if caller.is_anonymous() {
@@ -77,7 +83,7 @@ impl SensorThings {
         let catalog = self.engine.catalog();
         let draft = ObservationDraft::parse(body)?;
         let named = match (&draft.datastream, datastream) {
-            (Some(Target::Id(id)), bound) if bound.is_none_or(|b| b == *id) => Some(*id),
+            (Some((of, Target::Id(id))), bound) if bound.is_none_or(|b| b == (*of, *id)) => Some((*of, *id)),
             (None, bound) => bound,
             _ => None,
         };
@@ -86,20 +92,24 @@ impl SensorThings {
             (None, bound) => Some(bound),
             _ => None,
         };
-        let nothing = |id| Error::field("/Datastream", format!("there is no Datastreams({id})"));
+        let nothing = |(of, id): (EntityType, EntityId)| {
+            Error::field(format!("/{}", of.singular()), format!("there is no {}({id})", of.set()))
+        };
         // Asked first, so that a device creates nothing on its way to being refused.
         let info = match named {
-            Some(id) => Some(self.admitted(caller, id).await?.ok_or_else(|| nothing(id))?),
+            Some(home) => Some(self.admitted(caller, home).await?.ok_or_else(|| nothing(home))?),
             None => None,
         };
         // The usual case needs no transaction; an entity inside the Observation does.
         let (Some(info), Some(about)) = (info, about) else {
             let whole = catalog.prepare_observation(caller, body, datastream, feature).await?;
-            self.admitted(caller, whole.datastream).await?.ok_or_else(|| nothing(whole.datastream))?;
+            let of = draft.datastream.as_ref().map(|(of, _)| *of).or(datastream.map(|(of, _)| of));
+            let home = (of.unwrap_or(EntityType::Datastream), whole.datastream);
+            self.admitted(caller, home).await?.ok_or_else(|| nothing(home))?;
             return Ok(whole);
         };
         let id = info.id;
-        info.observation_type.check(&draft.result).map_err(|e| Error::field("/result", e.to_string()))?;
+        info.check(&draft.result).map_err(|e| Error::field(e.place(), e.to_string()))?;
         let feature = about.unwrap_or(info.feature);
         if feature != info.feature && !catalog.admit_feature(caller, id, feature).await? {
             return Err(Error::field("/FeatureOfInterest", format!("there is no FeaturesOfInterest({feature})")));
@@ -117,7 +127,7 @@ impl SensorThings {
         let mut reader = Reader::new(body);
         let mut rows = Rows::default();
         while let Some(group) = reader.group().map_err(broken)? {
-            let info = self.admitted(caller, group.datastream).await?;
+            let info = self.admitted(caller, (group.of, group.datastream)).await?;
             let mut refused: Vec<EntityId> = Vec::new();
             loop {
                 let known = |feature: EntityId| {
