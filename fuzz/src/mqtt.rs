@@ -29,6 +29,7 @@ fn info() -> Arc<DatastreamInfo> {
         thing: EntityId(1),
         name: "x".into(),
         observation_type: ObservationType::Measurement,
+        elements: None,
         unit: None,
         feature: EntityId(1),
         interval: None,
@@ -73,8 +74,13 @@ impl Field for City {
     fn datastream(&self, id: EntityId) -> BoxFuture<'static, Result<Option<Arc<DatastreamInfo>>, RecordError>> {
         std::future::ready(Ok((id == EntityId(1)).then(info))).boxed()
     }
-    fn of_device(&self, _: &Tenant, _: &str, _: &str) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>> {
-        std::future::ready(Ok(Some(EntityId(1)))).boxed()
+    fn of_device(
+        &self,
+        _: &Tenant,
+        _: &str,
+        _: &str,
+    ) -> BoxFuture<'static, Result<Option<(EntityType, EntityId)>, RecordError>> {
+        std::future::ready(Ok(Some((EntityType::Datastream, EntityId(1))))).boxed()
     }
     fn admits_feature(
         &self,
@@ -88,7 +94,7 @@ impl Field for City {
         &self,
         _: &Caller,
         _: serde_json::Value,
-        _: Option<EntityId>,
+        _: Option<(EntityType, EntityId)>,
         _: Option<EntityId>,
     ) -> BoxFuture<'static, Result<Option<Observation>, RecordError>> {
         std::future::ready(Ok(None)).boxed()

@@ -36,16 +36,20 @@ pub fn data_array(bytes: &[u8]) {
         thing: EntityId(1),
         name: "n".into(),
         observation_type: ObservationType::Any,
+        elements: None,
         unit: None,
         feature: EntityId(1),
         interval: None,
         simulated: false,
     };
+    let elements = [ObservationType::Measurement, ObservationType::Text, ObservationType::Geometry];
+    let several = DatastreamInfo { elements: Some(elements.into()), ..info.clone() };
     let mut reader = Reader::new(bytes);
     let mut rows = Rows::default();
     while let Ok(Some(group)) = reader.group() {
+        let info = if group.of == several.entity() { &several } else { &info };
         loop {
-            match reader.rows(&group, Some(&info), &|_| Known::Yes, &mut rows) {
+            match reader.rows(&group, Some(info), &|_| Known::Yes, &mut rows) {
                 Ok(Stop::End) => break,
                 Ok(_) => {}
                 Err(_) => return,

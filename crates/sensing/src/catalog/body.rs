@@ -7,6 +7,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     entity::Field,
+    multi,
     schema::{Kind, Link, Schema, Source},
 };
 use crate::{
@@ -48,7 +49,7 @@ pub(crate) struct Draft {
     pub observations: Vec<ObservationDraft>,
 }
 
-/// An Observation whose Datastream may not exist yet.
+/// An Observation whose Datastream or MultiDatastream may not exist yet.
 #[derive(Clone, Debug)]
 pub(crate) struct ObservationDraft {
     pub pointer: String,
@@ -58,7 +59,8 @@ pub(crate) struct ObservationDraft {
     pub quality: Option<Arc<RawValue>>,
     pub valid: Option<Interval>,
     pub parameters: Option<Arc<RawValue>>,
-    pub datastream: Option<Target>,
+    /// The Datastream or MultiDatastream, and which of the two it is.
+    pub datastream: Option<(EntityType, Target)>,
     pub feature: Option<Target>,
 }
 
@@ -235,6 +237,9 @@ impl Parser {
                 return Ok(());
             }
             draft.fields[index] = Some(field(at, name, property.kind, property.required, value)?);
+            if schema.entity == EntityType::MultiDatastream {
+                multi::check(at, name, value)?;
+            }
             return Ok(());
         }
         let Some((index, navigation)) = schema.navigation(name) else {
@@ -254,6 +259,9 @@ impl Parser {
         }
         let targets = if navigation.to_many() {
             let items = value.as_array().ok_or_else(|| wrong(at, "an array", value))?;
+            if navigation.is_list() {
+                multi::bounded(at, items.len())?;
+            }
             let read = |(i, item): (usize, &Value)| self.target(navigation, item, format!("{at}/{i}"));
             items.iter().enumerate().map(read).collect::<Result<_, _>>()?
         } else {
@@ -308,7 +316,7 @@ impl Parser {
         Ok(())
     }
 
-    /// `inside` a Datastream or FeatureOfInterest that supplies the tie.
+    /// `inside` an entity that supplies the tie.
     fn observation(&mut self, body: &Value, pointer: String, inside: bool) -> Result<ObservationDraft, Error> {
         let map = self.object(body, &pointer)?;
         let mut draft = ObservationDraft { pointer, ..ObservationDraft::number(f64::NAN) };
@@ -328,7 +336,17 @@ impl Parser {
                 "resultQuality" => draft.quality = Some(raw(value)),
                 "parameters" if value.is_object() => draft.parameters = Some(raw(value)),
                 "parameters" => return Err(wrong(&at, "an object", value)),
-                "Datastream" => draft.datastream = Some(self.end(EntityType::Datastream, value, at)?),
+                "Datastream" | "MultiDatastream" if draft.datastream.is_some() => {
+                    let detail = "an Observation belongs to a Datastream or to a MultiDatastream, not to both (18-088 section 12)";
+                    return Err(Error::field(at, detail));
+                }
+                "Datastream" => {
+                    draft.datastream = Some((EntityType::Datastream, self.end(EntityType::Datastream, value, at)?));
+                }
+                "MultiDatastream" => {
+                    let target = self.end(EntityType::MultiDatastream, value, at)?;
+                    draft.datastream = Some((EntityType::MultiDatastream, target));
+                }
                 "FeatureOfInterest" => draft.feature = Some(self.end(EntityType::FeatureOfInterest, value, at)?),
                 name if ignored(name) => {}
                 _ => {
@@ -437,7 +455,7 @@ fn json_text(at: &str, value: &Value) -> Result<String, Error> {
 }
 
 /// 18-088 table 8: three members, each a string or null.
-fn unit(at: &str, map: &Map<String, Value>) -> Result<(), Error> {
+pub(super) fn unit(at: &str, map: &Map<String, Value>) -> Result<(), Error> {
     for member in ["name", "symbol", "definition"] {
         match map.get(member) {
             Some(Value::String(_) | Value::Null) => {}

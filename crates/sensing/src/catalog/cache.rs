@@ -106,6 +106,7 @@ mod tests {
             thing: EntityId(1),
             name: "n".into(),
             observation_type: ObservationType::Any,
+            elements: None,
             unit: None,
             feature: EntityId(1),
             interval: None,

@@ -7,8 +7,8 @@ use super::{
     Entity,
     body::{Draft, Purpose, Target},
     entity::Field,
-    listing,
-    schema::{Link, Navigation, Schema},
+    listing, multi,
+    schema::{Link, List, Navigation, Schema},
     write::{Bound, Owner, Writer},
 };
 use crate::{
@@ -58,6 +58,7 @@ impl Writer<'_, '_> {
             let thing = self.visible(EntityType::Thing, thing, &draft.at("Thing"))?;
             (after.tenant, after.public) = (thing.tenant, thing.public);
         }
+        self.keeps_length(&before, &after)?;
         if after != before {
             let owner = Owner { tenant: after.tenant.clone(), public: after.public };
             self.require(action::WRITE, after.entity, &owner, &format!("{}({})", after.entity.set(), after.id))?;
@@ -74,16 +75,16 @@ impl Writer<'_, '_> {
     fn consequences(&mut self, before: &Entity, after: &Entity) -> Result<(), Error> {
         match after.entity {
             EntityType::Thing if (&before.tenant, before.public) != (&after.tenant, after.public) => {
-                // Whoever owns the Thing owns its Datastreams and history, and they are as public as it is.
-                for table in ["sensing_datastream", "sensing_historical_location"] {
+                // Whoever owns the Thing owns its series and its history, and they are as public as it is.
+                for table in ["sensing_datastream", "sensing_multi_datastream", "sensing_historical_location"] {
                     let sql = format!("UPDATE {table} SET tenant = $1, public = $2 WHERE thing_id = $3");
                     self.tx.execute(&sql, params![after.tenant, after.public, after.id.0])?;
                 }
-                self.stale_datastreams("SELECT id FROM sensing_datastream WHERE thing_id = $1", after.id)
+                self.stale_series(after.id)
             }
             // Who follows a system must learn that the Thing has left it.
             EntityType::Thing if before.properties().get("system") != after.properties().get("system") => {
-                self.stale_datastreams("SELECT id FROM sensing_datastream WHERE thing_id = $1", after.id)
+                self.stale_series(after.id)
             }
             EntityType::Location if before.field("location") != after.field("location") => {
                 for thing in self.things_at(after.id)? {
@@ -103,9 +104,10 @@ impl Writer<'_, '_> {
     pub(super) fn release_feature(&mut self, location: EntityId) -> Result<(), Error> {
         let sql = "UPDATE sensing_feature SET origin = NULL WHERE origin = $1";
         self.tx.execute(sql, params![format!("location:{location}")])?;
-        let sql = "SELECT d.id FROM sensing_datastream d JOIN sensing_thing_location t ON t.thing_id = d.thing_id
-                   WHERE t.location_id = $1";
-        self.stale_datastreams(sql, location)
+        for thing in self.things_at(location)? {
+            self.stale_series(thing)?;
+        }
+        Ok(())
     }
 
     fn collections(&mut self, entity: &Entity, draft: &Draft) -> Result<(), Error> {
@@ -127,6 +129,15 @@ impl Writer<'_, '_> {
                         }
                     }
                 }
+                Link::Through { list: List::Far, .. } => {
+                    for (i, target) in targets.iter().enumerate() {
+                        let back = Schema::of(navigation.target).navigation(navigation.inverse);
+                        match target {
+                            Target::New(inner) => self.put_keyed(inner, back.map(|(_, n)| (n, entity.id)), &owner)?,
+                            _ => return Err(multi::only_from_the_list(navigation, &format!("{at}/{i}"))),
+                        };
+                    }
+                }
                 Link::Through { .. } if !targets.is_empty() => {
                     let mut ids = Vec::with_capacity(targets.len());
                     for (i, target) in targets.iter().enumerate() {
@@ -137,7 +148,7 @@ impl Writer<'_, '_> {
                 _ => {}
             }
         }
-        Ok(())
+        if entity.entity == EntityType::MultiDatastream { self.whole(entity, &draft.pointer) } else { Ok(()) }
     }
 
     /// A link whose inline entity, if it has one, is found again by its key.

@@ -4,7 +4,7 @@ use records::params;
 
 use super::{
     Entity, Operation, listing,
-    schema::{Link, Schema},
+    schema::{Link, List, Navigation, Schema},
     write::{Owner, Writer},
 };
 use crate::{
@@ -33,19 +33,11 @@ impl Writer<'_, '_> {
         let stood_here = if entity.entity == EntityType::Location { self.things_at(entity.id)? } else { Vec::new() };
         for navigation in entity.schema().navigation {
             match navigation.link {
-                Link::Many { column } => {
-                    let schema = Schema::of(navigation.target);
-                    let columns = schema.columns("e");
-                    let sql =
-                        format!("SELECT {columns} FROM {} e WHERE e.{column} = $1 LIMIT {}", schema.table, CASCADE + 1);
-                    let children = self.tx.query(&sql, params![entity.id.0], |row| Entity::read(schema, row))?;
-                    if children.len() + self.changes.list.len() > CASCADE {
-                        let detail = format!("{what} has more than {CASCADE} dependents; delete them first.");
-                        return Err(Error::conflict(detail));
-                    }
-                    for child in &children {
-                        self.remove(child)?;
-                    }
+                Link::Many { column } => self.remove_all(entity, navigation, &format!("e.{column} = $1"), &what)?,
+                // A list that loses an element no longer says what the elements of its results are.
+                Link::Through { table, own, other, list: List::Far } => {
+                    let within = format!("e.id IN (SELECT l.{other} FROM {table} l WHERE l.{own} = $1)");
+                    self.remove_all(entity, navigation, &within, &what)?;
                 }
                 Link::Through { table, own, .. } => {
                     if entity.entity == EntityType::Location {
@@ -63,7 +55,7 @@ impl Writer<'_, '_> {
         }
         self.counts.add(entity, -1);
         match entity.entity {
-            EntityType::Datastream => {
+            EntityType::Datastream | EntityType::MultiDatastream => {
                 let sql = "DELETE FROM sensing_observed_feature WHERE datastream_id = $1";
                 self.tx.execute(sql, params![entity.id.0])?;
                 self.changes.dropped.push(entity.id);
@@ -84,6 +76,25 @@ impl Writer<'_, '_> {
             _ => {}
         }
         self.note(Operation::Deleted, entity)
+    }
+
+    /// Removes what depends on `entity` by `navigation`: the rows for which `condition` holds with its id as `$1`.
+    fn remove_all(
+        &mut self,
+        entity: &Entity,
+        navigation: &Navigation,
+        condition: &str,
+        what: &str,
+    ) -> Result<(), Error> {
+        let schema = Schema::of(navigation.target);
+        let columns = schema.columns("e");
+        let sql = format!("SELECT {columns} FROM {} e WHERE {condition} LIMIT {}", schema.table, CASCADE + 1);
+        let children = self.tx.query(&sql, params![entity.id.0], |row| Entity::read(schema, row))?;
+        if children.len() + self.changes.list.len() > CASCADE {
+            let detail = format!("{what} has more than {CASCADE} dependents; delete them first.");
+            return Err(Error::conflict(detail));
+        }
+        children.iter().try_for_each(|child| self.remove(child))
     }
 
     /// A Location takes its HistoricalLocations with it; Things that stood there have no Location afterwards.

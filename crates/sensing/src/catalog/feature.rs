@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Error,
-    model::{EntityId, EntityType, Observation, ObservationType, raw},
+    model::{EntityId, EntityType, Observation, raw},
     route::action,
 };
 
@@ -86,7 +86,7 @@ impl Writer<'_, '_> {
     pub(super) fn observations(&mut self, entity: &Entity, draft: &Draft) -> Result<(), Error> {
         for observation in &draft.observations {
             let observation = match entity.entity {
-                EntityType::Datastream => self.complete(observation, Some(entity.id), None)?,
+                of if of.has_series() => self.complete(observation, Some((of, entity.id)), None)?,
                 _ => self.complete(observation, None, Some(entity.id))?,
             };
             self.changes.observations.push(observation);
@@ -94,30 +94,31 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// An Observation with its Datastream and feature resolved, its type checked and its right granted.
+    /// An Observation with its Datastream or MultiDatastream and its feature resolved, its type checked and its right granted.
     pub fn complete(
         &mut self,
         draft: &ObservationDraft,
-        datastream: Option<EntityId>,
+        datastream: Option<(EntityType, EntityId)>,
         feature: Option<EntityId>,
     ) -> Result<Observation, Error> {
-        let at = format!("{}/Datastream", draft.pointer);
-        let id = match (&draft.datastream, datastream) {
-            (Some(target), bound) => {
-                let id = self.resolve(target, EntityType::Datastream, &at, None)?;
-                if bound.is_some_and(|b| b != id) {
-                    return Err(Error::field(at, "the address and the body name different Datastreams"));
+        let (kind, id) = match (&draft.datastream, datastream) {
+            (Some((kind, target)), bound) => {
+                let at = format!("{}/{}", draft.pointer, kind.singular());
+                let id = self.resolve(target, *kind, &at, None)?;
+                if bound.is_some_and(|b| b != (*kind, id)) {
+                    let detail = format!("the address and the body name different {}", kind.set());
+                    return Err(Error::field(at, detail));
                 }
-                id
+                (*kind, id)
             }
-            (None, Some(id)) => id,
+            (None, Some(bound)) => bound,
             (None, None) => return Err(super::body::missing(EntityType::Observation, "Datastream", &draft.pointer)),
         };
-        let datastream = self.visible(EntityType::Datastream, id, &at)?;
+        let datastream = self.visible(kind, id, &format!("{}/{}", draft.pointer, kind.singular()))?;
         let owner = Owner { tenant: datastream.tenant.clone(), public: datastream.public };
-        self.require(action::OBSERVE, EntityType::Datastream, &owner, &format!("Datastreams({id})"))?;
-        let kind = ObservationType::from_code(datastream.text("observationType")).unwrap_or(ObservationType::Any);
-        kind.check(&draft.result).map_err(|e| Error::field(format!("{}/result", draft.pointer), e.to_string()))?;
+        self.require(action::OBSERVE, kind, &owner, &format!("{}({id})", kind.set()))?;
+        let fits = super::info(&datastream).check(&draft.result);
+        fits.map_err(|e| Error::field(format!("{}{}", draft.pointer, e.place()), e.to_string()))?;
         let at = format!("{}/FeatureOfInterest", draft.pointer);
         let feature = match (&draft.feature, feature) {
             (Some(target), _) => self.resolve(target, EntityType::FeatureOfInterest, &at, Some(&owner))?,

@@ -5,6 +5,7 @@ use records::Migration;
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "catalogue", sql: CATALOGUE },
     Migration { version: 2, name: "things by system, district, name and place", sql: LISTING },
+    Migration { version: 3, name: "multi-datastreams", sql: MULTI_DATASTREAMS },
 ];
 
 const CATALOGUE: &str = "
@@ -93,4 +94,22 @@ CREATE TABLE sensing_thing_count (
   things BIGINT NOT NULL, simulated BIGINT NOT NULL, PRIMARY KEY (tenant, public, system, district));
 CREATE TABLE sensing_catch_up (what TEXT NOT NULL PRIMARY KEY, after BIGINT NOT NULL);
 INSERT INTO sensing_catch_up (what, after) VALUES ('things', 0);
+";
+
+/// Ids come from the Datastreams' sequence, because an Observation is named by the id of its series alone: so `sensing_observed_feature` serves
+/// both, and an ObservedProperty may stand in a list twice (least and greatest of the same), so its place is the key.
+const MULTI_DATASTREAMS: &str = "
+CREATE TABLE sensing_multi_datastream (
+  id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
+  name TEXT NOT NULL, description TEXT NOT NULL, observation_type TEXT NOT NULL, data_types TEXT NOT NULL, units TEXT NOT NULL,
+  observed_area TEXT, properties TEXT, thing_id BIGINT NOT NULL, sensor_id BIGINT NOT NULL);
+CREATE UNIQUE INDEX sensing_multi_datastream_key ON sensing_multi_datastream (tenant, key);
+CREATE INDEX sensing_multi_datastream_name ON sensing_multi_datastream (name, id);
+CREATE INDEX sensing_multi_datastream_thing ON sensing_multi_datastream (thing_id, id);
+CREATE INDEX sensing_multi_datastream_sensor ON sensing_multi_datastream (sensor_id, id);
+
+CREATE TABLE sensing_multi_observed_property (
+  multi_datastream_id BIGINT NOT NULL, place BIGINT NOT NULL, observed_property_id BIGINT NOT NULL,
+  PRIMARY KEY (multi_datastream_id, place));
+CREATE INDEX sensing_multi_observed_property_back ON sensing_multi_observed_property (observed_property_id, multi_datastream_id);
 ";

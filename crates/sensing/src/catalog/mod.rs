@@ -14,6 +14,7 @@ pub mod geometry;
 mod ids;
 pub mod listing;
 mod migrations;
+mod multi;
 pub mod schema;
 mod write;
 
@@ -78,7 +79,7 @@ pub struct Changes {
     pub list: Vec<Change>,
     /// Observations of a deep insert, still to be recorded.
     pub observations: Vec<Observation>,
-    /// Datastreams that are gone, whose Observations must go too.
+    /// Datastreams and MultiDatastreams that are gone, whose Observations must go too.
     pub dropped: Vec<EntityId>,
     /// Datastream and feature whose Observations must go, because the feature is gone.
     pub unobserved: Vec<(EntityId, EntityId)>,
@@ -153,7 +154,8 @@ impl Catalog {
     }
     fn context(&self, caller: &Caller) -> Context {
         let scopes = &self.inner.scopes;
-        Context { caller: caller.clone(), policy: Arc::clone(scopes.policy()), scope: scopes.of(caller) }
+        let scope = scopes.of(caller);
+        Context { caller: caller.clone(), policy: Arc::clone(scopes.policy()), scope, resizes: false }
     }
 
     /// Runs one command and makes the caches follow.
@@ -205,12 +207,12 @@ impl Catalog {
         self.command(context, action::WRITE, command).await
     }
 
-    /// Completes one Observation: Datastream and FeatureOfInterest resolved or created, result checked, right granted. It is not recorded.
+    /// Completes one Observation: Datastream or MultiDatastream, and FeatureOfInterest, resolved or created, result checked, right granted. It is not recorded.
     pub async fn prepare_observation(
         &self,
         caller: &Caller,
         body: &Value,
-        datastream: Option<EntityId>,
+        datastream: Option<(EntityType, EntityId)>,
         feature: Option<EntityId>,
     ) -> Result<Observation, Error> {
         let draft = ObservationDraft::parse(body)?;
@@ -222,6 +224,31 @@ impl Catalog {
     pub async fn update(
         &self,
         caller: &Caller,
+        entity: EntityType,
+        id: EntityId,
+        body: &Value,
+        how: Update,
+    ) -> Result<Changes, Error> {
+        self.change(self.context(caller), entity, id, body, how).await
+    }
+
+    /// The same for a MultiDatastream without Observations: its results may get another number of elements, which is refused otherwise.
+    /// Whoever observes in the same moment may be checked by the old number, as it may by the old type of a Datastream.
+    pub async fn update_unobserved(
+        &self,
+        caller: &Caller,
+        entity: EntityType,
+        id: EntityId,
+        body: &Value,
+        how: Update,
+    ) -> Result<Changes, Error> {
+        let context = Context { resizes: true, ..self.context(caller) };
+        self.change(context, entity, id, body, how).await
+    }
+
+    async fn change(
+        &self,
+        context: Context,
         entity: EntityType,
         id: EntityId,
         body: &Value,
@@ -241,7 +268,7 @@ impl Catalog {
                 writer.change(id, &change::json_patch(&now, &patch)?)
             }
         };
-        self.command(self.context(caller), action::WRITE, command).await.map(|(_, changes)| changes)
+        self.command(context, action::WRITE, command).await.map(|(_, changes)| changes)
     }
 
     /// Deletes one entity and what depends on it (18-088 table 25). The caller of this function drops the Observations:
@@ -320,7 +347,7 @@ impl Catalog {
         found.await
     }
 
-    /// What the doors must know of a Datastream; makes its default FeatureOfInterest when there is none yet.
+    /// What the doors must know of a Datastream or MultiDatastream, whichever has this id; makes its default FeatureOfInterest when there is none yet.
     pub async fn datastream(&self, id: EntityId) -> Result<Option<Arc<DatastreamInfo>>, Error> {
         if let Some(info) = self.inner.cache.get(id) {
             return Ok(Some(info));
@@ -400,9 +427,14 @@ impl Catalog {
 }
 
 fn read_info(read: &mut records::Read<'_>, id: EntityId) -> Result<Option<DatastreamInfo>, Error> {
-    let schema = Schema::of(EntityType::Datastream);
-    let sql = format!("SELECT {} FROM {} e WHERE e.id = $1", schema.columns("e"), schema.table);
-    Ok(read.query_opt(&sql, params![id.0], |row| Entity::read(schema, row))?.as_ref().map(info))
+    for entity in EntityType::SERIES {
+        let schema = Schema::of(entity);
+        let sql = format!("SELECT {} FROM {} e WHERE e.id = $1", schema.columns("e"), schema.table);
+        if let Some(found) = read.query_opt(&sql, params![id.0], |row| Entity::read(schema, row))? {
+            return Ok(Some(info(&found)));
+        }
+    }
+    Ok(None)
 }
 
 fn system_of(read: &mut records::Read<'_>, thing: EntityId) -> Result<Arc<str>, Error> {
@@ -420,6 +452,7 @@ fn info(entity: &Entity) -> DatastreamInfo {
         thing: entity.one("Thing").unwrap_or(EntityId(0)),
         name: entity.name().into(),
         observation_type: ObservationType::from_code(entity.text("observationType")).unwrap_or(ObservationType::Any),
+        elements: (entity.entity == EntityType::MultiDatastream).then(|| multi::types(entity)),
         unit: unit.get("symbol").and_then(Value::as_str).map(Into::into),
         feature: EntityId(0),
         interval: properties.get("interval").and_then(Value::as_u64).and_then(|s| u32::try_from(s).ok()),

@@ -1,7 +1,7 @@
-//! The entity model as a table: 18-088 section 8.2 in one place.
+//! The entity model as a table: 18-088 sections 8.2 and 12 in one place.
 //!
 //! Bodies are checked, rows are read and written, paths in $filter are resolved and answers are printed from this table and from
-//! nothing else. A new property or entity type (MultiDatastream, Tasking) is a new line here and a migration.
+//! nothing else. A new property or entity type (Tasking) is a new line here and a migration.
 
 use crate::model::EntityType;
 
@@ -25,7 +25,7 @@ pub enum Kind {
 pub enum Source {
     /// A column of the entity's table.
     Column(&'static str),
-    /// The head of the Datastream's series: never written by a client, ignored when sent (18-088 table 11).
+    /// The head of the series of a Datastream or MultiDatastream: never written by a client, ignored when sent (18-088 table 11).
     Head,
     /// A column of the series.
     Series,
@@ -47,10 +47,23 @@ pub enum Link {
     /// To many: a column in the other entity's rows.
     Many { column: &'static str },
     /// Many to many: a table with a column for each side.
-    Through { table: &'static str, own: &'static str, other: &'static str },
-    /// Between an Observation and its Datastream or FeatureOfInterest: part of the Observation's identity.
+    Through { table: &'static str, own: &'static str, other: &'static str, list: List },
+    /// Between an Observation and its Datastream, MultiDatastream or FeatureOfInterest: part of the Observation's identity.
     Series,
 }
+
+/// Whether a tie of many to many is a list: its entities have an order, and one may stand in it more than once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum List {
+    No,
+    /// This entity has the list: the others in the order of the table's column [`PLACE`].
+    Near,
+    /// The others have lists in which this entity stands.
+    Far,
+}
+
+/// The place in a list, from 0.
+pub const PLACE: &str = "place";
 
 #[derive(Debug)]
 pub struct Navigation {
@@ -66,6 +79,10 @@ pub struct Navigation {
 impl Navigation {
     pub fn to_many(&self) -> bool {
         self.name == self.target.set()
+    }
+    /// Whether what it leads to has an order of its own.
+    pub fn is_list(&self) -> bool {
+        matches!(self.link, Link::Through { list: List::Near, .. })
     }
 }
 
@@ -104,6 +121,9 @@ const fn one(name: &'static str, target: EntityType, column: &'static str, inver
 const fn many(name: &'static str, target: EntityType, column: &'static str, inverse: &'static str) -> Navigation {
     Navigation { name, target, link: Link::Many { column }, required: false, inverse }
 }
+const fn set(table: &'static str, own: &'static str, other: &'static str) -> Link {
+    Link::Through { table, own, other, list: List::No }
+}
 const fn observed(name: &'static str, target: EntityType, required: bool, inverse: &'static str) -> Navigation {
     Navigation { name, target, link: Link::Series, required, inverse }
 }
@@ -118,12 +138,13 @@ static THING: Schema = Schema {
         Navigation {
             name: "Locations",
             target: E::Location,
-            link: Link::Through { table: "sensing_thing_location", own: "thing_id", other: "location_id" },
+            link: set("sensing_thing_location", "thing_id", "location_id"),
             required: false,
             inverse: "Things",
         },
         many("HistoricalLocations", E::HistoricalLocation, "thing_id", "Thing"),
         many("Datastreams", E::Datastream, "thing_id", "Thing"),
+        many("MultiDatastreams", E::MultiDatastream, "thing_id", "Thing"),
     ],
     geometry: None,
     extra: &[],
@@ -143,14 +164,14 @@ static LOCATION: Schema = Schema {
         Navigation {
             name: "Things",
             target: E::Thing,
-            link: Link::Through { table: "sensing_thing_location", own: "location_id", other: "thing_id" },
+            link: set("sensing_thing_location", "location_id", "thing_id"),
             required: false,
             inverse: "Locations",
         },
         Navigation {
             name: "HistoricalLocations",
             target: E::HistoricalLocation,
-            link: Link::Through { table: "sensing_location_history", own: "location_id", other: "history_id" },
+            link: set("sensing_location_history", "location_id", "history_id"),
             required: false,
             inverse: "Locations",
         },
@@ -168,7 +189,7 @@ static HISTORICAL_LOCATION: Schema = Schema {
         Navigation {
             name: "Locations",
             target: E::Location,
-            link: Link::Through { table: "sensing_location_history", own: "history_id", other: "location_id" },
+            link: set("sensing_location_history", "history_id", "location_id"),
             required: true,
             inverse: "HistoricalLocations",
         },
@@ -200,6 +221,44 @@ static DATASTREAM: Schema = Schema {
     extra: &[],
 };
 
+/// Which ObservedProperty each element of a MultiDatastream's results is of.
+pub const ELEMENTS: &str = "sensing_multi_observed_property";
+
+static MULTI_DATASTREAM: Schema = Schema {
+    entity: E::MultiDatastream,
+    table: "sensing_multi_datastream",
+    properties: &[
+        text("name", "name"),
+        text("description", "description"),
+        text("observationType", "observation_type"),
+        json("multiObservationDataTypes", "data_types"),
+        json("unitOfMeasurements", "units"),
+        Property { name: "observedArea", kind: Kind::Object, required: false, source: Source::Column("observed_area") },
+        head("phenomenonTime"),
+        head("resultTime"),
+        properties(),
+    ],
+    navigation: &[
+        one("Thing", E::Thing, "thing_id", "MultiDatastreams"),
+        one("Sensor", E::Sensor, "sensor_id", "MultiDatastreams"),
+        Navigation {
+            name: "ObservedProperties",
+            target: E::ObservedProperty,
+            link: Link::Through {
+                table: ELEMENTS,
+                own: "multi_datastream_id",
+                other: "observed_property_id",
+                list: List::Near,
+            },
+            required: true,
+            inverse: "MultiDatastreams",
+        },
+        observed("Observations", E::Observation, false, "MultiDatastream"),
+    ],
+    geometry: None,
+    extra: &[],
+};
+
 static SENSOR: Schema = Schema {
     entity: E::Sensor,
     table: "sensing_sensor",
@@ -210,7 +269,10 @@ static SENSOR: Schema = Schema {
         json("metadata", "metadata"),
         properties(),
     ],
-    navigation: &[many("Datastreams", E::Datastream, "sensor_id", "Sensor")],
+    navigation: &[
+        many("Datastreams", E::Datastream, "sensor_id", "Sensor"),
+        many("MultiDatastreams", E::MultiDatastream, "sensor_id", "Sensor"),
+    ],
     geometry: None,
     extra: &[],
 };
@@ -224,7 +286,21 @@ static OBSERVED_PROPERTY: Schema = Schema {
         text("description", "description"),
         properties(),
     ],
-    navigation: &[many("Datastreams", E::Datastream, "observed_property_id", "ObservedProperty")],
+    navigation: &[
+        many("Datastreams", E::Datastream, "observed_property_id", "ObservedProperty"),
+        Navigation {
+            name: "MultiDatastreams",
+            target: E::MultiDatastream,
+            link: Link::Through {
+                table: ELEMENTS,
+                own: "observed_property_id",
+                other: "multi_datastream_id",
+                list: List::Far,
+            },
+            required: false,
+            inverse: "ObservedProperties",
+        },
+    ],
     geometry: None,
     extra: &[],
 };
@@ -241,7 +317,9 @@ static OBSERVATION: Schema = Schema {
         series("parameters", Kind::Object, false),
     ],
     navigation: &[
-        observed("Datastream", E::Datastream, true, "Observations"),
+        // One of the two (18-088 section 12, multi-datastream/relations).
+        observed("Datastream", E::Datastream, false, "Observations"),
+        observed("MultiDatastream", E::MultiDatastream, false, "Observations"),
         observed("FeatureOfInterest", E::FeatureOfInterest, false, "Observations"),
     ],
     geometry: None,
@@ -274,6 +352,7 @@ impl Schema {
             E::Location => &LOCATION,
             E::HistoricalLocation => &HISTORICAL_LOCATION,
             E::Datastream => &DATASTREAM,
+            E::MultiDatastream => &MULTI_DATASTREAM,
             E::Sensor => &SENSOR,
             E::ObservedProperty => &OBSERVED_PROPERTY,
             E::Observation => &OBSERVATION,
@@ -341,16 +420,30 @@ mod tests {
                     (Link::One { column: a }, Link::Many { column: b })
                     | (Link::Many { column: a }, Link::One { column: b }) => a == b,
                     (
-                        Link::Through { table: a, own, other },
-                        Link::Through { table: b, own: other_own, other: other_other },
-                    ) => a == b && own == other_other && other == other_own,
+                        Link::Through { table: a, own, other, list },
+                        Link::Through { table: b, own: other_own, other: other_other, list: back },
+                    ) => {
+                        let lists = matches!(
+                            (list, back),
+                            (List::No, List::No) | (List::Near, List::Far) | (List::Far, List::Near)
+                        );
+                        a == b && own == other_other && other == other_own && lists
+                    }
                     (Link::Series, Link::Series) => true,
                     _ => false,
                 };
                 assert!(same, "{entity:?}/{}", n.name);
                 assert_eq!(
                     n.to_many(),
-                    !matches!(n.name, "Thing" | "Sensor" | "ObservedProperty" | "Datastream" | "FeatureOfInterest")
+                    !matches!(
+                        n.name,
+                        "Thing"
+                            | "Sensor"
+                            | "ObservedProperty"
+                            | "Datastream"
+                            | "MultiDatastream"
+                            | "FeatureOfInterest"
+                    )
                 );
             }
         }

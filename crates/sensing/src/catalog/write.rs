@@ -13,7 +13,7 @@ use super::{
     entity::Field,
     geometry,
     listing::{self, Counts, Listed},
-    schema::{COMMON, Link, Navigation, Schema, Source},
+    schema::{COMMON, Link, List, Navigation, Schema, Source},
 };
 use crate::{
     Error, Scope,
@@ -27,6 +27,8 @@ pub(crate) struct Context {
     pub caller: Caller,
     pub policy: Arc<dyn Policy>,
     pub scope: Arc<Scope>,
+    /// Whether a MultiDatastream may get another number of elements: nothing was observed with the one that it has.
+    pub resizes: bool,
 }
 
 /// Who owns an entity and whether it is published.
@@ -232,6 +234,8 @@ impl<'w, 'tx> Writer<'w, 'tx> {
     }
 
     pub fn next_id(&mut self, entity: EntityType) -> Result<EntityId, Error> {
+        // An Observation is named by the id of its series, so no two series have the same, of whichever kind they are.
+        let entity = if entity.has_series() { EntityType::Datastream } else { entity };
         let sql = "INSERT INTO sensing_sequence (kind, last) VALUES ($1, 1)
                    ON CONFLICT (kind) DO UPDATE SET last = sensing_sequence.last + 1 RETURNING last";
         Ok(EntityId(self.tx.query_one(sql, params![entity.singular()], |row| row.get(0))?))
@@ -286,27 +290,33 @@ impl<'w, 'tx> Writer<'w, 'tx> {
     /// The ties to many of a new entity. `bound` is the tie back to where it was created.
     fn attach(&mut self, entity: &Entity, draft: &Draft, bound: Option<Bound>, owner: &Owner) -> Result<(), Error> {
         for navigation in entity.schema().navigation {
+            let here = bound.filter(|(n, _)| n.name == navigation.name).map(|(_, id)| id);
             let mut ids = Vec::new();
-            if let Some((n, id)) = bound
-                && n.name == navigation.name
-                && matches!(navigation.link, Link::Through { .. })
-            {
-                ids.push(id);
+            match navigation.link {
+                Link::Through { list: List::Near, .. } => ids = self.listed(draft, navigation, here, owner)?,
+                Link::Through { .. } => ids.extend(here),
+                Link::One { .. } | Link::Many { .. } | Link::Series => {}
             }
             for (i, target) in draft.links(navigation.name).iter().enumerate() {
                 let at = format!("{}/{i}", draft.at(navigation.name));
                 match navigation.link {
                     Link::Many { .. } => self.adopt(entity, navigation, target, &at, owner)?,
-                    Link::Through { .. } => {
+                    Link::Through { list: List::Far, .. } => {
+                        self.insert_listed(entity, navigation, target, &at, owner)?;
+                    }
+                    Link::Through { list: List::No, .. } => {
                         let id = self.resolve(target, navigation.target, &at, Some(owner))?;
                         if !ids.contains(&id) {
                             ids.push(id);
                         }
                     }
-                    Link::One { .. } | Link::Series => {}
+                    Link::Through { list: List::Near, .. } | Link::One { .. } | Link::Series => {}
                 }
             }
             self.connect(entity, navigation, &ids, &draft.at(navigation.name))?;
+        }
+        if entity.entity == EntityType::MultiDatastream {
+            self.whole(entity, &draft.pointer)?;
         }
         if entity.entity == EntityType::HistoricalLocation {
             self.relocate_from_history(entity)?;
@@ -351,14 +361,17 @@ impl<'w, 'tx> Writer<'w, 'tx> {
         ids: &[EntityId],
         at: &str,
     ) -> Result<(), Error> {
-        let Link::Through { table, own, other } = navigation.link else { return Ok(()) };
+        let Link::Through { table, own, other, list } = navigation.link else { return Ok(()) };
         if ids.is_empty() {
-            let new_history = navigation.required && entity.entity == EntityType::HistoricalLocation;
-            return if new_history {
-                Err(missing(entity.entity, navigation.name, at.trim_end_matches("/Locations")))
+            return if navigation.required {
+                let pointer = at.strip_suffix(navigation.name).and_then(|p| p.strip_suffix('/'));
+                Err(missing(entity.entity, navigation.name, pointer.unwrap_or_default()))
             } else {
                 Ok(())
             };
+        }
+        if list == List::Near {
+            return self.set_list(entity, navigation, ids, at);
         }
         match (entity.entity, navigation.target) {
             (EntityType::Thing, EntityType::Location) => self.locate(entity, ids),
@@ -420,7 +433,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
             self.tx.execute(sql, params![thing.0, location.0])?;
         }
         listing::settle(self.tx, thing)?;
-        self.stale_datastreams("SELECT id FROM sensing_datastream WHERE thing_id = $1", thing)?;
+        self.stale_series(thing)?;
         Ok(true)
     }
 
@@ -441,15 +454,18 @@ impl<'w, 'tx> Writer<'w, 'tx> {
 
     // --- what others must learn -----------------------------------------------------------------------------------
 
-    pub fn stale_datastreams(&mut self, sql: &str, id: EntityId) -> Result<(), Error> {
-        let ids = self.ids(sql, id)?;
-        self.changes.stale.extend(ids);
+    /// What the doors know of a Thing's Datastreams and MultiDatastreams is no longer so.
+    pub fn stale_series(&mut self, thing: EntityId) -> Result<(), Error> {
+        for entity in EntityType::SERIES {
+            let ids = self.ids(&format!("SELECT id FROM {} WHERE thing_id = $1", Schema::of(entity).table), thing)?;
+            self.changes.stale.extend(ids);
+        }
         Ok(())
     }
 
     /// Remembers a change for the audit row, the event and the caches.
     pub fn note(&mut self, operation: Operation, entity: &Entity) -> Result<(), Error> {
-        if entity.entity == EntityType::Datastream {
+        if entity.entity.has_series() {
             self.changes.stale.insert(entity.id);
         }
         self.changes.list.push(Change {

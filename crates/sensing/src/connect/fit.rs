@@ -22,7 +22,7 @@ pub fn fit(reading: &Reading, plan: &Plan, info: &DatastreamInfo) -> Result<Obse
         Content::Number(n) => ResultValue::Number(*n),
         Content::Text(text) => result(text, plan, info.observation_type)?,
     };
-    info.observation_type.check(&result).map_err(|e| e.to_string())?;
+    info.check(&result).map_err(|e| e.to_string())?;
     let missing = reading.content == Content::Missing && reading.quality.is_none();
     Ok(Observation {
         datastream: info.id,

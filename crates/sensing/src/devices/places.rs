@@ -7,11 +7,11 @@ use records::{Param, Read, Row, ToParam, params};
 use serde_json::{Map, Value};
 
 use super::{Device, SURVEY};
-use crate::model::{EntityId, ObservationType};
+use crate::model::{EntityId, EntityType, ObservationType};
 
 /// Things looked through for a word that no index knows.
 const LOOKED: i64 = 20_000;
-/// Datastreams of the Things of one page.
+/// Datastreams and MultiDatastreams of the Things of one page.
 const STREAMS: i64 = 500;
 
 /// A Thing that a device may write to.
@@ -22,14 +22,22 @@ pub struct Place {
     pub streams: Vec<Stream>,
 }
 
-/// One of its Datastreams.
+/// One of its Datastreams or MultiDatastreams.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stream {
     pub id: EntityId,
     pub name: Text,
     pub unit: String,
     pub observation_type: Option<ObservationType>,
+    /// The types of a result's elements; of a MultiDatastream alone.
+    pub elements: Option<Vec<ObservationType>>,
     pub interval: Option<i64>,
+}
+
+impl Stream {
+    pub fn entity(&self) -> EntityType {
+        if self.elements.is_some() { EntityType::MultiDatastream } else { EntityType::Datastream }
+    }
 }
 
 fn object(json: Option<String>) -> Map<String, Value> {
@@ -66,8 +74,10 @@ pub fn places(read: &mut Read<'_>, tenant: &Tenant, things: &[EntityId]) -> Resu
     let at: HashMap<i64, usize> = found.iter().enumerate().map(|(at, p)| (p.id.0, at)).collect();
     values.push(Param::Integer(STREAMS));
     let sql = format!(
-        "SELECT thing_id, id, name, unit, observation_type, properties FROM sensing_datastream
-         WHERE tenant = $1 AND thing_id IN ({within}) ORDER BY thing_id, id LIMIT ${}",
+        "SELECT thing_id, id, name, observation_type, properties, unit, NULL FROM sensing_datastream
+         WHERE tenant = $1 AND thing_id IN ({within})
+         UNION ALL SELECT thing_id, id, name, observation_type, properties, NULL, data_types FROM sensing_multi_datastream
+         WHERE tenant = $1 AND thing_id IN ({within}) ORDER BY 1, 2 LIMIT ${}",
         values.len()
     );
     for (thing, stream) in read.query(&sql, &values, |row| Ok((row.get::<i64>(0)?, stream(row)?)))? {
@@ -79,12 +89,15 @@ pub fn places(read: &mut Read<'_>, tenant: &Tenant, things: &[EntityId]) -> Resu
 }
 
 fn stream(row: &Row<'_>) -> Result<Stream, records::Error> {
-    let (unit, properties) = (object(row.get(3)?), object(row.get(5)?));
+    let (unit, properties) = (object(row.get(5)?), object(row.get(4)?));
+    let codes: Option<Vec<String>> = row.get::<Option<String>>(6)?.and_then(|codes| serde_json::from_str(&codes).ok());
+    let kind = |code: &String| ObservationType::from_code(code).unwrap_or(ObservationType::Any);
     Ok(Stream {
         id: EntityId(row.get(1)?),
         name: name(row.get(2)?, &properties),
         unit: unit.get("symbol").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        observation_type: ObservationType::from_code(&row.get::<String>(4)?),
+        observation_type: ObservationType::from_code(&row.get::<String>(3)?),
+        elements: codes.map(|codes| codes.iter().map(kind).collect()),
         interval: interval(&properties),
     })
 }
@@ -117,10 +130,13 @@ pub fn find(read: &mut Read<'_>, tenant: &Tenant, sought: &str, most: usize) -> 
     Ok(found)
 }
 
-/// The shortest interval of the Datastreams of each device.
+/// The shortest interval of the Datastreams and MultiDatastreams of each device.
 pub fn intervals(read: &mut Read<'_>, tenant: &Tenant) -> Result<HashMap<Id<Device>, i64>, records::Error> {
     let sql = "SELECT t.device, s.properties FROM sensing_device d
                JOIN sensing_device_thing t ON t.device = d.id JOIN sensing_datastream s ON s.thing_id = t.thing
+               WHERE d.tenant = $1
+               UNION ALL SELECT t.device, s.properties FROM sensing_device d
+               JOIN sensing_device_thing t ON t.device = d.id JOIN sensing_multi_datastream s ON s.thing_id = t.thing
                WHERE d.tenant = $1 LIMIT $2";
     let mut shortest: HashMap<Id<Device>, i64> = HashMap::new();
     read.for_each(sql, params![tenant, SURVEY as i64 * 10], |row| {

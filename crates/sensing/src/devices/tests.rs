@@ -63,6 +63,7 @@ fn datastream(of: &str, thing: i64) -> DatastreamInfo {
         thing: EntityId(thing),
         name: "level".into(),
         observation_type: ObservationType::Measurement,
+        elements: None,
         unit: None,
         feature: EntityId(1),
         interval: None,

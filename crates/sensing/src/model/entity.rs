@@ -2,13 +2,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The entity types of the Sensing profile. Observations are the only ones that are not rows of `records`.
+/// The entity types of the Sensing profile and its MultiDatastream extension. Observations are the only ones that are not rows of `records`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum EntityType {
     Thing,
     Location,
     HistoricalLocation,
     Datastream,
+    MultiDatastream,
     Sensor,
     ObservedProperty,
     Observation,
@@ -16,11 +17,12 @@ pub enum EntityType {
 }
 
 impl EntityType {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Thing,
         Self::Location,
         Self::HistoricalLocation,
         Self::Datastream,
+        Self::MultiDatastream,
         Self::Sensor,
         Self::ObservedProperty,
         Self::Observation,
@@ -34,6 +36,7 @@ impl EntityType {
             Self::Location => "Location",
             Self::HistoricalLocation => "HistoricalLocation",
             Self::Datastream => "Datastream",
+            Self::MultiDatastream => "MultiDatastream",
             Self::Sensor => "Sensor",
             Self::ObservedProperty => "ObservedProperty",
             Self::Observation => "Observation",
@@ -47,6 +50,7 @@ impl EntityType {
             Self::Location => "Locations",
             Self::HistoricalLocation => "HistoricalLocations",
             Self::Datastream => "Datastreams",
+            Self::MultiDatastream => "MultiDatastreams",
             Self::Sensor => "Sensors",
             Self::ObservedProperty => "ObservedProperties",
             Self::Observation => "Observations",
@@ -55,6 +59,12 @@ impl EntityType {
     }
     pub fn from_set(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|t| t.set() == name)
+    }
+    /// What Observations belong to. The two kinds take their ids from one sequence, so an id alone names a series, whichever it is of.
+    pub const SERIES: [Self; 2] = [Self::Datastream, Self::MultiDatastream];
+
+    pub const fn has_series(self) -> bool {
+        matches!(self, Self::Datastream | Self::MultiDatastream)
     }
 }
 

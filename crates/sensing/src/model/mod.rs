@@ -1,4 +1,4 @@
-//! The SensorThings data model (OGC 18-088 section 8) as types. Pure: no I/O, no clock, no randomness.
+//! The SensorThings data model (OGC 18-088 sections 8 and 12) as types. Pure: no I/O, no clock, no randomness.
 
 mod datastream;
 mod entity;

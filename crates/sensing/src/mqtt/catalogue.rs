@@ -188,8 +188,8 @@ impl Entities for Catalogued {
                         owners.push((entity.tenant.clone(), entity.public));
                         anchored = Some((entity.entity, entity.id));
                     }
-                    Ok(Some(Place::One(Item::Observation(o)))) => {
-                        owners.push(this.owner(EntityType::Datastream, o.datastream).await?);
+                    Ok(Some(Place::One(Item::Observation(o, of)))) => {
+                        owners.push(this.owner(of, o.datastream).await?);
                         anchored = None;
                     }
                     Ok(Some(Place::Collection(_))) => anchored = None,
@@ -234,10 +234,10 @@ fn parent(navigation: &Navigation, id: EntityId, owner: Owner) -> Parent {
 impl Catalogued {
     /// The entities that a tie of many to many leads to.
     async fn through(&self, navigation: &'static Navigation, id: EntityId) -> Vec<Parent> {
-        let Link::Through { table, own, other } = navigation.link else { return Vec::new() };
+        let Link::Through { table, own, other, .. } = navigation.link else { return Vec::new() };
         let target = Schema::of(navigation.target).table;
         let sql = format!(
-            "SELECT p.id, p.tenant, p.public FROM {table} t JOIN {target} p ON p.id = t.{other}
+            "SELECT DISTINCT p.id, p.tenant, p.public FROM {table} t JOIN {target} p ON p.id = t.{other}
              WHERE t.{own} = $1 ORDER BY p.id LIMIT $2"
         );
         let read = self.engine().catalog().records().read(move |read| {

@@ -40,7 +40,7 @@ pub enum RecordError {
     Unavailable,
 }
 
-/// Datastreams and their Observations.
+/// Datastreams, MultiDatastreams and their Observations.
 pub trait Field: Send + Sync + 'static {
     /// Resolves when the observations are durable and applied. Dropping the future may or may not undo it.
     fn record(&self, observations: Vec<Observation>) -> BoxFuture<'static, Result<(), RecordError>>;
@@ -57,13 +57,13 @@ pub trait Field: Send + Sync + 'static {
     /// From memory, without waiting; `None` when it is not there, whether or not it exists.
     fn cached(&self, datastream: EntityId) -> Option<Arc<DatastreamInfo>>;
     fn datastream(&self, id: EntityId) -> BoxFuture<'static, Result<Option<Arc<DatastreamInfo>>, RecordError>>;
-    /// The Datastream that a device of `tenant` calls `key`, as it is now.
+    /// The Datastream or MultiDatastream that a device of `tenant` calls `key`, as it is now.
     fn of_device(
         &self,
         tenant: &Tenant,
         device: &str,
         key: &str,
-    ) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>>;
+    ) -> BoxFuture<'static, Result<Option<(EntityType, EntityId)>, RecordError>>;
     /// Whether Observations of `datastream` may be about `feature`, which is not its own.
     fn admits_feature(
         &self,
@@ -76,10 +76,10 @@ pub trait Field: Send + Sync + 'static {
         &self,
         caller: &Caller,
         body: Value,
-        datastream: Option<EntityId>,
+        datastream: Option<(EntityType, EntityId)>,
         feature: Option<EntityId>,
     ) -> BoxFuture<'static, Result<Option<Observation>, RecordError>>;
-    /// Datastreams by id, after `after`, for a wildcard's retained values.
+    /// Datastreams and MultiDatastreams by id, after `after`, for a wildcard's retained values.
     fn page(&self, after: EntityId, limit: usize) -> BoxFuture<'static, Vec<Arc<DatastreamInfo>>>;
 }
 

@@ -35,10 +35,10 @@ const TOUCHED: usize = 10_000;
 /// The shortest time between two looks at what was touched: however many Observations come, a Datastream is read four times a second.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Datastreams whose `phenomenonTime` or `resultTime` may have grown.
+/// Datastreams and MultiDatastreams whose `phenomenonTime` or `resultTime` may have grown.
 #[derive(Default)]
 pub struct Touched {
-    waiting: Mutex<HashSet<EntityId, RandomState>>,
+    waiting: Mutex<HashSet<(EntityType, EntityId), RandomState>>,
     wake: Notify,
 }
 
@@ -46,8 +46,8 @@ pub struct Touched {
 #[derive(Clone, PartialEq, Eq)]
 enum Part {
     Whole,
-    /// The index in the schema, and the way into its JSON.
-    Property(usize, Vec<String>),
+    /// The index in the schema, the way into its JSON, and what the value is called.
+    Property(usize, Vec<String>, String),
 }
 
 /// One name of an entity, and who else must be visible for it.
@@ -91,8 +91,8 @@ impl Hub {
                 () = tokio::time::sleep_until(earliest), if due => {
                     due = false;
                     let waiting = std::mem::take(&mut *self.touched.waiting.lock());
-                    for id in waiting {
-                        self.grown(id, &mut told).await;
+                    for grown in waiting {
+                        self.grown(grown, &mut told).await;
                     }
                     earliest = tokio::time::Instant::now() + PAUSE;
                 }
@@ -105,7 +105,10 @@ impl Hub {
         if self.interests.entities.load(Ordering::Acquire) == 0 {
             return;
         }
-        let walked = self.interests.paths.lock().values().any(|(path, _)| path.entity == EntityType::Datastream);
+        let walked = {
+            let paths = self.interests.paths.lock();
+            EntityType::SERIES.map(|of| paths.values().any(|(path, _)| path.entity == of))
+        };
         let trie = self.trie.read();
         let mut any = false;
         let follows = |topic: &str| {
@@ -114,22 +117,24 @@ impl Hub {
             found
         };
         // Asked once for the frame; the rest is of each Datastream.
-        let set = follows("v1.1/Datastreams");
+        let set = EntityType::SERIES.map(|of| follows(&format!("v1.1/{}", of.set())));
         for (id, info) in infos {
-            let own = format!("v1.1/Datastreams({id})");
-            let followed = walked
-                || set
+            let of = info.entity();
+            let (at, set_name) = (usize::from(of == EntityType::MultiDatastream), of.set());
+            let own = format!("v1.1/{set_name}({id})");
+            let followed = walked[at]
+                || set[at]
                 || follows(&own)
                 || follows(&format!("{own}/phenomenonTime"))
                 || follows(&format!("{own}/resultTime"))
-                || follows(&format!("v1.1/Things({})/Datastreams", info.thing))
-                || follows(&format!("v1.1/Things({})/Datastreams({id})", info.thing));
+                || follows(&format!("v1.1/Things({})/{set_name}", info.thing))
+                || follows(&format!("v1.1/Things({})/{set_name}({id})", info.thing));
             if !followed {
                 continue;
             }
             let mut waiting = self.touched.waiting.lock();
             if waiting.len() < TOUCHED {
-                waiting.insert(*id);
+                waiting.insert((of, *id));
                 any = true;
             } else {
                 self.stats.untold.add(1);
@@ -140,13 +145,13 @@ impl Hub {
         }
     }
 
-    /// Sends a Datastream again when its Observations have moved its times.
+    /// Sends a Datastream or MultiDatastream again when its Observations have moved its times.
     async fn grown(
         &self,
-        id: EntityId,
+        (entity, id): (EntityType, EntityId),
         told: &mut HashMap<EntityId, (Option<Interval>, Option<Interval>), RandomState>,
     ) {
-        let Some(row) = self.entities.row(EntityType::Datastream, id).await else { return };
+        let Some(row) = self.entities.row(entity, id).await else { return };
         let Item::Entity(_, Extent { phenomenon, result }) = row.item else { return };
         let (before, after) = (told.get(&id).copied().unwrap_or_default(), (phenomenon, result));
         let mut properties = Vec::new();
@@ -163,7 +168,7 @@ impl Hub {
             told.clear();
         }
         told.insert(id, after);
-        let changed = Changed { created: false, entity: EntityType::Datastream, id, properties };
+        let changed = Changed { created: false, entity, id, properties };
         self.send(&changed, &row, false).await;
     }
 
@@ -259,7 +264,7 @@ impl Hub {
                     if !changed.created && !changed.properties.iter().any(|p| p == name) {
                         continue;
                     }
-                    Part::Property(*index, inner.clone())
+                    Part::Property(*index, inner.clone(), path.shown.clone())
                 }
                 _ => Part::Whole,
             };
@@ -304,9 +309,7 @@ impl Hub {
                     Some(plan) => render::row(&self.options.base, plan, row),
                     None => continue,
                 },
-                Part::Property(index, inner) => {
-                    let property = entity.schema().properties.get(*index).map_or("", |p| p.name);
-                    let shown = inner.last().map_or(property, String::as_str);
+                Part::Property(index, inner, shown) => {
                     render::property(row, shown, &Leaf::Property(*index, inner.clone()))
                 }
             };
@@ -340,7 +343,8 @@ fn own_names(entity: &Entity, changed: &Changed, row: &Row) -> Vec<Name> {
             false => changed.properties.iter().any(|name| name == property.name),
         };
         if sent {
-            names.push(Name::new(format!("{own}/{}", property.name), Part::Property(index, Vec::new()), None));
+            let part = Part::Property(index, Vec::new(), property.name.to_owned());
+            names.push(Name::new(format!("{own}/{}", property.name), part, None));
         }
     }
     names

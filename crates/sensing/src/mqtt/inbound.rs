@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     catalog::Target,
-    model::{DatastreamInfo, EntityId, Observation},
+    model::{DatastreamInfo, EntityId, EntityType, Observation},
     sta::{self, Reader, Rows, Stop},
 };
 
@@ -95,11 +95,17 @@ impl Known {
         Ok(allowed.then_some(info))
     }
 
-    /// A Datastream that the caller may publish to, or the answer to give instead.
-    async fn own(&mut self, hub: &Hub, caller: &Caller, id: EntityId) -> Result<Arc<DatastreamInfo>, Routed> {
+    /// A Datastream (or MultiDatastream) that the caller may publish to, or the answer to give instead.
+    async fn own(
+        &mut self,
+        hub: &Hub,
+        caller: &Caller,
+        (of, id): (EntityType, EntityId),
+    ) -> Result<Arc<DatastreamInfo>, Routed> {
         match self.datastream(hub, caller, id).await {
-            Ok(Some(info)) => Ok(info),
-            Ok(None) => Err(hidden()),
+            Ok(Some(info)) if info.entity() == of => Ok(info),
+            // Under the other's address there is nothing, though the two share their ids.
+            Ok(_) => Err(hidden()),
             Err(_) => Err(Routed::Unavailable),
         }
     }
@@ -124,14 +130,14 @@ impl Known {
             _ => {}
         }
         let observations = match address {
-            Address::Observations(id) => self.one(hub, caller, body, id, None).await.map(|one| vec![one]),
+            Address::Observations(of) => self.one(hub, caller, body, of, None).await.map(|one| vec![one]),
             Address::OfFeature(id) => self.one(hub, caller, body, None, Some(id)).await.map(|one| vec![one]),
             Address::DataArray => self.array(hub, caller, body).await,
             // A device of no tenant has no names of its own.
             Address::Device { device, key } => match &caller.tenant {
                 None => Err(hidden()),
                 Some(tenant) => match hub.field.of_device(tenant, device, key).await {
-                    Ok(Some(id)) => self.one(hub, caller, body, Some(id), None).await.map(|one| vec![one]),
+                    Ok(Some(of)) => self.one(hub, caller, body, Some(of), None).await.map(|one| vec![one]),
                     Ok(None) => Err(hidden()),
                     Err(_) => Err(Routed::Unavailable),
                 },
@@ -144,27 +150,27 @@ impl Known {
         }
     }
 
-    /// One Observation, where the topic may name its Datastream or its feature (18-088 section 14.1).
+    /// One Observation, where the topic may name its Datastream, its MultiDatastream or its feature (18-088 section 14.1).
     async fn one(
         &mut self,
         hub: &Hub,
         caller: &Caller,
         body: &[u8],
-        datastream: Option<EntityId>,
+        datastream: Option<(EntityType, EntityId)>,
         feature: Option<EntityId>,
     ) -> Result<Observation, Routed> {
         let (draft, json) = payload::observation(body).map_err(|error| misfit(error.to_string()))?;
         let named = match (&draft.datastream, datastream) {
-            (Some(Target::Id(id)), Some(bound)) if *id != bound => {
-                return Err(misfit("the body names another Datastream than the topic"));
+            (Some((of, Target::Id(id))), Some(bound)) if (*of, *id) != bound => {
+                return Err(misfit(format!("the body names another {} than the topic", of.singular())));
             }
-            (Some(Target::Id(id)), _) => Some(*id),
+            (Some((of, Target::Id(id))), _) => Some((*of, *id)),
             (None, None) => return Err(misfit("the body names no Datastream")),
             (_, bound) => bound,
         };
         // Asked first, so that a device creates nothing on its way to being refused.
         let info = match named {
-            Some(id) => Some(self.own(hub, caller, id).await?),
+            Some(named) => Some(self.own(hub, caller, named).await?),
             None => None,
         };
         let about = match (&draft.feature, feature) {
@@ -172,7 +178,7 @@ impl Known {
             (None, bound) => Some(bound),
             _ => None,
         };
-        let by_id = matches!(draft.datastream, None | Some(Target::Id(_)));
+        let by_id = matches!(draft.datastream, None | Some((_, Target::Id(_))));
         let (Some(info), Some(about), true) = (info, about, by_id) else {
             // An entity inside the Observation, or one that is named by its key.
             let body = json.ok_or_else(|| misfit("the payload is not an Observation"))?;
@@ -182,10 +188,11 @@ impl Known {
                 Err(RecordError::Refused(why)) => return Err(misfit(why)),
                 Err(RecordError::Unavailable) => return Err(Routed::Unavailable),
             };
-            self.own(hub, caller, whole.datastream).await?;
+            let of = draft.datastream.as_ref().map(|(of, _)| *of).or(datastream.map(|(of, _)| of));
+            self.own(hub, caller, (of.unwrap_or(EntityType::Datastream), whole.datastream)).await?;
             return Ok(whole);
         };
-        info.observation_type.check(&draft.result).map_err(|error| misfit(error.to_string()))?;
+        info.check(&draft.result).map_err(|error| misfit(error.to_string()))?;
         let feature = about.unwrap_or(info.feature);
         if feature != info.feature {
             match hub.field.admits_feature(caller, info.id, feature).await {
@@ -204,7 +211,7 @@ impl Known {
         let mut reader = Reader::new(body);
         let mut rows = Rows::default();
         while let Some(group) = reader.group().map_err(broken)? {
-            let info = self.own(hub, caller, group.datastream).await?;
+            let info = self.own(hub, caller, (group.of, group.datastream)).await?;
             let mut admitted = HashSet::new();
             loop {
                 let stop = {

@@ -108,7 +108,7 @@ impl Interest {
             return match path.steps.as_slice() {
                 [Step::Set(_)] if whole => Ok(Self::Observations),
                 [Step::Set(_), Step::Key(_)] => Ok(Self::Single),
-                [Step::Set(EntityType::Datastream), Step::Key(_), Step::Navigation(_)] if whole => {
+                [Step::Set(of), Step::Key(_), Step::Navigation(_)] if whole && of.has_series() => {
                     Ok(Self::Observations)
                 }
                 [Step::Set(EntityType::FeatureOfInterest), Step::Key(_), Step::Navigation(_)] if whole => {
@@ -170,6 +170,7 @@ mod tests {
         for (bare, expect) in [
             ("v1.1/Observations", "observations"),
             ("v1.1/Datastreams(1)/Observations", "observations"),
+            ("v1.1/MultiDatastreams(1)/Observations", "observations"),
             ("v1.1/+/Observations", "observations"),
             ("v1.1/FeaturesOfInterest(1)/Observations", "feature"),
             ("v1.1/Observations('1-2-3')/result", "single"),
@@ -180,6 +181,11 @@ mod tests {
             ("v1.1/Things(1)/Datastreams", "entities"),
             ("v1.1/Things(1)/Datastreams(2)", "entities"),
             ("v1.1/Locations(1)/Things", "entities"),
+            ("v1.1/Things(1)/MultiDatastreams", "entities"),
+            ("v1.1/ObservedProperties(1)/MultiDatastreams", "entities"),
+            ("v1.1/MultiDatastreams(1)/ObservedProperties", "entities"),
+            ("v1.1/MultiDatastreams(1)/unitOfMeasurements[0]", "path"),
+            ("v1.1/MultiDatastreams(1)/Thing", "path"),
             ("v1.1/#", "entities"),
             ("#", "entities"),
             ("v1.1/Things(1)/properties/colour", "path"),
@@ -193,6 +199,7 @@ mod tests {
             ("v1.1/Things(1)/name/$value", "nothing"),
             ("v1.1/Things(1)/Datastreams(2)/Observations", "series"),
             ("v1.1/Observations('1-2-3')/Datastream/Observations", "series"),
+            ("v1.1/Things(1)/MultiDatastreams(2)/Observations", "series"),
             ("v1.1/Datastreams(2)/Observations('1-2-3')", "nothing"),
             ("v1.1/Things(1)/Datastreams/Observations", "nothing"),
         ] {

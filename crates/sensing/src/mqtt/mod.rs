@@ -4,15 +4,16 @@
 //! | Topic | Payload |
 //! |---|---|
 //! | `v1.1/Datastreams(<id>)/Observations` | create body of an Observation, or a bare number |
-//! | `v1.1/FeaturesOfInterest(<id>)/Observations`, `v1.1/Observations` | create body that names its Datastream |
+//! | `v1.1/MultiDatastreams(<id>)/Observations` | create body of an Observation, or a bare array |
+//! | `v1.1/FeaturesOfInterest(<id>)/Observations`, `v1.1/Observations` | create body that names its Datastream or MultiDatastream |
 //! | `v1.1/CreateObservations` | data array |
-//! | `devices/<device>/<datastream key>` | create body or a bare number, for devices that know no ids |
+//! | `devices/<device>/<datastream key>` | create body, a bare number or a bare array, for devices that know no ids |
 //! | `tenant/<slug>/...` | anything; a tenant's own messages, for its signed-in callers |
 //!
 //! # Subscribe (18-088 section 14.2)
 //! | Topic | Messages |
 //! |---|---|
-//! | `v1.1/Datastreams(<id>)/Observations`, `v1.1/FeaturesOfInterest(<id>)/Observations`, `v1.1/Observations` | each new or changed Observation |
+//! | `v1.1/Datastreams(<id>)/Observations`, the same of a MultiDatastream or feature, `v1.1/Observations` | each new or changed Observation |
 //! | `v1.1/Observations('<id>')`, and with a property behind it | that Observation when it is written again |
 //! | `v1.1/Things`, any other entity set | each entity that is created or changed |
 //! | `v1.1/Things(<id>)` | the entity when it is changed |
@@ -21,7 +22,7 @@
 //! | any of these with `?$select=name,description` | those properties alone, under the topic as it was subscribed to |
 //! | `tenant/<slug>/...` | the tenant's own messages |
 //!
-//! An entity's message is what a GET would answer. A Datastream is also sent when Observations have moved its phenomenonTime or
+//! An entity's message is what a GET would answer. A Datastream or MultiDatastream is also sent when Observations have moved its phenomenonTime or
 //! resultTime, a few times a second at most. `+`, `#` and `$share` work on all; `#` brings an Observation under its Datastream's topic and
 //! an entity under its own, once. Wildcards reach no longer path than `v1.1/Things(1)/Datastreams(2)`. A
 //! filter that names nothing that could ever be is refused. What a caller may not read

@@ -182,7 +182,7 @@ impl Field for Observed {
         tenant: &Tenant,
         device: &str,
         key: &str,
-    ) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>> {
+    ) -> BoxFuture<'static, Result<Option<(EntityType, EntityId)>, RecordError>> {
         let name: Name = (tenant.clone(), format!("{device}.{key}").into());
         let (catalog, names) = (self.catalog.clone(), Arc::clone(&self.names));
         async move {
@@ -195,13 +195,19 @@ impl Field for Observed {
                 // Keys do not change, but a Datastream may be deleted, or go to another tenant with its Thing. What the
                 // catalogue keeps in memory follows its changes, so looking there is both cheap and true.
                 let info = catalog.datastream(id).await.map_err(unavailable)?;
-                if info.is_some_and(|info| info.tenant == name.0) {
-                    return Ok(Some(id));
+                if let Some(info) = info.filter(|info| info.tenant == name.0) {
+                    return Ok(Some((info.entity(), id)));
                 }
                 names.write().remove(&name);
             }
-            let found = catalog.by_key(EntityType::Datastream, &name.0, &name.1).await.map_err(unavailable)?;
-            if let Some(id) = found {
+            let mut found = None;
+            for of in EntityType::SERIES {
+                if found.is_none() {
+                    let id = catalog.by_key(of, &name.0, &name.1).await.map_err(unavailable)?;
+                    found = id.map(|id| (of, id));
+                }
+            }
+            if let Some((_, id)) = found {
                 let mut names = names.write();
                 if names.len() >= NAMES {
                     names.clear();
@@ -233,7 +239,7 @@ impl Field for Observed {
         &self,
         caller: &Caller,
         body: Value,
-        datastream: Option<EntityId>,
+        datastream: Option<(EntityType, EntityId)>,
         feature: Option<EntityId>,
     ) -> BoxFuture<'static, Result<Option<Observation>, RecordError>> {
         let (catalog, caller) = (self.catalog.clone(), caller.clone());
@@ -257,7 +263,8 @@ impl Field for Observed {
     fn page(&self, after: EntityId, limit: usize) -> BoxFuture<'static, Vec<Arc<DatastreamInfo>>> {
         let (catalog, observe) = (self.catalog.clone(), self.observe.clone());
         async move {
-            let sql = "SELECT id FROM sensing_datastream WHERE id > $1 ORDER BY id LIMIT $2";
+            let sql = "SELECT id FROM sensing_datastream WHERE id > $1
+                       UNION ALL SELECT id FROM sensing_multi_datastream WHERE id > $1 ORDER BY id LIMIT $2";
             let (mut after, limit) = (after.0, limit as i64);
             let mut page = Vec::new();
             // Where nothing was ever observed, nothing is retained, and the catalogue is not even asked. A page is empty only at the end.

@@ -1,7 +1,7 @@
-//! What devices publish: a bare number, or what the HTTP door takes as well (18-088 sections 10.2 and 13.2), read by the same code.
+//! What devices publish: a bare number (a bare array for a MultiDatastream), or what the HTTP door takes as well (18-088 sections 10.2 and 13.2), read by the same code.
 
 use kernel::Problem;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{Error, catalog::ObservationDraft};
 
@@ -22,7 +22,7 @@ pub fn sentence(error: Error) -> String {
     }
 }
 
-/// One Observation: nothing but a number, or a JSON object with `result`. Of an object, the JSON itself is given too: what it brings
+/// One Observation: nothing but a number or an array, or a JSON object with `result`. Of an object, the JSON itself is given too: what it brings
 /// beside links by id is completed from it.
 pub fn observation(payload: &[u8]) -> Result<(ObservationDraft, Option<Value>), PayloadError> {
     let trimmed = payload.trim_ascii();
@@ -32,8 +32,11 @@ pub fn observation(payload: &[u8]) -> Result<(ObservationDraft, Option<Value>), 
             _ => Err(PayloadError("the payload is not a number".to_owned())),
         };
     }
-    let body: Value = serde_json::from_slice(trimmed)
+    let mut body: Value = serde_json::from_slice(trimmed)
         .map_err(|error| PayloadError(format!("the payload is not an Observation: {error}")))?;
+    if body.as_array().is_some_and(|elements| !elements.is_empty()) {
+        body = json!({ "result": body });
+    }
     let draft = ObservationDraft::parse(&body).map_err(|error| PayloadError(sentence(error)))?;
     Ok((draft, Some(body)))
 }
@@ -43,7 +46,7 @@ mod tests {
     use super::*;
     use crate::{
         catalog::Target,
-        model::{EntityId, ResultValue},
+        model::{EntityId, EntityType, ResultValue},
     };
     use proptest::prelude::*;
 
@@ -57,12 +60,17 @@ mod tests {
         let full = br#"{"result":-3,"phenomenonTime":"2026-11-22T09:00:00Z/2026-11-22T10:00:00Z","resultTime":"2026-11-22T10:00:01Z",
             "Datastream":{"@iot.id":7},"parameters":{"a":[1]},"resultQuality":"good"}"#;
         let (draft, _) = observation(full).expect("object");
-        assert!(matches!(draft.datastream, Some(Target::Id(EntityId(7)))));
+        assert!(matches!(draft.datastream, Some((EntityType::Datastream, Target::Id(EntityId(7))))));
         assert_eq!(draft.result, ResultValue::Number(-3.0));
         assert!(draft.phenomenon.is_some_and(|p| !p.is_instant()));
         assert_eq!(draft.parameters.expect("kept").get(), r#"{"a":[1]}"#);
         assert!(matches!(result(br#"{"result":null}"#), ResultValue::Json(_)));
         assert!(matches!(result(br#"{"result":"a\"b"}"#), ResultValue::Json(_)));
+        let ResultValue::Json(bare) = result(b" [21.5, null, \"open\"] ") else { panic!("no array") };
+        assert_eq!(bare.get(), r#"[21.5,null,"open"]"#);
+        let several = br#"{"result":[1,2],"MultiDatastream":{"@iot.id":8}}"#;
+        let (draft, _) = observation(several).expect("object");
+        assert!(matches!(draft.datastream, Some((EntityType::MultiDatastream, Target::Id(EntityId(8))))));
     }
 
     #[test]
@@ -78,6 +86,7 @@ mod tests {
             "1 2",
             r#"{"result":1,"phenomenonTime":"soon"}"#,
             r#"{"result":1,"reslut":2}"#,
+            r#"{"result":[1],"Datastream":{"@iot.id":7},"MultiDatastream":{"@iot.id":8}}"#,
             &deep,
         ] {
             assert!(observation(bad.as_bytes()).is_err(), "{bad}");

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::{
-    model::Observation,
+    model::{EntityType, Observation},
     query::{Item, Leaf, Plan, Row},
     sta::Writer,
 };
@@ -18,8 +18,9 @@ pub fn row(base: &str, plan: &Plan, row: &Row) -> Bytes {
     Bytes::from(out.out)
 }
 
-pub fn observation(o: &Observation) -> Row {
-    Row { item: Item::Observation(Arc::new(o.clone())), expanded: Vec::new() }
+/// `of` is what it belongs to: a Datastream or a MultiDatastream.
+pub fn observation(o: &Observation, of: EntityType) -> Row {
+    Row { item: Item::Observation(Arc::new(o.clone()), of), expanded: Vec::new() }
 }
 
 /// `{"name": "…"}` (18-088 section 9.2.4); null where GET would answer that there is nothing.
@@ -30,7 +31,7 @@ pub fn property(row: &Row, name: &str, leaf: &Leaf) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EntityId, EntityType, ResultValue};
+    use crate::model::{EntityId, ResultValue};
     use kernel::{Interval, Limits, Timestamp};
 
     #[test]
@@ -46,7 +47,7 @@ mod tests {
             parameters: Some(serde_json::from_str(r#"{"a":1}"#).expect("json")),
         };
         let plan = Plan::all(EntityType::Observation, &Limits::DEFAULT);
-        let row = observation(&o);
+        let row = observation(&o, EntityType::Datastream);
         let json: serde_json::Value = serde_json::from_slice(&super::row("http://x/v1.1", &plan, &row)).expect("json");
         assert_eq!(json["@iot.id"], "42-1732240000000000-7");
         assert_eq!(json["@iot.selfLink"], "http://x/v1.1/Observations('42-1732240000000000-7')");

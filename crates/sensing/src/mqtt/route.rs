@@ -49,7 +49,9 @@ struct Name {
 fn exact_names(o: &Observation, feature: Option<Owner>, singles: bool, anchors: &Anchors) -> Vec<Name> {
     let mut names = Vec::new();
     if !anchors.is_empty() {
-        for key in [(EntityType::Datastream, o.datastream), (EntityType::FeatureOfInterest, o.feature)] {
+        // No Datastream has the id of a MultiDatastream, so at most one of the first two is there.
+        let [plain, multi] = EntityType::SERIES.map(|of| (of, o.datastream));
+        for key in [plain, multi, (EntityType::FeatureOfInterest, o.feature)] {
             let paths = anchors.get(&key).into_iter().flatten();
             names.extend(paths.map(|(topic, also)| Name::new(PATH, topic.clone(), None, also.clone())));
         }
@@ -90,18 +92,19 @@ impl Name {
 struct Encoder<'a> {
     hub: &'a Hub,
     observation: &'a Observation,
+    of: EntityType,
     row: Option<Row>,
     whole: Vec<(Box<str>, Bytes)>,
 }
 
 impl<'a> Encoder<'a> {
-    fn new(hub: &'a Hub, observation: &'a Observation) -> Self {
-        Self { hub, observation, row: None, whole: Vec::new() }
+    fn new(hub: &'a Hub, observation: &'a Observation, of: EntityType) -> Self {
+        Self { hub, observation, of, row: None, whole: Vec::new() }
     }
 
     fn message(&mut self, name: &Name, subscription: &Subscription, position: Position) -> Option<Message> {
         let query = subscription.select.as_ref().map_or("", |select| &select.query);
-        let row = self.row.get_or_insert_with(|| render::observation(self.observation));
+        let row = self.row.get_or_insert_with(|| render::observation(self.observation, self.of));
         let payload = match name.property {
             Some(index) => {
                 let property = Schema::of(EntityType::Observation).properties.get(index)?;
@@ -231,7 +234,7 @@ impl Hub {
         let mut found: Vec<(u64, usize, &Subscriber)> = Vec::new();
         for (index, o) in applied.observations.iter().enumerate() {
             let Some(info) = infos.get(&o.datastream) else { continue };
-            let own = Name::new(OWN, topic::observations(o.datastream).into(), None, Vec::new());
+            let own = Name::new(OWN, topic::observations(info.entity(), o.datastream).into(), None, Vec::new());
             found.clear();
             trie.matches(&own.topic, &mut |s, _| found.push((own.slot(&s.subscription), OWN.into(), s)));
             let rest = exact_names(o, features.get(&o.feature).cloned(), singles, &anchors);
@@ -244,7 +247,7 @@ impl Hub {
             let every = Name::new(ALL, ByteString::from_static(ALL_OBSERVATIONS), None, Vec::new());
             found.extend(all.iter().map(|s| (every.slot(&s.subscription), usize::from(ALL), *s)));
             found.sort_by_key(|(slot, ..)| *slot);
-            let mut encoder = Encoder::new(self, o);
+            let mut encoder = Encoder::new(self, o, info.entity());
             for same in found.chunk_by(|a, b| a.0 == b.0) {
                 let Some((slot, at, first)) = same.first() else { continue };
                 let name = match at {
@@ -329,10 +332,10 @@ impl Hub {
         let (features, singles, anchors) =
             (some("v1.1/FeaturesOfInterest("), some("v1.1/Observations("), self.anchors());
         for (index, o) in applied.observations.iter().enumerate().skip(start) {
-            let mut names = vec![
-                Name::new(OWN, topic::observations(o.datastream).into(), None, Vec::new()),
-                Name::new(ALL, ByteString::from_static(ALL_OBSERVATIONS), None, Vec::new()),
-            ];
+            // Which of the two it belongs to is looked up once somebody wants it.
+            let own = |of| Name::new(OWN, topic::observations(of, o.datastream).into(), None, Vec::new());
+            let mut names: Vec<Name> = EntityType::SERIES.into_iter().map(own).collect();
+            names.push(Name::new(ALL, ByteString::from_static(ALL_OBSERVATIONS), None, Vec::new()));
             let feature = match features {
                 true => self.entities.owner(EntityType::FeatureOfInterest, o.feature).await,
                 false => None,
@@ -358,6 +361,8 @@ impl Hub {
             if !session.lock().scope.admits(&info.tenant, info.public) {
                 continue;
             }
+            let own = topic::observations(info.entity(), o.datastream);
+            wanted.retain(|(_, name, _)| name.kind != OWN || *name.topic == *own);
             {
                 let state = session.lock();
                 wanted.retain(|(_, name, _)| {
@@ -365,7 +370,7 @@ impl Hub {
                 });
             }
             wanted.sort_by_key(|(slot, ..)| *slot);
-            let mut encoder = Encoder::new(self, o);
+            let mut encoder = Encoder::new(self, o, info.entity());
             for same in wanted.chunk_by(|a, b| a.0 == b.0) {
                 let Some((slot, name, first)) = same.first() else { continue };
                 let position = Position { offset: applied.offset, index: index as u32, slot: *slot };

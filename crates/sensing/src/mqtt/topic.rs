@@ -2,7 +2,7 @@
 
 use kernel::Tenant;
 
-use crate::model::EntityId;
+use crate::model::{EntityId, EntityType};
 
 /// Bytes of a topic or filter. The standard allows 65,535; the longest that means something here is a tenth of this.
 pub const MAX_BYTES: usize = 512;
@@ -71,9 +71,9 @@ pub fn shared(filter: &str) -> Result<Option<(&str, &str)>, ()> {
 /// What a published topic names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Address<'a> {
-    /// `v1.1/Datastreams(<id>)/Observations`, or `v1.1/Observations` where the body names the Datastream.
-    Observations(Option<EntityId>),
-    /// `v1.1/FeaturesOfInterest(<id>)/Observations`: the body names the Datastream.
+    /// `v1.1/Datastreams(<id>)/Observations`, the same of a MultiDatastream, or `v1.1/Observations` where the body names one of the two.
+    Observations(Option<(EntityType, EntityId)>),
+    /// `v1.1/FeaturesOfInterest(<id>)/Observations`: the body names the Datastream or MultiDatastream.
     OfFeature(EntityId),
     /// `v1.1/CreateObservations`: a data array.
     DataArray,
@@ -99,8 +99,9 @@ impl<'a> Address<'a> {
             (Some("v1.1"), Some("Observations"), None, None) => Self::Observations(None),
             (Some("v1.1"), Some("CreateObservations"), None, None) => Self::DataArray,
             (Some("v1.1"), Some(level), Some("Observations"), None) => {
-                let datastream = id_of(level, "Datastreams").map(|id| Self::Observations(Some(id)));
-                datastream.or_else(|| id_of(level, "FeaturesOfInterest").map(Self::OfFeature)).unwrap_or(Self::Nothing)
+                let series = EntityType::SERIES.into_iter().find_map(|of| Some((of, id_of(level, of.set())?)));
+                let series = series.map(|named| Self::Observations(Some(named)));
+                series.or_else(|| id_of(level, "FeaturesOfInterest").map(Self::OfFeature)).unwrap_or(Self::Nothing)
             }
             (Some("devices"), Some(device), Some(key), None) if !device.is_empty() && !key.is_empty() => {
                 Self::Device { device, key }
@@ -111,17 +112,17 @@ impl<'a> Address<'a> {
     }
 }
 
-/// The one Datastream whose Observations `filter` asks for, when it has no wildcard.
-pub fn datastream_of(filter: &str) -> Option<EntityId> {
+/// The one Datastream or MultiDatastream whose Observations `filter` asks for, when it has no wildcard.
+pub fn datastream_of(filter: &str) -> Option<(EntityType, EntityId)> {
     match Address::of(filter) {
-        Address::Observations(Some(id)) => Some(id),
+        Address::Observations(Some(named)) => Some(named),
         _ => None,
     }
 }
 
-/// The topic of a Datastream's Observations.
-pub fn observations(datastream: EntityId) -> String {
-    format!("v1.1/Datastreams({datastream})/Observations")
+/// The topic of the Observations of a Datastream or MultiDatastream.
+pub fn observations(of: EntityType, id: EntityId) -> String {
+    format!("v1.1/{}({id})/Observations", of.set())
 }
 
 /// The topic of every Observation.

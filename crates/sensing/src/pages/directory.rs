@@ -12,7 +12,10 @@ use kernel::{Problem, Tenant, Text};
 use records::{Param, Read, ToParam, params};
 use serde_json::{Map, Value};
 
-use super::name_of;
+use super::{
+    name_of,
+    several::{self, MultiEntry},
+};
 pub use crate::catalog::listing::Group;
 use crate::{Catalog, Error, Scope, catalog::listing, model::EntityId};
 
@@ -51,6 +54,16 @@ pub struct DatastreamEntry {
     pub unit: String,
     pub interval: Option<i64>,
     pub simulated: bool,
+}
+
+/// A Thing with what is observed at it.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    pub thing: ThingEntry,
+    pub streams: Vec<DatastreamEntry>,
+    pub multi: Vec<MultiEntry>,
+    /// There are more of either than are here.
+    pub more: bool,
 }
 
 /// How many Things there are in what was asked for.
@@ -176,12 +189,9 @@ impl Directory {
         read.await
     }
 
-    /// One Thing with its Datastreams, as far as `scope` may see them; up to [`STREAMS`] of them, and whether there are more.
-    pub async fn thing(
-        &self,
-        scope: &Scope,
-        id: EntityId,
-    ) -> Result<Option<(ThingEntry, Vec<DatastreamEntry>, bool)>, Error> {
+    /// One Thing with its Datastreams and MultiDatastreams, as far as `scope` may see them; up to [`STREAMS`] and [`several::MOST`] of them, and
+    /// whether there are more.
+    pub async fn thing(&self, scope: &Scope, id: EntityId) -> Result<Option<Observed>, Error> {
         let scope = scope.clone();
         let read = self.catalog.records().read(move |read| {
             let owner =
@@ -191,7 +201,7 @@ impl Directory {
             if !owner.is_some_and(|(tenant, public)| scope.admits(&tenant, public)) {
                 return Ok(None);
             }
-            let Some(entry) = entries(read, &[id.0])?.pop() else { return Ok(None) };
+            let Some(thing) = entries(read, &[id.0])?.pop() else { return Ok(None) };
             let sql = "SELECT id, name, unit, properties, tenant, public FROM sensing_datastream
                        WHERE thing_id = $1 ORDER BY id LIMIT $2";
             let mut streams = read.query(sql, params![id.0, STREAMS as i64 + 1], |row| {
@@ -200,7 +210,9 @@ impl Directory {
             })?;
             let more = streams.len() > STREAMS;
             streams.truncate(STREAMS);
-            Ok::<_, Error>(Some((entry, streams.into_iter().flatten().collect(), more)))
+            let (multi, more_multi) = several::of_thing(read, &scope, id)?;
+            let streams = streams.into_iter().flatten().collect();
+            Ok::<_, Error>(Some(Observed { thing, streams, multi, more: more || more_multi }))
         });
         read.await
     }
@@ -350,7 +362,7 @@ fn datastream(row: &records::Row<'_>, at: usize) -> Result<DatastreamEntry, reco
     })
 }
 
-fn object(json: Option<String>) -> Map<String, Value> {
+pub(super) fn object(json: Option<String>) -> Map<String, Value> {
     json.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 

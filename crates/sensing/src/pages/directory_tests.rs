@@ -276,3 +276,82 @@ async fn what_one_may_not_see_is_not_there() {
         assert_eq!(directory.thing(&scope, ids[0]).await.expect("asked").is_some(), visible == 1);
     }
 }
+
+/// What the page of a Thing and the page of a device show of MultiDatastreams, to whom; and declared again, nothing changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thing_has_its_multi_datastreams() {
+    for postgres in [false, true] {
+        let city = City::new(postgres).await;
+        let system = Caller::system("test");
+        let owner = tenant("dsd");
+        let unit = |symbol: Option<&str>| json!({"name": null, "symbol": symbol, "definition": null});
+        let kind = |name: &str| format!("http://www.opengis.net/def/observationType/OGC-OM/2.0/{name}");
+        let property = |key: &str, public: bool| {
+            let body = json!({"name": key, "definition": "d", "description": "d", "properties": {"name_zh_hant": "風"}, "@lamppost.public": public});
+            Declared { entity: EntityType::ObservedProperty, key: key.to_owned(), body }
+        };
+        let sensor = json!({"name": "s", "description": "d", "encodingType": "e", "metadata": "m"});
+        let thing = json!({"name": "Mast", "description": "d", "@lamppost.public": true});
+        let multi = json!({
+            "name": "Wind", "description": "d", "observationType": kind("OM_ComplexObservation"),
+            "multiObservationDataTypes": [kind("OM_Measurement"), kind("OM_CategoryObservation"), kind("OM_Measurement")],
+            "unitOfMeasurements": [unit(Some("m/s")), unit(None), unit(Some("m/s"))],
+            "properties": {"simulated": true, "interval": 30, "name_zh_hant": "風力"},
+            "Thing": {"@iot.key": "mast"}, "Sensor": {"@iot.key": "s"},
+            "ObservedProperties": [{"@iot.key": "speed"}, {"@iot.key": "secret"}, {"@iot.key": "speed"}],
+        });
+        let declared = || {
+            let one = |entity, key: &str, body: &Value| Declared { entity, key: key.to_owned(), body: body.clone() };
+            vec![
+                property("speed", true),
+                property("secret", false),
+                one(EntityType::Sensor, "s", &sensor),
+                one(EntityType::Thing, "mast", &thing),
+                one(EntityType::MultiDatastream, "wind", &multi),
+            ]
+        };
+        let ids = city.catalog.upsert_all(&system, &owner, declared()).await.expect("written");
+        let audit = || async {
+            let query = records::AuditQuery { limit: 100, ..records::AuditQuery::default() };
+            city.records.audit(query).await.expect("audit").rows.len()
+        };
+        let before = audit().await;
+        assert_eq!(city.catalog.upsert_all(&system, &owner, declared()).await.expect("written"), ids);
+        assert_eq!(audit().await, before, "declared again it is the same");
+
+        let (thing, wind) = (ids[3], ids[4]);
+        let directory = city.directory();
+        for (scope, second) in [(Scope::public(), None), (Scope::Tenants([owner.clone()].into()), Some("secret"))] {
+            let found = directory.thing(&scope, thing).await.expect("asked").expect("there");
+            assert!(found.streams.is_empty() && !found.more);
+            let [entry] = found.multi.as_slice() else { panic!("{:?}", found.multi) };
+            assert_eq!((entry.id, entry.simulated, entry.name.zh_hant.as_deref()), (wind, true, Some("風力")));
+            let names: Vec<_> = entry.elements.iter().map(|e| e.name.as_ref().map(|name| name.en.as_str())).collect();
+            assert_eq!(names, [Some("speed"), second, Some("speed")]);
+            assert_eq!(entry.elements.iter().map(|e| e.unit.as_str()).collect::<Vec<_>>(), ["m/s", "", "m/s"]);
+        }
+        // What the doors know of it, and the register of devices.
+        let info = city.catalog.datastream(wind).await.expect("asked").expect("there");
+        assert_eq!((info.entity(), info.elements.as_ref().map(|e| e.len())), (EntityType::MultiDatastream, Some(3)));
+        assert_eq!((info.interval, info.simulated, info.thing), (Some(30), true, thing));
+        let devices = crate::devices::Devices::open(city.records.clone(), Arc::new(Own)).expect("devices");
+        let places = devices.places(&owner, &[thing]).await.expect("places");
+        let [stream] = places[0].streams.as_slice() else { panic!("{places:?}") };
+        assert_eq!((stream.id, stream.entity(), stream.interval), (wind, EntityType::MultiDatastream, Some(30)));
+        assert_eq!(devices.intervals(&owner).await.expect("intervals").len(), 0);
+        // Another length is refused to whoever declares it: the pack does not know whether something was observed.
+        let mut shorter = multi.clone();
+        for list in ["multiObservationDataTypes", "unitOfMeasurements", "ObservedProperties"] {
+            shorter[list].as_array_mut().expect("array").pop();
+        }
+        let refused = city.catalog.upsert(&system, EntityType::MultiDatastream, &owner, "wind", shorter).await;
+        assert!(matches!(&refused, Err(Error::Refused(problem)) if problem.status == 409), "{refused:?}");
+        // Hidden with its Thing.
+        let hide = json!({"@lamppost.public": false});
+        city.catalog.update(&system, EntityType::Thing, thing, &hide, Update::Merge).await.expect("hidden");
+        assert!(directory.thing(&Scope::public(), thing).await.expect("asked").is_none());
+        assert!(city.catalog.get(&Scope::public(), EntityType::MultiDatastream, wind).await.expect("asked").is_none());
+        city.catalog.delete(&system, EntityType::ObservedProperty, ids[0]).await.expect("deleted");
+        assert!(city.catalog.datastream(wind).await.expect("asked").is_none());
+    }
+}

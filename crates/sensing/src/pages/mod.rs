@@ -9,6 +9,7 @@ mod directory;
 mod form;
 mod map;
 mod plot;
+mod several;
 mod things;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -7,7 +7,8 @@ use ui::{Cell, Column, FilterChoice, Filters, Html, LineChart, LiveNumber, Marku
 
 use super::{
     Pages, decimals,
-    directory::{Asked, DatastreamEntry, Directory, Listing, Place},
+    directory::{Asked, DatastreamEntry, Directory, Listing, Observed, Place},
+    several,
 };
 use crate::{Error, model::ResultValue, observe::SeriesQuery};
 
@@ -105,7 +106,9 @@ struct ThingPage {
     simulated: bool,
     description: String,
     numbers: Vec<LiveNumber>,
-    /// There are more Datastreams than are shown.
+    /// Of each MultiDatastream.
+    tables: Vec<Table>,
+    /// There are more Datastreams or MultiDatastreams than are shown.
     more: bool,
     charts: Vec<Markup>,
     properties: Vec<(String, String)>,
@@ -122,8 +125,8 @@ pub async fn thing(
     let missing = || Problem::not_found(format!("The thing {}", id.chars().take(20).collect::<String>()));
     let number: i64 = id.parse().map_err(|_| missing())?;
     let scope = pages.scope(&page.caller);
-    let (thing, streams, more) =
-        pages.directory.thing(&scope, crate::model::EntityId(number)).await?.ok_or_else(missing)?;
+    let found = pages.directory.thing(&scope, crate::model::EntityId(number)).await?.ok_or_else(missing)?;
+    let Observed { thing, streams, multi, more } = found;
     let entity = pages.catalog.get(&scope, crate::model::EntityType::Thing, thing.id).await?.ok_or_else(missing)?;
     let mut numbers = Vec::new();
     let mut charts = Vec::new();
@@ -133,6 +136,7 @@ pub async fn thing(
             charts.extend(chart(&pages, &page, d).await?);
         }
     }
+    let tables = multi.iter().map(|entry| several::table(&pages, &page, entry)).collect();
     let hidden = ["key", "system", "name_zh_hant", "name_zh_hans", "simulated", "interval"];
     let properties =
         entity.properties().into_iter().filter(|(k, _)| !hidden.contains(&k.as_str()) && !k.starts_with("description"));
@@ -146,7 +150,8 @@ pub async fn thing(
     let description = localized.unwrap_or_else(|| entity.text("description").to_owned());
     let system = pages.directory.system(&thing.system);
     let heading = page.text(&thing.name).to_owned();
-    let api = format!("/v1.1/Things({})?$expand=Locations,Datastreams", thing.id);
+    let also = if multi.is_empty() { "" } else { ",MultiDatastreams" };
+    let api = format!("/v1.1/Things({})?$expand=Locations,Datastreams{also}", thing.id);
     let properties = properties.map(|(k, v)| (k.replace('_', " "), shown(v))).collect();
     let mut page =
         page.in_section("live").under_t("things.heading", "/things").with_island("live").with_island("chart");
@@ -163,6 +168,7 @@ pub async fn thing(
         simulated: thing.simulated,
         description,
         numbers,
+        tables,
         more,
         charts,
         properties,

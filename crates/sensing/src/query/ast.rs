@@ -96,7 +96,7 @@ impl Operator {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expr {
     Literal(Literal, At),
-    /// `Thing/Locations/name`, `properties/lamp/pole`.
+    /// `Thing/Locations/name`, `properties/lamp/pole`, `result[0]`.
     Path(Vec<String>, At),
     Not(Box<Expr>, At),
     Negate(Box<Expr>, At),
@@ -183,12 +183,23 @@ fn is_plain(segment: &str) -> bool {
         && chars.all(|c| c.is_alphanumeric() || matches!(c, '_' | '@' | '.'))
 }
 
+/// Whether a part of a path is what `[0]` is read as.
+fn is_index(segment: &str) -> bool {
+    (1..=9).contains(&segment.len())
+        && segment.bytes().all(|b| b.is_ascii_digit())
+        && (segment == "0" || !segment.starts_with('0'))
+}
+
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Literal(literal, _) => literal.fmt(f),
             Self::Path(segments, _) => {
                 for (i, segment) in segments.iter().enumerate() {
+                    if i > 0 && is_index(segment) {
+                        write!(f, "[{segment}]")?;
+                        continue;
+                    }
                     if i > 0 {
                         f.write_str("/")?;
                     }

@@ -30,6 +30,11 @@ pub fn holds(filter: &Node, variables: &[Variable], root: &Item, loaded: &Loaded
     assign(variables, 1, &mut rows, loaded, &mut budget, &mut |rows| node(filter, rows).as_bool() == Some(true))
 }
 
+/// Whether the filter can hold where none of the rows that it looks at is there.
+pub fn holds_for_nothing(filter: &Node) -> bool {
+    node(filter, &[]).as_bool() == Some(true)
+}
+
 /// The values to order by; of several related rows the first counts.
 pub fn order_keys(
     order: &[(Node, bool)],
@@ -287,7 +292,7 @@ impl Item {
     pub fn value<'a>(&'a self, leaf: &'a Leaf) -> Value<'a> {
         match (self, leaf) {
             (Self::Entity(entity, _), Leaf::Id) => Value::Number(entity.id.0 as f64),
-            (Self::Observation(observation), Leaf::Id) => Value::Text(Cow::Owned(observation.id().to_string())),
+            (Self::Observation(observation, _), Leaf::Id) => Value::Text(Cow::Owned(observation.id().to_string())),
             (Self::Entity(entity, extent), Leaf::Property(index, path)) => match entity.fields.get(*index) {
                 Some(Field::Text(text)) => Value::Text(Cow::Borrowed(text)),
                 Some(Field::Time(at)) => Value::instant(*at),
@@ -297,7 +302,7 @@ impl Item {
                     extent.of(name).map_or(Value::Null, Value::Time)
                 }
             },
-            (Self::Observation(o), Leaf::Property(index, path)) => match index {
+            (Self::Observation(o, _), Leaf::Property(index, path)) => match index {
                 0 => Value::Time(o.phenomenon),
                 1 => o.result_time.map_or(Value::Null, Value::instant),
                 2 => match &o.result {

@@ -12,7 +12,7 @@ pub enum Token {
     /// A name, keyword or operator word. `/` and what follows it directly are separate tokens.
     Word(String),
     Literal(Literal),
-    /// One of `( ) , ; : + - * /` and `=`.
+    /// One of `( ) [ ] , ; : + - * /` and `=`.
     Sign(char),
     /// A slash with nothing but names on both sides: a path, not a division.
     Slash,
@@ -67,12 +67,12 @@ impl Lexer {
             '.' if self.peek(1).is_some_and(|d| d.is_ascii_digit()) => Token::Literal(self.number_or_time()?),
             '/' => {
                 self.at += 1;
-                let joins = |c: char| in_name(c) || matches!(c, ')' | '\'');
+                let joins = |c: char| in_name(c) || matches!(c, ')' | ']' | '\'');
                 let before = place >= 2 && joins(self.chars[place - 2]);
                 let after = self.peek(0).is_some_and(|c| starts_name(c) || c == '\'');
                 if before && after { Token::Slash } else { Token::Sign('/') }
             }
-            '(' | ')' | ',' | ';' | ':' | '+' | '-' | '*' | '=' => {
+            '(' | ')' | '[' | ']' | ',' | ';' | ':' | '+' | '-' | '*' | '=' => {
                 self.at += 1;
                 Token::Sign(c)
             }

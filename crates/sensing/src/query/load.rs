@@ -10,12 +10,12 @@ use crate::{
     Catalog, Error, Scope,
     catalog::{
         Entity,
-        schema::{Link, Navigation, Schema},
+        schema::{Link, List, Navigation, PLACE, Schema},
     },
     model::{EntityId, EntityType, Observation},
 };
 
-/// What the head of a series knows of its Datastream: computed properties.
+/// What the head of a series knows of its Datastream or MultiDatastream: computed properties.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Extent {
     pub phenomenon: Option<Interval>,
@@ -36,15 +36,13 @@ impl Extent {
 #[derive(Clone, Debug)]
 pub enum Item {
     Entity(Arc<Entity>, Extent),
-    Observation(Arc<Observation>),
+    /// With what it belongs to: a Datastream or a MultiDatastream.
+    Observation(Arc<Observation>, EntityType),
 }
 
 impl Item {
     pub fn entity(entity: Entity, series: &dyn Series) -> Self {
-        let extent = match entity.entity {
-            EntityType::Datastream => series.extent(entity.id),
-            _ => Extent::default(),
-        };
+        let extent = if entity.entity.has_series() { series.extent(entity.id) } else { Extent::default() };
         Self::Entity(Arc::new(entity), extent)
     }
     /// By what the far side of a tie is found: this entity's id, or the id its row points at.
@@ -54,17 +52,16 @@ impl Item {
                 Link::One { .. } => entity.one(navigation.name),
                 Link::Many { .. } | Link::Through { .. } | Link::Series => Some(entity.id),
             },
-            Self::Observation(o) => match navigation.target {
-                EntityType::Datastream => Some(o.datastream),
+            Self::Observation(o, of) => match navigation.target {
                 EntityType::FeatureOfInterest => Some(o.feature),
-                _ => None,
+                target => (target == *of).then_some(o.datastream),
             },
         }
     }
     pub fn as_entity(&self) -> Option<&Arc<Entity>> {
         match self {
             Self::Entity(entity, _) => Some(entity),
-            Self::Observation(_) => None,
+            Self::Observation(..) => None,
         }
     }
 }
@@ -109,7 +106,7 @@ pub struct Window {
     pub limit: Option<(usize, u64)>,
 }
 
-/// What lies at the far side of `navigation` for each of `keys`, as far as the caller may see it, by id.
+/// What lies at the far side of `navigation` for each of `keys`, as far as the caller may see it, by id or in the order of the list.
 pub async fn related(
     catalog: &Catalog,
     series: &Arc<dyn Series>,
@@ -154,19 +151,14 @@ fn statement(
 ) -> (String, Sql) {
     let mut sql = Sql::default();
     let list = sql.ids(ids);
-    let (from, key) = match navigation.link {
-        Link::Many { column } => (format!("{} e", schema.table), format!("e.{column}")),
-        Link::Through { table, own, other } => {
-            (format!("{table} l JOIN {} e ON e.id = l.{other}", schema.table), format!("l.{own}"))
-        }
-        Link::One { .. } | Link::Series => (format!("{} e", schema.table), "e.id".to_owned()),
-    };
+    let (from, key) = far_side(schema, navigation);
     let mut condition = format!("{key} IN ({list})");
     if let Some(scope) = sql.scope(scope, "e") {
         condition = format!("{condition} AND {scope}");
     }
     let columns = schema.columns("e");
-    let order = window.order.as_deref().unwrap_or("e.id");
+    let own = if navigation.is_list() { format!("l.{PLACE}") } else { "e.id".to_owned() };
+    let order = window.order.as_deref().unwrap_or(&own);
     let text = match window.limit {
         None => format!("SELECT {columns}, {key} FROM {from} WHERE {condition} ORDER BY {order}"),
         Some((limit, skip)) => {
@@ -185,6 +177,22 @@ fn statement(
     (text, sql)
 }
 
+/// The rows at the far side of `navigation`, with the alias `e`, and what says to whom each belongs.
+fn far_side(schema: &Schema, navigation: &Navigation) -> (String, String) {
+    match navigation.link {
+        Link::Many { column } => (format!("{} e", schema.table), format!("e.{column}")),
+        Link::Through { table, own, other, list } => {
+            // Whoever stands in a list twice is in it once.
+            let ties = match list {
+                List::Far => format!("(SELECT DISTINCT {own}, {other} FROM {table})"),
+                List::No | List::Near => table.to_owned(),
+            };
+            (format!("{ties} l JOIN {} e ON e.id = l.{other}", schema.table), format!("l.{own}"))
+        }
+        Link::One { .. } | Link::Series => (format!("{} e", schema.table), "e.id".to_owned()),
+    }
+}
+
 /// How many entities lie behind each key.
 pub async fn counts(
     catalog: &Catalog,
@@ -198,13 +206,10 @@ pub async fn counts(
         let ids: Vec<i64> = chunk.iter().map(|id| id.0).collect();
         let mut sql = Sql::default();
         let list = sql.ids(&ids);
-        let (from, key) = match navigation.link {
-            Link::Many { column } => (format!("{} e", schema.table), format!("e.{column}")),
-            Link::Through { table, own, other } => {
-                (format!("{table} l JOIN {} e ON e.id = l.{other}", schema.table), format!("l.{own}"))
-            }
-            Link::One { .. } | Link::Series => return Ok(all),
-        };
+        if matches!(navigation.link, Link::One { .. } | Link::Series) {
+            return Ok(all);
+        }
+        let (from, key) = far_side(schema, navigation);
         let scope = sql.scope(scope, "e").map(|s| format!(" AND {s}")).unwrap_or_default();
         let text = format!("SELECT {key}, COUNT(*) FROM {from} WHERE {key} IN ({list}){scope} GROUP BY {key}");
         let found = catalog.records().read(move |read| {

@@ -4,6 +4,7 @@
 //! same typed predicate ([`eval`]), which is the reference. Leaving the narrowing out changes how long an answer takes and
 //! nothing else, and a property test holds that.
 
+mod among;
 mod ast;
 mod eval;
 mod functions;
@@ -12,6 +13,7 @@ mod load;
 mod narrow;
 mod observations;
 mod options;
+mod page;
 mod parser;
 mod plan;
 mod run;

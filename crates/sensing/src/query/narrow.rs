@@ -289,7 +289,7 @@ fn along(
     let found = match navigation.link {
         Link::One { column } => (column, format!("SELECT {alias}.id FROM {table} {alias} WHERE {inner}")),
         Link::Many { column } => ("id", format!("SELECT {alias}.{column} FROM {table} {alias} WHERE {inner}")),
-        Link::Through { table: between, own, other } => (
+        Link::Through { table: between, own, other, .. } => (
             "id",
             format!(
                 "SELECT l{alias}.{own} FROM {between} l{alias} JOIN {table} {alias} ON {alias}.id = l{alias}.{other} WHERE {inner}"

@@ -1,27 +1,26 @@
-//! Questions about Observations: they lie in series, one for each Datastream, ordered by phenomenonTime.
+//! Questions about Observations: they lie in series, one for each Datastream or MultiDatastream, ordered by phenomenonTime.
 
 use std::{
     cmp::Ordering,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, VecDeque},
     sync::Arc,
 };
 
 use kernel::Timestamp;
-use records::params;
 
 use super::{
+    among::{Home, series},
     ast::Operator,
     load::Item,
-    narrow::{Sql, narrow},
+    page::{Page, sorted_page},
     plan::{Leaf, Node, Plan, Variable},
-    run::{Engine, Next, Page, Source},
+    run::{Engine, Next, Source},
     series::Span,
     token::{Token, TokenId},
     value::Value,
 };
 use crate::{
     Error, Scope,
-    catalog::schema::Schema,
     model::{EntityId, EntityType, Observation, ObservationId},
 };
 
@@ -31,10 +30,8 @@ const SCAN: usize = 200_000;
 const COUNT_SCAN: usize = 5_000_000;
 /// Observations that are sorted by something else than time.
 const SORT: usize = 200_000;
-/// Datastreams that one question spans.
-const DATASTREAMS: usize = 1_000_000;
 /// Rows in one read of a series.
-const CHUNK: usize = 2_000;
+pub(super) const CHUNK: usize = 2_000;
 
 /// The order that decides how series are walked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +67,7 @@ impl Engine {
         if let Some(filter) = &plan.filter {
             question.bounds(filter);
         }
-        let datastreams = question.datastreams(source).await?;
+        let datastreams = series(self, scope, plan, source, question.feature).await?;
         let walk = walk(plan);
         let mut page = match walk {
             // The latest Observation of one Datastream lies in the head.
@@ -157,93 +154,12 @@ impl Question<'_> {
         }
     }
 
-    /// The Datastreams that may hold an answer and that the caller may see, by id.
-    async fn datastreams(&self, source: &Source) -> Result<Vec<EntityId>, Error> {
-        // Who asks for the series of a Datastream has found the Datastream before, so it is visible.
-        if let Source::Related { entity: EntityType::Datastream, id, .. } = source
-            && self.feature.is_none()
-        {
-            return Ok(vec![*id]);
-        }
-        let mut sql = Sql::default();
-        let mut conditions = Vec::new();
-        conditions.extend(sql.scope(self.scope, "e"));
-        match source {
-            Source::All => {}
-            Source::Related { entity: EntityType::Datastream, id, .. } => {
-                conditions.push(format!("e.id = {}", sql.id(id.0)))
-            }
-            Source::Related { .. } => {}
-            Source::One(TokenId::Observation(id)) => conditions.push(format!("e.id = {}", sql.id(id.datastream.0))),
-            Source::One(TokenId::Entity(_)) => return Ok(Vec::new()),
-        }
-        if let Some(feature) = self.feature {
-            let place = sql.id(feature.0);
-            conditions.push(format!(
-                "e.id IN (SELECT datastream_id FROM sensing_observed_feature WHERE feature_id = {place})"
-            ));
-        }
-        if self.engine.pushdown
-            && let Some(filter) = &self.plan.filter
-        {
-            self.datastream_conditions(filter, &mut sql, &mut conditions);
-        }
-        let condition = if conditions.is_empty() { "1 = 1".to_owned() } else { conditions.join(" AND ") };
-        let text = format!("SELECT e.id FROM sensing_datastream e WHERE {condition} ORDER BY e.id");
-        let found = self.engine.catalog.records().read(move |read| {
-            let mut ids = Vec::new();
-            read.for_each(&text, &sql.params, |row| {
-                ids.push(EntityId(row.get(0)?));
-                let more = ids.len() < DATASTREAMS;
-                Ok(if more { std::ops::ControlFlow::Continue(()) } else { std::ops::ControlFlow::Break(()) })
-            })?;
-            Ok::<_, Error>(ids)
-        });
-        let ids = found.await?;
-        if ids.len() >= DATASTREAMS {
-            return Err(Error::bad_request(format!(
-                "The question spans more than {DATASTREAMS} Datastreams; narrow it."
-            )));
-        }
-        Ok(ids)
-    }
-
-    /// Conjuncts that look at the Datastream and what hangs from it are looked up there.
-    fn datastream_conditions(&self, filter: &Node, sql: &mut Sql, conditions: &mut Vec<String>) {
-        if let Node::Binary(Operator::And, left, right) = filter {
-            self.datastream_conditions(left, sql, conditions);
-            self.datastream_conditions(right, sql, conditions);
-            return;
-        }
-        let variables = &self.plan.variables;
-        let Some(base) = variables
-            .iter()
-            .position(|v| v.parent == 0 && v.entity == EntityType::Datastream && v.navigation.is_some())
-        else {
-            return;
-        };
-        // The subtree below the Datastream, numbered anew.
-        let mut map: HashMap<usize, usize> = HashMap::from([(base, 0)]);
-        let mut below = vec![Variable { parent: 0, navigation: None, entity: EntityType::Datastream }];
-        for (index, variable) in variables.iter().enumerate().skip(base + 1) {
-            if let Some(parent) = map.get(&variable.parent).copied() {
-                map.insert(index, below.len());
-                below.push(Variable { parent, ..variable.clone() });
-            }
-        }
-        if let Some(node) = renumbered(filter, &map)
-            && let Some(condition) = narrow(&node, &below, sql)
-        {
-            conditions.push(condition.text);
-        }
-    }
-
     fn admits(&self, observation: &Observation) -> bool {
         self.feature.is_none_or(|f| f == observation.feature)
     }
 
     /// Those of `chunk` for which the filter holds.
-    async fn filtered(&self, chunk: Vec<Observation>) -> Result<Vec<(Observation, bool)>, Error> {
+    async fn filtered(&self, chunk: Vec<Observation>, of: EntityType) -> Result<Vec<(Observation, bool)>, Error> {
         let Some(filter) = &self.plan.filter else {
             return Ok(chunk
                 .into_iter()
@@ -253,7 +169,7 @@ impl Question<'_> {
                 })
                 .collect());
         };
-        let items: Vec<Item> = chunk.iter().map(|o| Item::Observation(Arc::new(o.clone()))).collect();
+        let items: Vec<Item> = chunk.iter().map(|o| Item::Observation(Arc::new(o.clone()), of)).collect();
         let loaded = self.engine.load(self.scope, &self.plan.variables, &items).await?;
         let mut all = Vec::with_capacity(chunk.len());
         for (observation, item) in chunk.into_iter().zip(&items) {
@@ -267,13 +183,13 @@ impl Question<'_> {
         Span { datastream, from: self.from, to: self.to, descending, after, limit }
     }
 
-    async fn head(&self, datastream: EntityId) -> Result<Page, Error> {
+    async fn head(&self, Home { id: datastream, of }: Home) -> Result<Page, Error> {
         let Some(latest) = self.engine.series.latest(datastream) else { return Ok(Page::default()) };
         let mut page = Page::default();
         let next = self.engine.series.count(datastream).await? > 1;
         let id = latest.id();
         page.next = if next { Some(self.token(&id, Value::Time(latest.phenomenon))) } else { None };
-        page.items.push(Item::Observation(Arc::new(latest)));
+        page.items.push(Item::Observation(Arc::new(latest), of));
         Ok(page)
     }
 
@@ -291,12 +207,12 @@ impl Question<'_> {
     }
 
     /// Datastream by Datastream.
-    async fn natural(&self, datastreams: &[EntityId]) -> Result<Page, Error> {
+    async fn natural(&self, datastreams: &[Home]) -> Result<Page, Error> {
         let mut page = Page::default();
         let mut after = self.continued();
         let mut skip = self.plan.skip;
         let mut scanned = 0;
-        for &datastream in datastreams {
+        for &Home { id: datastream, of } in datastreams {
             if after.is_some_and(|id| datastream < id.datastream) {
                 continue;
             }
@@ -318,7 +234,7 @@ impl Question<'_> {
                 let chunk = self.engine.series.read(self.span(datastream, false, resume, limit)).await?;
                 let full = chunk.len() == limit;
                 scanned += chunk.len();
-                for (observation, holds) in self.filtered(chunk).await? {
+                for (observation, holds) in self.filtered(chunk, of).await? {
                     resume = Some(observation.id());
                     if !holds {
                         continue;
@@ -332,7 +248,7 @@ impl Question<'_> {
                             page.last_id().map(|id| self.token(&id, Value::Null)).or(Some(Next::Skip(self.plan.skip)));
                         return Ok(page);
                     }
-                    page.items.push(Item::Observation(Arc::new(observation)));
+                    page.items.push(Item::Observation(Arc::new(observation), of));
                 }
                 if !full {
                     break;
@@ -350,17 +266,17 @@ impl Question<'_> {
     }
 
     /// All series merged by time. A series is opened only once its newest (or oldest) Observation may be next.
-    async fn by_time(&self, datastreams: &[EntityId], descending: bool) -> Result<Page, Error> {
+    async fn by_time(&self, datastreams: &[Home], descending: bool) -> Result<Page, Error> {
         let token = self.continued();
-        let mut waiting: Vec<(Timestamp, EntityId)> = Vec::new();
-        for &datastream in datastreams {
+        let mut waiting: Vec<(Timestamp, Home)> = Vec::new();
+        for &Home { id: datastream, of } in datastreams {
             let Some(extent) = self.engine.series.extent(datastream).phenomenon else { continue };
             let bound = if descending {
                 self.to.map_or(extent.end, |t| t.min(extent.end))
             } else {
                 self.from.map_or(extent.start, |t| t.max(extent.start))
             };
-            waiting.push((bound, datastream));
+            waiting.push((bound, Home { id: datastream, of }));
         }
         // The next to open stands last.
         waiting.sort_unstable_by(|a, b| if descending { a.cmp(b) } else { b.cmp(a) });
@@ -369,7 +285,7 @@ impl Question<'_> {
         let (mut skip, mut scanned) = (self.plan.skip, 0usize);
         let limit = (self.plan.top + 1).min(CHUNK);
         loop {
-            while let Some(&(bound, datastream)) = waiting.last() {
+            while let Some(&(bound, home)) = waiting.last() {
                 let later = heap.peek().and_then(|c| c.buffer.front()).is_some_and(|(o, _)| {
                     if descending { o.phenomenon.start > bound } else { o.phenomenon.start < bound }
                 });
@@ -378,7 +294,7 @@ impl Question<'_> {
                 }
                 waiting.pop();
                 let mut cursor = Cursor {
-                    datastream,
+                    home,
                     descending,
                     after: None,
                     from: self.from,
@@ -396,6 +312,7 @@ impl Question<'_> {
             }
             let Some(mut cursor) = heap.pop() else { return Ok(page) };
             let Some((observation, holds)) = cursor.buffer.pop_front() else { continue };
+            let of = cursor.home.of;
             let id = observation.id();
             let time = observation.phenomenon;
             if holds && skip > 0 {
@@ -408,7 +325,7 @@ impl Question<'_> {
                         .or(Some(Next::Skip(self.plan.skip)));
                     return Ok(page);
                 }
-                page.items.push(Item::Observation(Arc::new(observation)));
+                page.items.push(Item::Observation(Arc::new(observation), of));
             }
             if cursor.buffer.is_empty() && !cursor.done {
                 scanned += self.fill(&mut cursor, CHUNK).await?;
@@ -426,7 +343,7 @@ impl Question<'_> {
 
     async fn fill(&self, cursor: &mut Cursor, limit: usize) -> Result<usize, Error> {
         let span = Span {
-            datastream: cursor.datastream,
+            datastream: cursor.home.id,
             from: cursor.from,
             to: cursor.to,
             descending: cursor.descending,
@@ -437,14 +354,14 @@ impl Question<'_> {
         cursor.done = chunk.len() < limit;
         cursor.after = chunk.last().map(Observation::id).or(cursor.after);
         let read = chunk.len();
-        cursor.buffer.extend(self.filtered(chunk).await?);
+        cursor.buffer.extend(self.filtered(chunk, cursor.home.of).await?);
         Ok(read)
     }
 
-    async fn sorted(&self, datastreams: &[EntityId]) -> Result<Page, Error> {
+    async fn sorted(&self, datastreams: &[Home]) -> Result<Page, Error> {
         let mut all: Vec<(Vec<Value<'static>>, Item)> = Vec::new();
         let mut scanned = 0;
-        for &datastream in datastreams {
+        for &Home { id: datastream, of } in datastreams {
             let mut resume = None;
             loop {
                 let chunk = self.engine.series.read(self.span(datastream, false, resume, CHUNK)).await?;
@@ -458,11 +375,11 @@ impl Question<'_> {
                     return Err(Error::bad_request(detail));
                 }
                 let kept: Vec<Item> = self
-                    .filtered(chunk)
+                    .filtered(chunk, of)
                     .await?
                     .into_iter()
                     .filter(|(_, holds)| *holds)
-                    .map(|(o, _)| Item::Observation(Arc::new(o)))
+                    .map(|(o, _)| Item::Observation(Arc::new(o), of))
                     .collect();
                 let loaded = self.engine.load(self.scope, &self.plan.variables, &kept).await?;
                 for item in kept {
@@ -473,13 +390,13 @@ impl Question<'_> {
                 }
             }
         }
-        Ok(super::run::sorted_page(self.plan, all))
+        Ok(sorted_page(self.plan, all))
     }
 
-    async fn count(&self, datastreams: &[EntityId]) -> Result<u64, Error> {
+    async fn count(&self, datastreams: &[Home]) -> Result<u64, Error> {
         let mut total = 0;
         if self.plan.filter.is_none() && self.feature.is_none() {
-            for &datastream in datastreams {
+            for &Home { id: datastream, .. } in datastreams {
                 total += self.engine.series.count(datastream).await?;
             }
             return Ok(total);
@@ -490,7 +407,7 @@ impl Question<'_> {
             _ => None,
         };
         let mut scanned = 0;
-        for &datastream in datastreams {
+        for &Home { id: datastream, of } in datastreams {
             if let Some((from, to)) = span
                 && let Some(count) = self.engine.series.count_between(datastream, from, to).await?
             {
@@ -508,7 +425,7 @@ impl Question<'_> {
                         "To count under this filter, more than {COUNT_SCAN} Observations would have to be read; narrow it by phenomenonTime or leave $count out."
                     )));
                 }
-                total += self.filtered(chunk).await?.iter().filter(|(_, holds)| *holds).count() as u64;
+                total += self.filtered(chunk, of).await?.iter().filter(|(_, holds)| *holds).count() as u64;
                 if !full {
                     break;
                 }
@@ -563,25 +480,9 @@ fn flipped(operator: Operator) -> Operator {
     }
 }
 
-/// A filter with its variables renumbered; `None` when it looks at others too.
-fn renumbered(node: &Node, map: &HashMap<usize, usize>) -> Option<Node> {
-    Some(match node {
-        Node::Literal(value) => Node::Literal(value.clone()),
-        Node::Leaf(variable, leaf) => Node::Leaf(*map.get(variable)?, leaf.clone()),
-        Node::Not(inner) => Node::Not(Box::new(renumbered(inner, map)?)),
-        Node::Negate(inner) => Node::Negate(Box::new(renumbered(inner, map)?)),
-        Node::Binary(operator, left, right) => {
-            Node::Binary(*operator, Box::new(renumbered(left, map)?), Box::new(renumbered(right, map)?))
-        }
-        Node::Call(function, arguments) => {
-            Node::Call(*function, arguments.iter().map(|a| renumbered(a, map)).collect::<Option<_>>()?)
-        }
-    })
-}
-
 /// One series in a merge.
 struct Cursor {
-    datastream: EntityId,
+    home: Home,
     descending: bool,
     after: Option<ObservationId>,
     from: Option<Timestamp>,
@@ -593,7 +494,7 @@ struct Cursor {
 impl Cursor {
     /// Goes on behind `id`, which may belong to another Datastream: at the same time, lower Datastreams come first (last when descending).
     fn resume(&mut self, id: &ObservationId) {
-        let passed = match self.datastream.cmp(&id.datastream) {
+        let passed = match self.home.id.cmp(&id.datastream) {
             Ordering::Equal => {
                 self.after = Some(*id);
                 return;
@@ -631,63 +532,5 @@ impl PartialOrd for Cursor {
 impl Ord for Cursor {
     fn cmp(&self, other: &Self) -> Ordering {
         self.order(other)
-    }
-}
-
-impl Engine {
-    /// All Observations of some Datastreams or features, for filters that look into them.
-    pub(super) async fn related_observations(
-        &self,
-        scope: &Scope,
-        from: EntityType,
-        keys: &[EntityId],
-    ) -> Result<super::load::Related, Error> {
-        let mut all = super::load::Related::default();
-        let mut total = 0;
-        let mut pairs: Vec<(EntityId, EntityId)> = keys.iter().map(|k| (*k, *k)).collect();
-        if from == EntityType::FeatureOfInterest {
-            pairs.clear();
-            for key in keys {
-                pairs.extend(self.datastreams_of_feature(scope, *key).await?.into_iter().map(|d| (*key, d)));
-            }
-        }
-        for (key, datastream) in pairs {
-            let mut after = None;
-            loop {
-                let span = Span { datastream, from: None, to: None, descending: false, after, limit: CHUNK };
-                let chunk = self.series.read(span).await?;
-                let full = chunk.len() == CHUNK;
-                after = chunk.last().map(Observation::id);
-                total += chunk.len();
-                if total > super::load::MAX_RELATED {
-                    return Err(Error::bad_request(
-                        "The filter looks into too many Observations; ask for Observations and filter by their Datastream instead.",
-                    ));
-                }
-                let wanted = chunk.into_iter().filter(|o| from != EntityType::FeatureOfInterest || o.feature == key);
-                all.entry(key).or_default().extend(wanted.map(|o| Item::Observation(Arc::new(o))));
-                if !full {
-                    break;
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    pub(super) async fn datastreams_of_feature(
-        &self,
-        scope: &Scope,
-        feature: EntityId,
-    ) -> Result<Vec<EntityId>, Error> {
-        let schema = Schema::of(EntityType::Datastream);
-        let sql = format!(
-            "SELECT {} FROM sensing_observed_feature o JOIN sensing_datastream e ON e.id = o.datastream_id
-             WHERE o.feature_id = $1 ORDER BY e.id",
-            schema.columns("e")
-        );
-        let found = self.catalog.records().read(move |read| {
-            Ok::<_, Error>(read.query(&sql, params![feature.0], |row| crate::catalog::Entity::read(schema, row))?)
-        });
-        Ok(found.await?.into_iter().filter(|e| scope.admits(&e.tenant, e.public)).map(|e| e.id).collect())
     }
 }

@@ -128,7 +128,8 @@ impl Options {
     }
     /// `$select` as text.
     pub fn select_text(&self) -> Option<String> {
-        let names: Vec<String> = self.select.as_ref()?.iter().map(|(name, _)| name.join("/")).collect();
+        let text = |(name, at): &(Vec<String>, super::ast::At)| super::Expr::Path(name.clone(), *at).to_string();
+        let names: Vec<String> = self.select.as_ref()?.iter().map(text).collect();
         Some(names.join(","))
     }
     /// `$expand` as text, with the options of each.

@@ -214,27 +214,46 @@ impl Parser {
         Ok(Expr::Call(function, arguments, at))
     }
 
-    /// The rest of a path whose first name is read.
+    /// The rest of a path whose first name is read: `/name` and, of an array, `[0]`. The standard leaves open how an element of `result` is
+    /// named; the brackets are what other servers of MultiDatastreams understand.
     fn path(&mut self, first: String) -> Result<Vec<String>, Fault> {
         const SEGMENTS: usize = 16;
         let mut segments = vec![first];
-        while self.peek() == Some(&Token::Slash) {
-            self.next += 1;
-            match self.peek().cloned() {
-                Some(Token::Word(word)) => segments.push(word),
-                Some(Token::Literal(Literal::Text(text))) => segments.push(text),
-                // Words that mean something else elsewhere are plain names in a path.
-                Some(Token::Literal(literal @ (Literal::Null | Literal::Bool(_)))) => {
-                    segments.push(literal.to_string())
+        loop {
+            if self.sign('[') {
+                segments.push(self.index()?);
+                self.need(']')?;
+            } else if self.peek() == Some(&Token::Slash) {
+                self.next += 1;
+                match self.peek().cloned() {
+                    Some(Token::Word(word)) => segments.push(word),
+                    Some(Token::Literal(Literal::Text(text))) => segments.push(text),
+                    // Words that mean something else elsewhere are plain names in a path.
+                    Some(Token::Literal(literal @ (Literal::Null | Literal::Bool(_)))) => {
+                        segments.push(literal.to_string())
+                    }
+                    _ => return Err(self.expected("a property name")),
                 }
-                _ => return Err(self.expected("a property name")),
+                self.next += 1;
+            } else {
+                return Ok(segments);
             }
-            self.next += 1;
             if segments.len() > SEGMENTS {
                 return Err(Fault::at(self.at(), format!("a path has at most {SEGMENTS} parts")));
             }
         }
-        Ok(segments)
+    }
+
+    /// A place in an array, as it is a name inside a path.
+    fn index(&mut self) -> Result<String, Fault> {
+        match self.peek() {
+            Some(Token::Literal(Literal::Number(n))) if *n >= 0.0 && n.fract() == 0.0 && *n < 1e9 => {
+                let index = (*n as u32).to_string();
+                self.next += 1;
+                Ok(index)
+            }
+            _ => Err(self.expected("a place in an array, from 0,")),
+        }
     }
 
     fn name(&mut self, what: &str) -> Result<Vec<String>, Fault> {

@@ -10,6 +10,7 @@ use super::{
     eval,
     load::{Item, Loaded, MAX_RELATED, Related, Window, counts, related},
     narrow::{Sql, column, narrow},
+    page::{Page, kept_page, next, place, sorted_page},
     plan::{Expansion, Leaf, Node, Plan, Variable},
     series::Series,
     token::{Token, TokenId},
@@ -21,7 +22,7 @@ use crate::{
         Entity,
         schema::{Link, Navigation, Schema},
     },
-    model::{EntityId, EntityType, Observation, ObservationId},
+    model::{EntityId, EntityType},
 };
 
 /// What answers questions. Cheap to clone.
@@ -53,25 +54,6 @@ pub enum Source {
 pub enum Next {
     Token(String),
     Skip(u64),
-}
-
-#[derive(Default)]
-pub(super) struct Page {
-    pub items: Vec<Item>,
-    pub count: Option<u64>,
-    pub next: Option<Next>,
-}
-
-impl Page {
-    pub fn last_observation(&self) -> Option<&Observation> {
-        match self.items.last() {
-            Some(Item::Observation(o)) => Some(o),
-            _ => None,
-        }
-    }
-    pub fn last_id(&self) -> Option<ObservationId> {
-        self.last_observation().map(Observation::id)
-    }
 }
 
 /// An entity with what was expanded.
@@ -146,10 +128,12 @@ impl Engine {
                 Ok(self.catalog.get(scope, entity, id).await?.map(|e| Item::entity(e, self.series.as_ref())))
             }
             TokenId::Observation(id) => {
-                if self.catalog.get(scope, EntityType::Datastream, id.datastream).await?.is_none() {
-                    return Ok(None);
+                for of in EntityType::SERIES {
+                    if self.catalog.get(scope, of, id.datastream).await?.is_some() {
+                        return Ok(self.series.get(id).await?.map(|o| Item::Observation(Arc::new(o), of)));
+                    }
                 }
-                Ok(self.series.get(id).await?.map(|o| Item::Observation(Arc::new(o))))
+                Ok(None)
             }
         }
     }
@@ -199,6 +183,14 @@ impl Engine {
     // --- entities -------------------------------------------------------------------------------------------------
 
     async fn entities(&self, scope: &Scope, plan: &Plan, source: &Source) -> Result<Page, Error> {
+        if let Source::Related { id, navigation, .. } = source
+            && navigation.is_list()
+        {
+            let found = related(&self.catalog, &self.series, scope, navigation, &[*id], &Window::default()).await?;
+            let items: Vec<Item> = found.into_values().flatten().collect();
+            let loaded = self.load(scope, &plan.variables, &items).await?;
+            return kept_page(plan, true, items, &loaded);
+        }
         let mut sql = Sql::default();
         let Some(base) = conditions(scope, plan, source, self.pushdown, &mut sql) else { return Ok(Page::default()) };
         let order = if self.pushdown || plan.order.is_empty() { sql_order(plan) } else { None };
@@ -483,7 +475,8 @@ impl Engine {
         keys: &[EntityId],
     ) -> Result<Vec<Page>, Error> {
         let Expansion { navigation, plan, .. } = expansion;
-        let order = if plan.filter.is_none() { sql_order(plan) } else { None };
+        let list = navigation.is_list();
+        let order = if plan.filter.is_none() && !list { sql_order(plan) } else { None };
         let mut pages = Vec::with_capacity(rows.len());
         if let Some(order) = order {
             let window = Window { order: Some(order_text(&order)), limit: Some((plan.top + 1, plan.skip)) };
@@ -514,19 +507,7 @@ impl Engine {
                 .link_key(navigation)
                 .and_then(|key| found.get_mut(&key).map(std::mem::take))
                 .unwrap_or_default();
-            let mut kept = Vec::new();
-            for item in items {
-                let holds = match &plan.filter {
-                    Some(filter) => eval::holds(filter, &plan.variables, &item, &loaded)?,
-                    None => true,
-                };
-                if holds {
-                    kept.push((eval::order_keys(&plan.order, &plan.variables, &item, &loaded)?, item));
-                }
-            }
-            let count = kept.len() as u64;
-            let mut page = sorted_page(plan, kept);
-            page.count = plan.count.then_some(count);
+            let page = kept_page(plan, list, items, &loaded)?;
             pages.push(page);
         }
         Ok(pages)
@@ -552,7 +533,7 @@ fn conditions(scope: &Scope, plan: &Plan, source: &Source, pushdown: bool, sql: 
         Source::One(TokenId::Observation(_)) => return None,
         Source::Related { id, navigation, .. } => all.push(match navigation.link {
             Link::Many { column } => format!("e.{column} = {}", sql.id(id.0)),
-            Link::Through { table, own, other } => {
+            Link::Through { table, own, other, .. } => {
                 format!("e.id IN (SELECT l.{other} FROM {table} l WHERE l.{own} = {})", sql.id(id.0))
             }
             Link::One { .. } | Link::Series => return None,
@@ -625,52 +606,4 @@ fn beyond(order: &[(String, bool)], token: &Token, sql: &mut Sql) -> Result<Stri
         text = format!("({column} {sign} {place} OR ({column} = {place} AND {text}))");
     }
     Ok(text)
-}
-
-fn id_of(item: &Item) -> TokenId {
-    match item {
-        Item::Entity(entity, _) => TokenId::Entity(entity.id),
-        Item::Observation(observation) => TokenId::Observation(observation.id()),
-    }
-}
-
-fn place(plan: &Plan, item: &Item, loaded: &Loaded) -> Result<Token, Error> {
-    Ok(Token { keys: eval::order_keys(&plan.order, &plan.variables, item, loaded)?, id: id_of(item) })
-}
-
-fn next(plan: &Plan, last: Option<&Token>) -> Next {
-    match last.and_then(Token::print) {
-        Some(token) => Next::Token(token),
-        None => Next::Skip(plan.skip + plan.top as u64),
-    }
-}
-
-/// Sorts, goes on behind the token, and cuts the page out.
-pub(super) fn sorted_page(plan: &Plan, mut all: Vec<(Vec<Value<'static>>, Item)>) -> Page {
-    use std::cmp::Ordering;
-    let by_keys = |a: &[Value<'static>], b: &[Value<'static>]| {
-        let mut orders = a.iter().zip(b).zip(&plan.order).map(|((a, b), (_, descending))| {
-            let order = a.sort(b);
-            if *descending { order.reverse() } else { order }
-        });
-        orders.find(|o| *o != Ordering::Equal).unwrap_or(Ordering::Equal)
-    };
-    all.sort_by(|(a, x), (b, y)| by_keys(a, b).then_with(|| id_of(x).cmp(&id_of(y))));
-    if let Some(token) = &plan.token {
-        let start = all.partition_point(|(keys, item)| {
-            by_keys(keys, &token.keys).then_with(|| id_of(item).cmp(&token.id)).is_le()
-        });
-        all.drain(..start);
-    }
-    let skip = usize::try_from(plan.skip).unwrap_or(usize::MAX).min(all.len());
-    all.drain(..skip);
-    let more = all.len() > plan.top;
-    all.truncate(plan.top);
-    let mut page = Page::default();
-    if more {
-        let last = all.last().map(|(keys, item)| Token { keys: keys.clone(), id: id_of(item) });
-        page.next = Some(next(plan, last.as_ref()));
-    }
-    page.items = all.into_iter().map(|(_, item)| item).collect();
-    page
 }

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     catalog::no_result,
-    model::{DatastreamInfo, EntityId, ObservationType, ResultValue},
+    model::{DatastreamInfo, EntityId, EntityType, ObservationType, ResultValue},
     observe::{Batch, Extra, Run},
 };
 
@@ -60,10 +60,12 @@ impl Component {
     }
 }
 
-/// One object of the request: a Datastream and where its rows lie.
+/// One object of the request: a Datastream or MultiDatastream, and where its rows lie.
 #[derive(Clone, Debug)]
 pub struct Group {
     pub datastream: EntityId,
+    /// Which of the two it is.
+    pub of: EntityType,
     components: Arc<[Component]>,
     /// The first byte behind the `[` of `dataArray`.
     rows_at: usize,
@@ -362,15 +364,22 @@ impl<'a> Reader<'a> {
             let name = self.name()?;
             self.need(b':')?;
             match &*name {
-                "Datastream" => datastream = Some(self.datastream()?),
+                "Datastream" | "MultiDatastream" if datastream.is_some() => {
+                    return self.expected("one Datastream or one MultiDatastream");
+                }
+                "Datastream" => datastream = Some((self.datastream(EntityType::Datastream)?, EntityType::Datastream)),
+                "MultiDatastream" => {
+                    datastream = Some((self.datastream(EntityType::MultiDatastream)?, EntityType::MultiDatastream));
+                }
                 "components" => components = Some(self.components()?),
                 "dataArray" => {
                     self.need(b'[')?;
                     rows_at = Some(self.at);
-                    if let (Some(datastream), Some(components)) = (datastream, &components) {
+                    if let (Some((datastream, of)), Some(components)) = (datastream, &components) {
                         // The usual order: the rows are read where they stand.
                         return Ok(Some(Group {
                             datastream,
+                            of,
                             components: components.clone(),
                             rows_at: self.at,
                             end: None,
@@ -388,12 +397,12 @@ impl<'a> Reader<'a> {
             }
             self.need(b',')?;
         }
-        let (Some(datastream), Some(components), Some(rows_at)) = (datastream, components, rows_at) else {
-            return self.expected("an object with Datastream, components and dataArray");
+        let (Some((datastream, of)), Some(components), Some(rows_at)) = (datastream, components, rows_at) else {
+            return self.expected("an object with Datastream or MultiDatastream, components and dataArray");
         };
         let end = self.at;
         self.at = rows_at;
-        Ok(Some(Group { datastream, components, rows_at, end: Some(end) }))
+        Ok(Some(Group { datastream, of, components, rows_at, end: Some(end) }))
     }
 
     fn finish(&mut self) -> Result<Option<Group>, Broken> {
@@ -401,7 +410,7 @@ impl<'a> Reader<'a> {
         if self.at < self.bytes.len() { self.expected("the end of the request") } else { Ok(None) }
     }
 
-    fn datastream(&mut self) -> Result<EntityId, Broken> {
+    fn datastream(&mut self, of: EntityType) -> Result<EntityId, Broken> {
         let start = self.at;
         let value = self.value()?;
         let digits = value.strip_prefix(br#"{"@iot.id":"#).and_then(|rest| rest.strip_suffix(b"}"));
@@ -413,7 +422,7 @@ impl<'a> Reader<'a> {
         let id = value.as_ref().and_then(|v| v.get("@iot.id").or_else(|| v.get("id")));
         let id = id.and_then(|id| id.as_i64().or_else(|| id.as_str()?.parse().ok())).filter(|id| *id > 0);
         id.map(EntityId)
-            .ok_or_else(|| Broken { at: start, expected: "a Datastream such as {\"@iot.id\": 42}".to_owned() })
+            .ok_or_else(|| Broken { at: start, expected: format!("a {} such as {{\"@iot.id\": 42}}", of.singular()) })
     }
 
     fn components(&mut self) -> Result<Arc<[Component]>, Broken> {
@@ -443,7 +452,7 @@ impl<'a> Reader<'a> {
         Ok(components)
     }
 
-    /// Reads rows of `group` into `rows`. Without `info` every row is an error: there is no such Datastream.
+    /// Reads rows of `group` into `rows`. Without `info` every row is an error: there is no such Datastream or MultiDatastream.
     pub fn rows(
         &mut self,
         group: &Group,
@@ -509,7 +518,7 @@ impl<'a> Reader<'a> {
         while !self.eat(b'}') {
             self.need(b',')?;
             let name = self.name()?;
-            if matches!(&*name, "Datastream" | "components" | "dataArray") {
+            if matches!(&*name, "Datastream" | "MultiDatastream" | "components" | "dataArray") {
                 return self.expected(format!("'{name}' only once"));
             }
             self.need(b':')?;
@@ -633,7 +642,7 @@ impl Row {
 
     fn finish(mut self, info: &DatastreamInfo) -> Option<(Timestamp, f64, Extra)> {
         let (phenomenon, result) = (self.phenomenon?, self.result?);
-        if !self.good || info.observation_type.check(&result).is_err() {
+        if !self.good || info.check(&result).is_err() {
             return None;
         }
         self.extra.end = (!phenomenon.is_instant()).then_some(phenomenon.end);

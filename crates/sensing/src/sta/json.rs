@@ -101,7 +101,7 @@ impl<'a> Writer<'a> {
                 self.integer(entity.id.0);
                 self.out.push(b')');
             }
-            Item::Observation(o) => self.observation_address(&o.id()),
+            Item::Observation(o, _) => self.observation_address(&o.id()),
         }
     }
     fn observation_address(&mut self, id: &ObservationId) {
@@ -158,7 +158,7 @@ impl<'a> Writer<'a> {
             self.name(&mut first, "@iot.id");
             match &row.item {
                 Item::Entity(entity, _) => self.integer(entity.id.0),
-                Item::Observation(o) => {
+                Item::Observation(o, _) => {
                     self.out.push(b'"');
                     self.observation_id(&o.id());
                     self.out.push(b'"');
@@ -188,7 +188,7 @@ impl<'a> Writer<'a> {
                         self.field(field);
                     }
                 },
-                Item::Observation(o) => {
+                Item::Observation(o, _) => {
                     // resultTime is mandatory and null when unknown (18-088 table 12); what is optional is left out.
                     let absent = match index {
                         3 => o.quality.is_none(),
@@ -208,7 +208,9 @@ impl<'a> Writer<'a> {
                 if let (Some(expansion), Some(inline)) = (plan.expand.get(at), row.expanded.get(at)) {
                     self.inline(&mut first, navigation.name, expansion, inline, &row.item);
                 }
-            } else if plan.select.navigation.get(index).copied().unwrap_or(false) {
+            } else if plan.select.navigation.get(index).copied().unwrap_or(false)
+                && row.item.link_key(navigation).is_some()
+            {
                 self.separate(&mut first);
                 self.out.push(b'"');
                 self.raw(navigation.name);
@@ -304,36 +306,40 @@ impl<'a> Writer<'a> {
         self.out.push(b'}');
     }
 
-    /// Observations grouped by Datastream (18-088 section 13.1).
+    /// Observations grouped by Datastream or MultiDatastream (18-088 section 13.1).
     fn data_array(&mut self, plan: &Plan, answer: &Answer) {
         let schema = Schema::of(EntityType::Observation);
-        let mut groups: Vec<(EntityId, Vec<&Observation>)> = Vec::new();
+        let mut groups: Vec<(EntityId, EntityType, Vec<&Observation>)> = Vec::new();
         for row in &answer.rows {
-            let Item::Observation(o) = &row.item else { continue };
-            match groups.iter_mut().find(|(id, _)| *id == o.datastream) {
-                Some((_, group)) => group.push(o),
-                None => groups.push((o.datastream, vec![o])),
+            let Item::Observation(o, of) = &row.item else { continue };
+            match groups.iter_mut().find(|(id, ..)| *id == o.datastream) {
+                Some((.., group)) => group.push(o),
+                None => groups.push((o.datastream, *of, vec![o])),
             }
         }
         // What nobody asked for by name and no row has is not a column.
         let everything = plan.select.properties.iter().all(|shown| *shown);
         let present = |index: usize| match index {
-            3 => groups.iter().any(|(_, g)| g.iter().any(|o| o.quality.is_some())),
-            4 => groups.iter().any(|(_, g)| g.iter().any(|o| o.valid.is_some())),
-            5 => groups.iter().any(|(_, g)| g.iter().any(|o| o.parameters.is_some())),
+            3 => groups.iter().any(|(.., g)| g.iter().any(|o| o.quality.is_some())),
+            4 => groups.iter().any(|(.., g)| g.iter().any(|o| o.valid.is_some())),
+            5 => groups.iter().any(|(.., g)| g.iter().any(|o| o.parameters.is_some())),
             _ => true,
         };
         let columns: Vec<usize> = (0..schema.properties.len())
             .filter(|&i| plan.select.properties.get(i).copied().unwrap_or(false) && (!everything || present(i)))
             .collect();
         self.out.push(b'[');
-        for (i, (datastream, group)) in groups.iter().enumerate() {
+        for (i, (datastream, of, group)) in groups.iter().enumerate() {
             if i > 0 {
                 self.out.push(b',');
             }
-            self.raw("{\"Datastream@iot.navigationLink\":\"");
+            self.raw("{\"");
+            self.raw(of.singular());
+            self.raw("@iot.navigationLink\":\"");
             self.raw(self.base);
-            self.raw("/Datastreams(");
+            self.raw("/");
+            self.raw(of.set());
+            self.raw("(");
             self.integer(datastream.0);
             self.raw(")\",\"components\":[");
             let mut first = true;

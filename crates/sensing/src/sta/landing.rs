@@ -24,6 +24,7 @@ const CONFORMANCE: &[&str] = &[
     "create-update-delete/delete-entity",
     "create-update-delete/historical-location-auto-creation",
     "create-update-delete/historical-location-manual-creation",
+    "multi-datastream",
     "data-array/data-array",
 ];
 

@@ -1,4 +1,4 @@
-//! OGC SensorThings API 1.1 over HTTP (18-088), at `/v1.1`.
+//! OGC SensorThings API 1.1 over HTTP (18-088), with its MultiDatastream extension, at `/v1.1`.
 
 mod data_array;
 mod json;
@@ -247,6 +247,6 @@ fn nothing_there(path: &str) -> Error {
 fn name_of(item: &Item) -> String {
     match item {
         Item::Entity(entity, _) => format!("{}({})", entity.entity.set(), entity.id),
-        Item::Observation(o) => format!("Observations('{}')", o.id()),
+        Item::Observation(o, _) => format!("Observations('{}')", o.id()),
     }
 }

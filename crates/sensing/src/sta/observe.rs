@@ -18,16 +18,21 @@ use super::{
 use crate::{
     Error,
     catalog::{ObservationDraft, Target},
-    model::{DatastreamInfo, EntityId, Observation, ObservationId},
+    model::{DatastreamInfo, EntityId, EntityType, Observation, ObservationId},
     observe::Batch,
     route::action,
 };
 
 impl SensorThings {
-    /// A Datastream that the caller may add to. `None` when there is none that it may see.
-    pub async fn admitted(&self, caller: &Caller, id: EntityId) -> Result<Option<Arc<DatastreamInfo>>, Error> {
+    /// A Datastream or MultiDatastream that the caller may add to. `None` when there is none that it may see.
+    pub async fn admitted(
+        &self,
+        caller: &Caller,
+        (of, id): (EntityType, EntityId),
+    ) -> Result<Option<Arc<DatastreamInfo>>, Error> {
         let catalog = self.engine.catalog();
-        let Some(info) = catalog.datastream(id).await? else { return Ok(None) };
+        // Their ids are of one sequence, so a MultiDatastream's id finds something; but no Datastream.
+        let Some(info) = catalog.datastream(id).await?.filter(|info| info.entity() == of) else { return Ok(None) };
         if caller.is_system() {
             return Ok(Some(info));
         }
@@ -35,7 +40,7 @@ impl SensorThings {
             Some(rights) => rights(caller, &info),
             None => {
                 // Policies see kinds, tenants and roles, never one thing.
-                let resource = Resource { kind: "Datastream", id: "", tenant: Some(&info.tenant), public: info.public };
+                let resource = Resource { kind: of.singular(), id: "", tenant: Some(&info.tenant), public: info.public };
                 catalog.scopes().policy().allows(caller, action::OBSERVE, &resource)
             }
         };
@@ -47,17 +52,17 @@ impl SensorThings {
         }
         // A device may write where it may not read, so the right to observe was asked first.
         if catalog.scope(caller).admits(&info.tenant, info.public) {
-            return Err(Problem::forbidden(format!("You may not add Observations to Datastreams({id}).")).into());
+            return Err(Problem::forbidden(format!("You may not add Observations to {}({id}).", of.set())).into());
         }
         Ok(None)
     }
 
-    /// Records one Observation as it is posted to `Observations` or `Datastreams(1)/Observations`, over HTTP or MQTT.
+    /// Records one Observation as it is posted to `Observations`, `Datastreams(1)/Observations` or `MultiDatastreams(2)/Observations`.
     pub async fn observe(
         &self,
         caller: &Caller,
         body: &Value,
-        datastream: Option<EntityId>,
+        datastream: Option<(EntityType, EntityId)>,
         feature: Option<EntityId>,
     ) -> Result<Observation, Error> {
         let observation = self.observation(caller, body, datastream, feature).await?;
@@ -70,7 +75,7 @@ impl SensorThings {
         &self,
         caller: &Caller,
         body: &Value,
-        datastream: Option<EntityId>,
+        datastream: Option<(EntityType, EntityId)>,
         feature: Option<EntityId>,
     ) -> Result<Observation, Error> {
         if caller.is_anonymous() {
@@ -79,7 +84,7 @@ impl SensorThings {
         let catalog = self.engine.catalog();
         let draft = ObservationDraft::parse(body)?;
         let named = match (&draft.datastream, datastream) {
-            (Some(Target::Id(id)), bound) if bound.is_none_or(|b| b == *id) => Some(*id),
+            (Some((of, Target::Id(id))), bound) if bound.is_none_or(|b| b == (*of, *id)) => Some((*of, *id)),
             (None, bound) => bound,
             _ => None,
         };
@@ -88,20 +93,24 @@ impl SensorThings {
             (None, bound) => Some(bound),
             _ => None,
         };
-        let nothing = |id| Error::field("/Datastream", format!("there is no Datastreams({id})"));
+        let nothing = |(of, id): (EntityType, EntityId)| {
+            Error::field(format!("/{}", of.singular()), format!("there is no {}({id})", of.set()))
+        };
         // Asked first, so that a device creates nothing on its way to being refused.
         let info = match named {
-            Some(id) => Some(self.admitted(caller, id).await?.ok_or_else(|| nothing(id))?),
+            Some(home) => Some(self.admitted(caller, home).await?.ok_or_else(|| nothing(home))?),
             None => None,
         };
         // The usual case needs no transaction; an entity inside the Observation does.
         let (Some(info), Some(about)) = (info, about) else {
             let whole = catalog.prepare_observation(caller, body, datastream, feature).await?;
-            self.admitted(caller, whole.datastream).await?.ok_or_else(|| nothing(whole.datastream))?;
+            let of = draft.datastream.as_ref().map(|(of, _)| *of).or(datastream.map(|(of, _)| of));
+            let home = (of.unwrap_or(EntityType::Datastream), whole.datastream);
+            self.admitted(caller, home).await?.ok_or_else(|| nothing(home))?;
             return Ok(whole);
         };
         let id = info.id;
-        info.observation_type.check(&draft.result).map_err(|e| Error::field("/result", e.to_string()))?;
+        info.check(&draft.result).map_err(|e| Error::field(e.place(), e.to_string()))?;
         let feature = about.unwrap_or(info.feature);
         if feature != info.feature && !catalog.admit_feature(caller, id, feature).await? {
             return Err(Error::field("/FeatureOfInterest", format!("there is no FeaturesOfInterest({feature})")));
@@ -123,13 +132,14 @@ impl SensorThings {
         let mut before: Option<Arc<DatastreamInfo>> = None;
         let device = matches!(caller.principal, kernel::Principal::Device { .. });
         while let Some(group) = reader.group().map_err(broken)? {
-            let like = before
-                .take()
-                .zip(catalog.datastream_cached(group.datastream))
-                .filter(|(before, info)| !device && before.tenant == info.tenant && before.public == info.public);
+            let near = catalog.datastream_cached(group.datastream);
+            let like = before.take().zip(near).filter(|(before, info)| {
+                let same = (&before.tenant, before.public, before.entity()) == (&info.tenant, info.public, info.entity());
+                !device && same && info.entity() == group.of
+            });
             let info = match like {
                 Some((_, info)) => Some(info),
-                None => self.admitted(caller, group.datastream).await?,
+                None => self.admitted(caller, (group.of, group.datastream)).await?,
             };
             before.clone_from(&info);
             let mut refused: Vec<EntityId> = Vec::new();

@@ -1,4 +1,5 @@
-//! Resource paths (18-088 section 9.2): `Things(1)/Datastreams(2)/Observations`, `Datastreams(2)/unitOfMeasurement/name/$value`.
+//! Resource paths (18-088 section 9.2): `Things(1)/Datastreams(2)/Observations`, `Datastreams(2)/unitOfMeasurement/name/$value`,
+//! `Observations('1-2-3')/result[0]`.
 
 use crate::{
     catalog::Schema,
@@ -41,6 +42,8 @@ pub struct Path {
     pub entity: EntityType,
     /// Whether they lead to a collection.
     pub many: bool,
+    /// What an answer calls the property: the last part of the address as it is written. Empty for entities.
+    pub shown: String,
 }
 
 /// Splits at slashes outside quotes.
@@ -69,6 +72,22 @@ fn keyed(segment: &str) -> Option<(&str, Option<&str>)> {
     }
 }
 
+/// `result[0]` into the name and the places in arrays behind it.
+fn indexed(segment: &str) -> (&str, Vec<String>) {
+    let mut rest = segment;
+    let mut places = Vec::new();
+    while let Some((name, index)) = rest.strip_suffix(']').and_then(|r| r.rsplit_once('[')) {
+        let plain = (1..=9).contains(&index.len()) && index.bytes().all(|b| b.is_ascii_digit());
+        if name.is_empty() || !plain || (index.len() > 1 && index.starts_with('0')) || places.len() >= SEGMENTS {
+            break;
+        }
+        places.push(index.to_owned());
+        rest = name;
+    }
+    places.reverse();
+    (rest, places)
+}
+
 fn key(entity: EntityType, text: &str) -> Option<TokenId> {
     let plain = text.strip_prefix('\'').and_then(|t| t.strip_suffix('\'')).unwrap_or(text);
     match entity {
@@ -90,7 +109,8 @@ impl Path {
         let mut segments = segments.into_iter().peekable();
         let (name, id) = keyed(segments.next()?)?;
         let entity = EntityType::from_set(name)?;
-        let mut path = Self { steps: vec![Step::Set(entity)], tail: Tail::Entities, entity, many: true };
+        let steps = vec![Step::Set(entity)];
+        let mut path = Self { steps, tail: Tail::Entities, entity, many: true, shown: String::new() };
         path.key(id)?;
         while let Some(segment) = segments.next() {
             let (name, id) = keyed(segment)?;
@@ -109,14 +129,24 @@ impl Path {
                 path.key(id)?;
                 continue;
             }
+            let (name, mut inner) = indexed(name);
             let (index, _) = schema.property(name).filter(|_| id.is_none())?;
-            let mut inner: Vec<String> = segments.by_ref().map(str::to_owned).collect();
-            path.tail = if inner.last().is_some_and(|s| s == "$value") {
-                inner.pop();
-                Tail::Raw(index, inner)
-            } else {
-                Tail::Property(index, inner)
-            };
+            path.shown = segment.to_owned();
+            let mut raw = false;
+            for segment in segments.by_ref() {
+                // Behind $value there is nothing.
+                if raw || inner.len() > SEGMENTS {
+                    return None;
+                }
+                raw = segment == "$value";
+                if !raw {
+                    let (name, places) = indexed(segment);
+                    inner.push(name.to_owned());
+                    inner.extend(places);
+                    path.shown = segment.to_owned();
+                }
+            }
+            path.tail = if raw { Tail::Raw(index, inner) } else { Tail::Property(index, inner) };
             return Some(path);
         }
         Some(path)
@@ -156,6 +186,10 @@ mod tests {
         check("Datastreams(1)/Observations('1-5-3')/FeatureOfInterest", E::FeatureOfInterest, false, Tail::Entities);
         check("Datastreams(1)/Observations(1-5-3)/resultTime", E::Observation, false, Tail::Property(1, vec![]));
         check("Datastreams(1)/Thing/Locations(3)/Things", E::Thing, true, Tail::Entities);
+        check("Observations(1-5-3)/result[0]", E::Observation, false, Tail::Property(2, vec!["0".into()]));
+        check("Observations(1-5-3)/result[10]/$value", E::Observation, false, Tail::Raw(2, vec!["10".into()]));
+        let inner = ["a", "0", "1", "b"].map(str::to_owned).to_vec();
+        check("Things(1)/properties/a[0][1]/b", E::Thing, false, Tail::Property(2, inner));
         for bad in [
             "",
             "Lamps",
@@ -166,6 +200,13 @@ mod tests {
             "Things(-1)",
             "Datastreams(1)/Thing(1)",
             "Things(1)/$ref/x",
+            "Observations(1-5-3)/result[-1]",
+            "Observations(1-5-3)/result[01]",
+            "Observations(1-5-3)/result[x]",
+            "Observations(1-5-3)/result[",
+            "Observations(1-5-3)/[0]",
+            "Things(1)[0]",
+            "Things(1)/name/$value/x",
         ] {
             assert!(Path::parse(bad).is_none(), "{bad}");
         }

@@ -45,7 +45,7 @@ impl SensorThings {
                         (true, Item::Entity(e, _)) => {
                             Some(Place::Collection(Source::Related { entity: from, id: e.id, navigation }))
                         }
-                        (true, Item::Observation(_)) => None,
+                        (true, Item::Observation(..)) => None,
                         (false, item) => self.engine.follow(scope, item, navigation).await?.map(Place::One),
                     }
                 }
@@ -70,9 +70,9 @@ impl SensorThings {
     ) -> Result<Option<Item>, Error> {
         let Some(item) = self.engine.item(scope, navigation.target, id).await? else { return Ok(None) };
         let belongs = match (&item, navigation.link) {
-            (Item::Observation(o), _) => match from {
-                EntityType::Datastream => o.datastream == parent,
-                _ => o.feature == parent,
+            (Item::Observation(o, of), _) => match from {
+                EntityType::FeatureOfInterest => o.feature == parent,
+                from => *of == from && o.datastream == parent,
             },
             (Item::Entity(e, _), Link::Many { .. }) => e.one(navigation.inverse) == Some(parent),
             (Item::Entity(e, _), _) => {
@@ -95,7 +95,7 @@ impl SensorThings {
 fn item_id(item: &Item) -> TokenId {
     match item {
         Item::Entity(entity, _) => TokenId::Entity(entity.id),
-        Item::Observation(o) => TokenId::Observation(o.id()),
+        Item::Observation(o, _) => TokenId::Observation(o.id()),
     }
 }
 
@@ -148,10 +148,8 @@ pub async fn read(
             if matches!(path.tail, Tail::Raw(..)) {
                 return Ok(raw_value(value));
             }
-            let property = crate::catalog::Schema::of(path.entity).properties.get(*index).map_or("", |p| p.name);
-            let name = inner.last().map_or(property, String::as_str);
             out.raw("{");
-            out.string(name);
+            out.string(&path.shown);
             out.raw(":");
             out.value(&value);
             out.raw("}");

@@ -131,7 +131,7 @@ impl SensorThings {
         Ok(())
     }
 
-    /// Asks the policy about one Observation's Datastream.
+    /// Asks the policy about what one Observation belongs to.
     async fn permit(
         &self,
         caller: &Caller,
@@ -146,7 +146,8 @@ impl SensorThings {
         let resource = Resource { kind: "Observation", id: &text, tenant: Some(&info.tenant), public: info.public };
         if !caller.is_system() && !catalog.scopes().policy().allows(caller, action, &resource) {
             return Err(Problem::forbidden(format!(
-                "You may not change Observations of Datastreams({}).",
+                "You may not change Observations of {}({}).",
+                info.entity().set(),
                 id.datastream
             ))
             .into());
@@ -174,7 +175,7 @@ impl SensorThings {
     async fn amend(&self, caller: &Caller, old: &Observation, body: &Value, how: Update) -> Result<Observation, Error> {
         let id = old.id();
         let info = self.permit(caller, &id, action::WRITE).await?;
-        let whole = amended(old, body, how)?;
+        let whole = amended(old, info.entity(), body, how)?;
         let new = self.observation(caller, &whole, None, None).await?;
         self.note(caller, &id, action::WRITE, &info).await?;
         self.engine.series().record(Batch::one(new.clone())).await?;
@@ -185,10 +186,10 @@ impl SensorThings {
     }
 }
 
-/// What an Observation is after a change, as it would be posted.
-fn amended(old: &Observation, body: &Value, how: Update) -> Result<Value, Error> {
+/// What an Observation of a Datastream or MultiDatastream is after a change, as it would be posted.
+fn amended(old: &Observation, of: EntityType, body: &Value, how: Update) -> Result<Value, Error> {
     let mut whole = serde_json::Map::new();
-    whole.insert("Datastream".to_owned(), json!({"@iot.id": old.datastream.0}));
+    whole.insert(of.singular().to_owned(), json!({"@iot.id": old.datastream.0}));
     whole.insert("FeatureOfInterest".to_owned(), json!({"@iot.id": old.feature.0}));
     if how != Update::Replace {
         let text = |raw: &serde_json::value::RawValue| serde_json::from_str(raw.get()).unwrap_or(Value::Null);
@@ -215,7 +216,7 @@ fn amended(old: &Observation, body: &Value, how: Update) -> Result<Value, Error>
     whole.insert("@iot.id".to_owned(), json!(old.id().to_string()));
     let whole = crate::catalog::patched(Value::Object(whole), body)?;
     // What a POST would supply for itself must not appear here because a patch has taken it away.
-    for needed in ["Datastream", "FeatureOfInterest", "phenomenonTime"] {
+    for needed in [of.singular(), "FeatureOfInterest", "phenomenonTime"] {
         if whole.get(needed).is_none_or(Value::is_null) {
             return Err(Error::field(format!("/{needed}"), "an Observation needs it; the patch removes it"));
         }
@@ -238,7 +239,7 @@ pub async fn create(
     let body = parse(&body)?;
     if path.entity == EntityType::Observation {
         let (datastream, feature) = match source {
-            Source::Related { entity: EntityType::Datastream, id, .. } => (Some(id), None),
+            Source::Related { entity, id, .. } if entity.has_series() => (Some((entity, id)), None),
             Source::Related { entity: EntityType::FeatureOfInterest, id, .. } => (None, Some(id)),
             _ => (None, None),
         };
@@ -299,11 +300,15 @@ async fn change(
     let (Place::One(item), Tail::Entities) = (place, &path.tail) else { return Ok(not_allowed("GET, POST")) };
     let body = parse(&body)?;
     let id = match &item {
-        Item::Entity(entity, _) => {
-            state.engine.catalog().update(&caller, entity.entity, entity.id, &body, how).await?;
+        Item::Entity(entity, extent) => {
+            let catalog = state.engine.catalog();
+            match extent.phenomenon {
+                Some(_) => catalog.update(&caller, entity.entity, entity.id, &body, how).await?,
+                None => catalog.update_unobserved(&caller, entity.entity, entity.id, &body, how).await?,
+            };
             TokenId::Entity(entity.id)
         }
-        Item::Observation(old) => TokenId::Observation(state.amend(&caller, old, &body, how).await?.id()),
+        Item::Observation(old, _) => TokenId::Observation(state.amend(&caller, old, &body, how).await?.id()),
     };
     let base = state.base(&headers);
     let plan = Plan::all(path.entity, state.engine.limits());
@@ -332,7 +337,7 @@ pub async fn delete(State(state): State<SensorThings>, extension: MaybeCaller, u
             let changes = state.engine.catalog().delete(&caller, entity.entity, entity.id).await?;
             state.settle(&changes).await?;
         }
-        Item::Observation(observation) => {
+        Item::Observation(observation, _) => {
             let id = observation.id();
             let info = state.permit(&caller, &id, action::DELETE).await?;
             state.note(&caller, &id, action::DELETE, &info).await?;

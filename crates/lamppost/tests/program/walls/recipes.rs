@@ -96,6 +96,15 @@ const STREAM: &str = r#"{
   "Sensor": {"@iot.id": {sensor}}, "ObservedProperty": {"@iot.id": {property}}
 }"#;
 
+const OBSERVED_BOTH: &str = r#"{"phenomenonTime": "2024-02-01T00:00:00Z", "result": [1, 2]}"#;
+const BOTH: &str = r#"{
+  "name": "walled-garden-7731 once more", "description": "d",
+  "observationType": "http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_ComplexObservation",
+  "multiObservationDataTypes": ["http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_Measurement"],
+  "unitOfMeasurements": [{"name": "metre", "symbol": "m", "definition": "ucum:m"}],
+  "Sensor": {"@iot.id": {sensor}}, "ObservedProperties": [{"@iot.id": {property}}]
+}"#;
+
 const LOCATION: &str = r#"{
   "name": "elsewhere", "description": "d", "encodingType": "application/geo+json",
   "location": {"type": "Point", "coordinates": [114.1, 22.3]}
@@ -142,6 +151,11 @@ pub const RECIPES: &[Recipe] = &[
     read("/v1.1/Datastreams({datastream})/Thing").shows(),
     read("/v1.1/Datastreams({datastream})/Sensor").shows(),
     read("/v1.1/Datastreams({datastream})/Observations"),
+    read("/v1.1/MultiDatastreams({multi})").shows(),
+    read("/v1.1/MultiDatastreams({multi})/ObservedProperties").shows(),
+    read("/v1.1/MultiDatastreams({multi})/Observations"),
+    read("/v1.1/Things({thing})/MultiDatastreams?$count=true").shows(),
+    read("/v1.1/ObservedProperties({property})/MultiDatastreams").shows(),
     read("/v1.1/Observations('{observation}')"),
     read("/v1.1/Observations('{observation}')/Datastream").shows(),
     read("/v1.1/Observations('{observation}')/FeatureOfInterest"),
@@ -158,6 +172,9 @@ pub const RECIPES: &[Recipe] = &[
     read("/v1.1/Sensors?$filter=startswith(name,'walled')").shows(),
     read("/v1.1/ObservedProperties?$filter=startswith(name,'walled')").shows(),
     read("/v1.1/Observations?$filter=Datastream/name%20eq%20'walled-garden-7731%20level'&$expand=Datastream").shows(),
+    read("/v1.1/MultiDatastreams?$filter=Thing/name%20eq%20'walled-garden-7731'&$count=true").shows(),
+    read("/v1.1/Observations?$filter=MultiDatastream/name%20eq%20'walled-garden-7731%20both'&$expand=MultiDatastream")
+        .shows(),
     // SensorThings: writing.
     ask("POST", STA, "/v1.1/Things", r#"{"name": "a", "description": "d"}"#).answers(201, 0, 403).own(),
     ask("POST", STA, "/v1.1/Things({thing})/Datastreams", STREAM).answers(201, 404, 403),
@@ -167,6 +184,16 @@ pub const RECIPES: &[Recipe] = &[
         .answers(201, 400, 403)
         .device()
         .silent(),
+    ask("POST", STA, "/v1.1/Things({thing})/MultiDatastreams", BOTH).answers(201, 404, 403),
+    ask("POST", STA, "/v1.1/MultiDatastreams({multi})/Observations", OBSERVED_BOTH)
+        .answers(201, 404, 403)
+        .device()
+        .silent(),
+    ask("POST", STA, "/v1.1/Observations", r#"{"result": [1, 2], "MultiDatastream": {"@iot.id": {multi}}}"#)
+        .answers(201, 400, 403)
+        .device()
+        .silent(),
+    ask("PATCH", STA, "/v1.1/MultiDatastreams({multi})", r#"{"description": "changed"}"#),
     ask("PATCH", STA, "/v1.1/Things({thing})", r#"{"description": "changed"}"#),
     ask("PATCH", STA, "/v1.1/Datastreams({datastream})", r#"{"description": "changed"}"#),
     ask("PATCH", STA, "/v1.1/Locations({location})", r#"{"description": "changed"}"#),
@@ -311,6 +338,7 @@ pub const RECIPES: &[Recipe] = &[
     ask("DELETE", STA, "/v1.1/Observations('{observation}')", "").answers(204, 404, 403),
     ask("DELETE", STA, "/v1.1/Things({thing})/properties", "").answers(204, 404, 403),
     ask("DELETE", STA, "/v1.1/FeaturesOfInterest({feature})", "").answers(204, 404, 403),
+    ask("DELETE", STA, "/v1.1/MultiDatastreams({multi})", "").answers(204, 404, 403),
     ask("DELETE", STA, "/v1.1/Datastreams({datastream})", "").answers(204, 404, 403),
     ask("DELETE", STA, "/v1.1/HistoricalLocations({history})", "").answers(204, 404, 403),
     ask("DELETE", STA, "/v1.1/Locations({location})", "").answers(204, 404, 403),

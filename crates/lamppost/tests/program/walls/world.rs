@@ -183,6 +183,20 @@ impl World {
         name("history", &id(&found["HistoricalLocations"][0]), "999999999");
         name("sensor", &id(&found["Datastreams"][0]["Sensor"]), "999999999");
         name("property", &id(&found["Datastreams"][0]["ObservedProperty"]), "999999999");
+        let code = |name: &str| format!("http://www.opengis.net/def/observationType/OGC-OM/2.0/{name}");
+        let unit = json!({"name": null, "symbol": null, "definition": null});
+        let tie = |to: &Value| json!({"@iot.id": to["@iot.id"]});
+        let (sensor, property) = (&found["Datastreams"][0]["Sensor"], &found["Datastreams"][0]["ObservedProperty"]);
+        let several = json!({
+            "name": "walled-garden-7731 both", "description": "d", "observationType": code("OM_ComplexObservation"),
+            "multiObservationDataTypes": [code("OM_Measurement"), code("OM_Measurement")],
+            "unitOfMeasurements": [unit, unit],
+            "Sensor": tie(sensor), "ObservedProperties": [tie(property), tie(property)],
+            "Observations": [{"phenomenonTime": "2024-01-01T00:00:00Z", "result": [1, 2]}],
+        });
+        let (made, _) = ask("POST", &format!("/v1.1/Things({thing})/MultiDatastreams"), several).await;
+        let made = made.unwrap();
+        name("multi", made[made.rfind('(').unwrap() + 1..].trim_end_matches(')'), "999999999");
         // One of long ago, which rules leave alone, and one of now, above the level.
         for body in [json!({"phenomenonTime": "2024-01-01T00:00:00Z", "result": 1500}), json!({"result": 2000})] {
             ask("POST", &format!("/v1.1/Datastreams({datastream})/Observations"), body).await;
@@ -311,8 +325,10 @@ impl World {
         for path in [
             "/v1.1/Things({thing})?$expand=Locations,HistoricalLocations,Datastreams($expand=Sensor,ObservedProperty)",
             "/v1.1/Datastreams({datastream})/Observations?$expand=FeatureOfInterest&$count=true",
+            "/v1.1/MultiDatastreams({multi})?$expand=ObservedProperties,Observations",
             "/v1.1/Things?$count=true&$top=0",
             "/v1.1/Datastreams?$count=true&$top=0",
+            "/v1.1/MultiDatastreams?$count=true&$top=0",
             "/v1.1/Sensors?$count=true&$top=0",
             "/v1.1/Locations?$count=true&$top=0",
             "/v1.1/Observations?$count=true&$top=0",

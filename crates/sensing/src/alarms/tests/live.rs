@@ -32,6 +32,7 @@ impl Directory for Known {
                 thing: EntityId(id.0 * 10),
                 name: "n".into(),
                 observation_type: ObservationType::Any,
+                elements: None,
                 unit: (id.0 == 1).then(|| "m".into()),
                 feature: EntityId(1),
                 interval: None,

@@ -213,6 +213,7 @@ fn info(kind: ObservationType) -> DatastreamInfo {
         thing: EntityId(2),
         name: "d".into(),
         observation_type: kind,
+        elements: None,
         unit: None,
         feature: EntityId(3),
         interval: None,

@@ -10,7 +10,7 @@ use bytestring::ByteString;
 
 use super::{Connection, End, OUT_BYTES};
 use crate::{
-    model::{EntityId, EntityType},
+    model::{DatastreamInfo, EntityId, EntityType},
     mqtt::{
         city::Applied,
         hub, render,
@@ -130,8 +130,8 @@ impl Connection {
         let page = self.hub.field.page(scan.after, PAGE).await;
         for info in &page {
             scan.after = info.id;
-            if topic::matches(&scan.filter, &topic::observations(info.id)) {
-                self.retained_value(info.id, &info.tenant, info.public, &scan.subscription);
+            if topic::matches(&scan.filter, &topic::observations(info.entity(), info.id)) {
+                self.retained_value(info, &scan.subscription);
             }
         }
         if !page.is_empty() {
@@ -139,23 +139,17 @@ impl Connection {
         }
     }
 
-    pub(super) fn retained_value(
-        &self,
-        id: EntityId,
-        tenant: &kernel::Tenant,
-        public: bool,
-        subscription: &Subscription,
-    ) {
-        if !self.session.lock().scope.admits(tenant, public) {
+    pub(super) fn retained_value(&self, info: &DatastreamInfo, subscription: &Subscription) {
+        if !self.session.lock().scope.admits(&info.tenant, info.public) {
             return;
         }
-        let Some(latest) = self.hub.field.latest(id) else { return };
+        let Some(latest) = self.hub.field.latest(info.id) else { return };
         let select = subscription.select.as_deref();
         let Some(plan) = self.hub.plan(EntityType::Observation, select) else { return };
         let query = select.map_or("", |select| &select.query);
         let message = Message {
-            topic: format!("{}{query}", topic::observations(id)).into(),
-            payload: render::row(&self.hub.options.base, plan, &render::observation(&latest)),
+            topic: format!("{}{query}", topic::observations(info.entity(), info.id)).into(),
+            payload: render::row(&self.hub.options.base, plan, &render::observation(&latest, info.entity())),
             properties: None,
             position: None,
             expires: None,

@@ -110,9 +110,9 @@ impl Connection {
                 self.give_retained(message, qos.less_value(subscription.qos), &subscription);
             }
         }
-        if let Some(id) = topic::datastream_of(&filter) {
-            if let Some(info) = self.hub.info(id).await {
-                self.retained_value(id, &info.tenant, info.public, &subscription);
+        if let Some((of, id)) = topic::datastream_of(&filter) {
+            if let Some(info) = self.hub.info(id).await.filter(|info| info.entity() == of) {
+                self.retained_value(&info, &subscription);
             }
         } else if filter.contains(['+', '#']) {
             self.scans.push_back(Scan { filter, subscription, after: EntityId(0) });

@@ -4,6 +4,7 @@ mod client;
 mod clients;
 mod delivery;
 mod hostile;
+mod multi;
 mod protocol;
 mod real;
 mod rights;

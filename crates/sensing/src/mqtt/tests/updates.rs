@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What a GET answers to somebody of dsd, with the links that the door's own base address gives.
-async fn get(city: &City, path: &str) -> Value {
+pub(super) async fn get(city: &City, path: &str) -> Value {
     let settings = Settings { base_url: Some("http://c".to_owned()), ..Settings::default() };
     let router = sta::router(SensorThings::new(city.engine.clone(), settings));
     let request = Request::get(path).extension(of("dsd")).body(Body::empty()).expect("request");
@@ -31,12 +31,12 @@ async fn patch(city: &City, entity: EntityType, id: i64, body: Value) {
 }
 
 /// A client that follows one filter, and everything that has come when a change that is made last has come too.
-struct Follower {
+pub(super) struct Follower {
     filter: &'static str,
-    client: Client,
+    pub(super) client: Client,
 }
 
-async fn follow(city: &City, user: &str, filter: &'static str) -> Follower {
+pub(super) async fn follow(city: &City, user: &str, filter: &'static str) -> Follower {
     let (mut client, _) = city.connect(To::new(V5, user, filter)).await;
     assert_eq!(client.subscribe(filter, QoS::AtLeastOnce).await, 1, "{filter}");
     assert!(client.silent().await, "{filter}: nothing is retained");
@@ -45,7 +45,7 @@ async fn follow(city: &City, user: &str, filter: &'static str) -> Follower {
 
 impl Follower {
     /// The topics and bodies that have come.
-    async fn all(&mut self) -> Vec<(String, Value)> {
+    pub(super) async fn all(&mut self) -> Vec<(String, Value)> {
         let mut all = Vec::new();
         for _ in 0..2 {
             self.client.send(Packet::PingRequest).await;
@@ -67,7 +67,7 @@ impl Follower {
 }
 
 /// Relays what has been changed, and waits until the followers have been told: a Sensor that is created last comes last.
-async fn told(city: &City, last: &mut Client) {
+pub(super) async fn told(city: &City, last: &mut Client) {
     let sensor = json!({"name": "last", "description": "d", "encodingType": "text/html", "metadata": "m"});
     let (id, _) = city.catalog.create(&of("dsd"), EntityType::Sensor, &sensor, None).await.expect("created");
     city.relay().await;
@@ -79,7 +79,7 @@ async fn told(city: &City, last: &mut Client) {
     }
 }
 
-async fn watch(city: &City) -> Client {
+pub(super) async fn watch(city: &City) -> Client {
     let (mut last, _) = city.connect(To::new(V3, "dsd-last", "last")).await;
     last.subscribe("v1.1/Sensors", QoS::AtLeastOnce).await;
     last

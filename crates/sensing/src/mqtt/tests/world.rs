@@ -29,7 +29,8 @@ pub fn tenant(slug: &str) -> Tenant {
     Tenant::parse(slug).expect("slug")
 }
 
-/// Datastreams 1 to 9 are dsd's (1 is public), 11 to 19 are epd's (11 is public). Device `d1` calls 1 `level` and 2 `rain`.
+/// Datastreams 1 to 8 are dsd's (1 is public), 11 to 18 are epd's (11 is public); 9 and 19 are MultiDatastreams of theirs, of a number and a
+/// word. Device `d1` calls 1 `level`, 2 `rain` and 9 `weather`.
 pub struct MemoryField {
     log: Mutex<Vec<Arc<Applied>>>,
     live: broadcast::Sender<Arc<Applied>>,
@@ -66,13 +67,15 @@ impl MemoryField {
             11..=19 => "epd",
             _ => return None,
         };
+        let multi = id % 10 == 9;
         Some(Arc::new(DatastreamInfo {
             id: EntityId(id),
             tenant: tenant(owner),
             public: id % 10 == 1,
             thing: EntityId(id),
             name: "x".into(),
-            observation_type: ObservationType::Measurement,
+            observation_type: if multi { ObservationType::Complex } else { ObservationType::Measurement },
+            elements: multi.then(|| [ObservationType::Measurement, ObservationType::Category].into()),
             unit: None,
             feature: EntityId(100 + id),
             interval: None,
@@ -143,14 +146,16 @@ impl Field for Shared {
         tenant: &Tenant,
         device: &str,
         key: &str,
-    ) -> BoxFuture<'static, Result<Option<EntityId>, RecordError>> {
+    ) -> BoxFuture<'static, Result<Option<(EntityType, EntityId)>, RecordError>> {
         // epd's device has the same name as dsd's.
         let found = match (tenant.as_str(), device, key) {
-            ("dsd", "d1", "level") => Some(EntityId(1)),
-            ("dsd", "d1", "rain") => Some(EntityId(2)),
-            ("epd", "d1", "level") => Some(EntityId(11)),
+            ("dsd", "d1", "level") => Some(1),
+            ("dsd", "d1", "rain") => Some(2),
+            ("dsd", "d1", "weather") => Some(9),
+            ("epd", "d1", "level") => Some(11),
             _ => None,
         };
+        let found = found.and_then(MemoryField::info).map(|info| (info.entity(), info.id));
         async move { Ok(found) }.boxed()
     }
     fn admits_feature(
@@ -166,7 +171,7 @@ impl Field for Shared {
         &self,
         _: &Caller,
         _: serde_json::Value,
-        _: Option<EntityId>,
+        _: Option<(EntityType, EntityId)>,
         _: Option<EntityId>,
     ) -> BoxFuture<'static, Result<Option<Observation>, RecordError>> {
         async { Err(RecordError::Refused("there is no catalogue here".to_owned())) }.boxed()

@@ -18,16 +18,20 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// A result that fits the Datastream.
-fn example(stream: &Stream) -> &'static str {
-    match stream.observation_type {
-        Some(ObservationType::Measurement) | None => "21.5",
-        Some(ObservationType::Count) => "3",
-        Some(ObservationType::Truth) => "true",
-        Some(ObservationType::Category | ObservationType::Text | ObservationType::Any) => "\"ok\"",
-        Some(ObservationType::Temporal) => "\"2026-01-01T00:00:00Z\"",
-        Some(ObservationType::Geometry) => r#"{"type": "Point", "coordinates": [114.17, 22.28]}"#,
-        Some(ObservationType::Complex) => "{}",
+/// A result that fits the Datastream or MultiDatastream.
+fn example(stream: &Stream) -> String {
+    let one = |kind: ObservationType| match kind {
+        ObservationType::Measurement => "21.5",
+        ObservationType::Count => "3",
+        ObservationType::Truth => "true",
+        ObservationType::Category | ObservationType::Text | ObservationType::Any => "\"ok\"",
+        ObservationType::Temporal => "\"2026-01-01T00:00:00Z\"",
+        ObservationType::Geometry => r#"{"type": "Point", "coordinates": [114.17, 22.28]}"#,
+        ObservationType::Complex => "{}",
+    };
+    match &stream.elements {
+        Some(kinds) => format!("[{}]", kinds.iter().map(|kind| one(*kind)).collect::<Vec<_>>().join(", ")),
+        None => one(stream.observation_type.unwrap_or(ObservationType::Measurement)).to_owned(),
     }
 }
 
@@ -50,13 +54,13 @@ pub fn line(door: Option<&Door>, headers: &HeaderMap, name: &str, secret: &str, 
     let body = quoted(&format!("{{\"result\": {}}}", example(stream)));
     let asked = host(headers).unwrap_or("localhost");
     let Some(door) = door else {
-        let url = quoted(&format!("http://{asked}/v1.1/Datastreams({})/Observations", stream.id));
+        let url = quoted(&format!("http://{asked}/v1.1/{}({})/Observations", stream.entity().set(), stream.id));
         let key = quoted(&format!("Authorization: Bearer {secret}"));
         return format!("curl -H {key} -H 'Content-Type: application/json' -d {body} {url}");
     };
     let host = door.host.as_deref().unwrap_or_else(|| without_port(asked));
     let tls = if door.tls { " --tls-use-os-certs" } else { "" };
-    let topic = quoted(&format!("v1.1/Datastreams({})/Observations", stream.id));
+    let topic = quoted(&format!("v1.1/{}({})/Observations", stream.entity().set(), stream.id));
     format!(
         "mosquitto_pub -h {host} -p {}{tls} -u {} -P {} -q 1 -t {topic} -m {body}",
         door.port,
@@ -74,7 +78,14 @@ mod tests {
 
     fn stream(observation_type: ObservationType) -> Stream {
         let (name, unit) = (Text::plain("Level"), "m".to_owned());
-        Stream { id: EntityId(12), name, unit, observation_type: Some(observation_type), interval: None }
+        Stream {
+            id: EntityId(12),
+            name,
+            unit,
+            observation_type: Some(observation_type),
+            elements: None,
+            interval: None,
+        }
     }
 
     #[test]
@@ -112,12 +123,17 @@ mod tests {
             ObservationType::Complex,
             ObservationType::Any,
         ] {
-            let value: serde_json::Value = serde_json::from_str(example(&stream(kind))).expect("JSON");
+            let value: serde_json::Value = serde_json::from_str(&example(&stream(kind))).expect("JSON");
             let result = match value.as_f64() {
                 Some(n) => ResultValue::Number(n),
                 None => ResultValue::Json(crate::model::raw(&value)),
             };
             assert!(kind.check(&result).is_ok(), "{kind:?}");
         }
+        let kinds = vec![ObservationType::Measurement, ObservationType::Text];
+        let several = Stream { elements: Some(kinds), ..stream(ObservationType::Complex) };
+        assert_eq!(example(&several), r#"[21.5, "ok"]"#);
+        let line = line(None, &HeaderMap::new(), "k", "lpd_a_b", &several);
+        assert!(line.ends_with("'http://localhost/v1.1/MultiDatastreams(12)/Observations'"), "{line}");
     }
 }

@@ -194,8 +194,13 @@ fn table(pages: &Pages, page: &Page, device: &Device, places: &[Place]) -> Table
             Some(ResultValue::Json(raw)) => Cell::text(raw.get().trim_matches('"')),
             None => Cell::Empty,
         };
+        // A MultiDatastream is shown on the page of its place.
+        let shown = match stream.elements {
+            Some(_) => format!("/things/{}", place.id),
+            None => format!("/datastreams/{}", stream.id),
+        };
         vec![
-            Cell::link(page.href(&format!("/datastreams/{}", stream.id)), page.text(&stream.name)),
+            Cell::link(page.href(&shown), page.text(&stream.name)),
             Cell::link(page.href(&format!("/things/{}", place.id)), page.text(&place.name)),
             value,
             latest.map_or(Cell::Empty, |o| Cell::Ago(o.phenomenon.end)),

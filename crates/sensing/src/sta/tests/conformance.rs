@@ -16,6 +16,7 @@ async fn a_landing_page_names_the_sets_and_what_holds() {
             "Locations",
             "HistoricalLocations",
             "Datastreams",
+            "MultiDatastreams",
             "Sensors",
             "ObservedProperties",
             "Observations",
@@ -43,7 +44,8 @@ async fn datamodel_and_create_entity() {
             "name": "Oven", "description": "An oven", "properties": {"color": "Silver"},
             "Locations@iot.navigationLink": "http://city.example/v1.1/Things(1)/Locations",
             "HistoricalLocations@iot.navigationLink": "http://city.example/v1.1/Things(1)/HistoricalLocations",
-            "Datastreams@iot.navigationLink": "http://city.example/v1.1/Things(1)/Datastreams"
+            "Datastreams@iot.navigationLink": "http://city.example/v1.1/Things(1)/Datastreams",
+            "MultiDatastreams@iot.navigationLink": "http://city.example/v1.1/Things(1)/MultiDatastreams"
         })
     );
     let sensor =

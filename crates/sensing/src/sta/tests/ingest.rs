@@ -139,6 +139,7 @@ fn info(kind: ObservationType) -> DatastreamInfo {
         thing: EntityId(1),
         name: "n".into(),
         observation_type: kind,
+        elements: None,
         unit: None,
         feature: EntityId(9),
         interval: None,

@@ -2,6 +2,9 @@
 
 mod conformance;
 mod ingest;
+mod multi;
+mod multi_observed;
+mod multi_rights;
 mod queries;
 mod rights;
 
