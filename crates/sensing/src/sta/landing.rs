@@ -24,7 +24,13 @@ const CONFORMANCE: &[&str] = &[
     "create-update-delete/delete-entity",
     "create-update-delete/historical-location-auto-creation",
     "create-update-delete/historical-location-manual-creation",
+    "batch-request/batch-request",
     "data-array/data-array",
+];
+
+/// What FROST has added to the standard, under the names that its clients look for.
+const EXTENSIONS: &[&str] = &[
+    "https://fraunhoferiosb.github.io/FROST-Server/extensions/JsonBatchRequest.html",
 ];
 
 const MQTT: &[&str] =
@@ -33,6 +39,7 @@ const MQTT: &[&str] =
 pub async fn landing(State(state): State<SensorThings>, headers: HeaderMap) -> Response {
     let base = state.base(&headers);
     let mut conformance: Vec<String> = CONFORMANCE.iter().map(|c| format!("{REQ}{c}")).collect();
+    conformance.extend(EXTENSIONS.iter().map(|&c| c.to_owned()));
     let mut settings = Map::new();
     let mqtt = &state.settings.mqtt;
     if !mqtt.is_empty() {

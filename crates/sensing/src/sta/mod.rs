@@ -1,5 +1,6 @@
 //! OGC SensorThings API 1.1 over HTTP (18-088), at `/v1.1`.
 
+mod batch;
 mod data_array;
 mod json;
 mod landing;
@@ -27,6 +28,7 @@ use crate::{
     route::action,
 };
 
+pub(crate) use batch::{PARTS as BATCH_PARTS, count as parse_batch};
 pub use data_array::{Broken, Group, Known, Reader, Rows, Stop};
 pub use path::Path;
 pub(crate) use {
@@ -185,6 +187,14 @@ pub const ROUTES: &[Route] = &[
         false,
         "SensorThings: create many Observations as dataArray.",
     ),
+    route(
+        "POST",
+        "/v1.1/$batch",
+        action::WRITE,
+        Audience::Public,
+        true,
+        "SensorThings: many requests in one, as multipart/mixed or JSON; change sets are all or nothing.",
+    ),
 ];
 
 /// The routes of [`ROUTES`].
@@ -194,6 +204,7 @@ pub fn router(state: SensorThings) -> Router {
         .route("/v1.1", get(landing::landing))
         .route("/v1.1/", get(landing::landing))
         .route("/v1.1/CreateObservations", post(observe::create_observations))
+        .route("/v1.1/$batch", post(batch::batch))
         .route(
             "/v1.1/{*path}",
             get(read::read).post(write::create).patch(write::update).put(write::replace).delete(write::delete),

@@ -1,5 +1,6 @@
 //! The service as a client sees it, named after the abstract tests of 18-088 annex A where there is one.
 
+mod batch;
 mod conformance;
 mod ingest;
 mod queries;
