@@ -122,6 +122,10 @@ fn part(filter: &Node, variables: &[Variable], sql: &mut Sql) -> Option<Conditio
         },
         Node::Call(function, arguments) if function.needs_contact() => near(arguments, 0.0, variables, sql),
         Node::Call(function, arguments) => text_function(*function, arguments, variables, sql),
+        // Each condition on its own must hold for some row; that it is the same row is left to Rust.
+        Node::Lambda { all: false, predicate: Some(predicate), .. } => {
+            narrow(predicate, variables, sql).map(|c| Condition { exact: false, ..c })
+        }
         _ => None,
     }
 }
@@ -279,7 +283,7 @@ fn along(
     if variable == 0 {
         return Some(Condition { text: condition("e", sql), exact: true });
     }
-    let Variable { parent, navigation, entity } = variables.get(variable)?;
+    let Variable { parent, navigation, entity, .. } = variables.get(variable)?;
     let (navigation, table) = ((*navigation)?, Schema::of(*entity).table);
     if table.is_empty() || navigation.link == Link::Series {
         return None;

@@ -128,20 +128,7 @@ impl Question<'_> {
     fn bound(&mut self, leaf: &Node, value: &Value<'_>, operator: Operator) {
         match leaf {
             Node::Leaf(0, Leaf::Property(0, path)) if path.is_empty() => {
-                let Value::Time(time) = value else { return };
-                // Each is necessary for the comparison of intervals as `value::compare` decides it.
-                let (low, high) = match operator {
-                    Operator::Eq => (Some(time.start), Some(time.start)),
-                    Operator::Ge => (Some(time.start), None),
-                    Operator::Gt => (Some(time.end), None),
-                    Operator::Le | Operator::Lt => (None, Some(time.start)),
-                    _ => return,
-                };
-                self.from = self.from.max(low);
-                self.to = match (self.to, high) {
-                    (Some(a), Some(b)) => Some(a.min(b)),
-                    (a, b) => a.or(b),
-                };
+                (self.from, self.to) = both((self.from, self.to), necessary(operator, value));
             }
             Node::Leaf(variable, Leaf::Id) if operator == Operator::Eq => {
                 let root = |v: &Variable| v.parent == 0 && v.entity == EntityType::FeatureOfInterest;
@@ -224,7 +211,7 @@ impl Question<'_> {
         };
         // The subtree below the Datastream, numbered anew.
         let mut map: HashMap<usize, usize> = HashMap::from([(base, 0)]);
-        let mut below = vec![Variable { parent: 0, navigation: None, entity: EntityType::Datastream }];
+        let mut below = vec![Variable::root(EntityType::Datastream)];
         for (index, variable) in variables.iter().enumerate().skip(base + 1) {
             if let Some(parent) = map.get(&variable.parent).copied() {
                 map.insert(index, below.len());
@@ -520,17 +507,48 @@ impl Question<'_> {
 
 type Ends = (Option<Timestamp>, Option<Timestamp>);
 
+/// The span in which both hold.
+fn both(a: Ends, b: Ends) -> Ends {
+    let to = match (a.1, b.1) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    (a.0.max(b.0), to)
+}
+
+/// Where phenomenonTime must begin for a comparison with `value` to hold, as `value::compare` decides it.
+fn necessary(operator: Operator, value: &Value<'_>) -> Ends {
+    let Value::Time(time) = value else { return (None, None) };
+    match operator {
+        Operator::Eq => (Some(time.start), Some(time.start)),
+        Operator::Ge => (Some(time.start), None),
+        Operator::Gt => (Some(time.end), None),
+        Operator::Le | Operator::Lt => (None, Some(time.start)),
+        _ => (None, None),
+    }
+}
+
+/// Where the phenomenonTime of the Observation behind `variable` must begin for the predicate to hold.
+pub(super) fn ends(predicate: &Node, variable: usize) -> Ends {
+    let Node::Binary(operator, left, right) = predicate else { return (None, None) };
+    if *operator == Operator::And {
+        return both(ends(left, variable), ends(right, variable));
+    }
+    let is_time =
+        |node: &Node| matches!(node, Node::Leaf(v, Leaf::Property(0, path)) if *v == variable && path.is_empty());
+    match (&**left, &**right) {
+        (leaf, Node::Literal(value)) if is_time(leaf) => necessary(*operator, value),
+        (Node::Literal(value), leaf) if is_time(leaf) => necessary(flipped(*operator), value),
+        _ => (None, None),
+    }
+}
+
 /// The span of time, both ends inclusive, in which an instant must lie for the filter to hold, when the filter says nothing else: comparisons
 /// of phenomenonTime with instants, joined by `and`.
 fn instants(filter: &Node) -> Option<Ends> {
     let Node::Binary(operator, left, right) = filter else { return None };
     if *operator == Operator::And {
-        let (a, b) = (instants(left)?, instants(right)?);
-        let to = match (a.1, b.1) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        return Some((a.0.max(b.0), to));
+        return Some(both(instants(left)?, instants(right)?));
     }
     let is_time = |node: &Node| matches!(node, Node::Leaf(0, Leaf::Property(0, path)) if path.is_empty());
     let (value, operator) = match (&**left, &**right) {
@@ -576,6 +594,7 @@ fn renumbered(node: &Node, map: &HashMap<usize, usize>) -> Option<Node> {
         Node::Call(function, arguments) => {
             Node::Call(*function, arguments.iter().map(|a| renumbered(a, map)).collect::<Option<_>>()?)
         }
+        Node::Lambda { .. } => return None,
     })
 }
 
@@ -635,12 +654,13 @@ impl Ord for Cursor {
 }
 
 impl Engine {
-    /// All Observations of some Datastreams or features, for filters that look into them.
+    /// All Observations of some Datastreams or features that begin in a span of time, for filters that look into them.
     pub(super) async fn related_observations(
         &self,
         scope: &Scope,
         from: EntityType,
         keys: &[EntityId],
+        (begin, end): Ends,
     ) -> Result<super::load::Related, Error> {
         let mut all = super::load::Related::default();
         let mut total = 0;
@@ -652,9 +672,14 @@ impl Engine {
             }
         }
         for (key, datastream) in pairs {
+            // Most series are left out by what their head says.
+            let Some(extent) = self.series.extent(datastream).phenomenon else { continue };
+            if begin.is_some_and(|begin| extent.end < begin) || end.is_some_and(|end| extent.start > end) {
+                continue;
+            }
             let mut after = None;
             loop {
-                let span = Span { datastream, from: None, to: None, descending: false, after, limit: CHUNK };
+                let span = Span { datastream, from: begin, to: end, descending: false, after, limit: CHUNK };
                 let chunk = self.series.read(span).await?;
                 let full = chunk.len() == CHUNK;
                 after = chunk.last().map(Observation::id);

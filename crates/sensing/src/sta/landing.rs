@@ -31,6 +31,8 @@ const CONFORMANCE: &[&str] = &[
 /// What FROST has added to the standard, under the names that its clients look for.
 const EXTENSIONS: &[&str] = &[
     "https://fraunhoferiosb.github.io/FROST-Server/extensions/JsonBatchRequest.html",
+    "https://fraunhoferiosb.github.io/FROST-Server/extensions/GeoJSON-ResultFormat.html",
+    "https://github.com/INSIDE-information-systems/SensorThingsAPI/blob/master/CSV-ResultFormat/CSV-ResultFormat.md",
 ];
 
 const MQTT: &[&str] =

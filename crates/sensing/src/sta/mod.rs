@@ -2,6 +2,7 @@
 
 mod batch;
 mod data_array;
+mod formats;
 mod json;
 mod landing;
 mod observe;

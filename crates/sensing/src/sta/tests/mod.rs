@@ -2,9 +2,12 @@
 
 mod batch;
 mod conformance;
+mod formats;
 mod ingest;
+mod lambdas;
 mod queries;
 mod rights;
+mod tables;
 
 use std::{collections::BTreeMap, sync::Arc};
 
