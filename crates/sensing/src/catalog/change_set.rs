@@ -189,7 +189,7 @@ fn run(writer: &mut Writer<'_, '_>, step: &Step, names: &Names, guard: Option<&G
     };
     let named = |body: &Value| {
         let mut body = body.clone();
-        refer(&mut body, &|name| names.get(name).copied())?;
+        refer(&mut body, &|name| names.get(name).map(|(_, id)| Some(*id)).ok_or_else(|| no_such(name)))?;
         Ok::<_, Error>(body)
     };
     Ok(match &step.deed {
@@ -262,7 +262,7 @@ fn audit(
     Ok(writer.tx.audit(caller, action.0, "Observation", &id.to_string(), Some(tenant), json!({}))?)
 }
 
-fn no_such(name: &str) -> Error {
+pub(crate) fn no_such(name: &str) -> Error {
     let shown: String = name.chars().take(100).collect();
     Error::bad_request(format!(
         "'${shown}' names nothing: no request before this one has that Content-ID (in JSON: that id) and created an entity of the type that belongs here."
@@ -270,8 +270,8 @@ fn no_such(name: &str) -> Error {
 }
 
 /// Puts ids where a body names what an earlier request has created: `{"@iot.id": "$sensor1"}` (18-088 section 11.2.2). A `$` anywhere else
-/// is text.
-pub(crate) fn refer(body: &mut Value, known: &dyn Fn(&str) -> Option<(EntityType, EntityId)>) -> Result<(), Error> {
+/// is text, and so is a name for which `known` has nothing.
+pub(crate) fn refer(body: &mut Value, known: &dyn Fn(&str) -> Result<Option<EntityId>, Error>) -> Result<(), Error> {
     match body {
         Value::Array(items) => items.iter_mut().try_for_each(|item| refer(item, known)),
         Value::Object(map) => {
@@ -279,8 +279,9 @@ pub(crate) fn refer(body: &mut Value, known: &dyn Fn(&str) -> Option<(EntityType
             for (key, value) in map.iter_mut() {
                 match value {
                     Value::String(text) if key == "@iot.id" || (alone && key == "id") => {
-                        if let Some(name) = text.strip_prefix('$') {
-                            let (_, id) = known(name).ok_or_else(|| no_such(name))?;
+                        if let Some(name) = text.strip_prefix('$')
+                            && let Some(id) = known(name)?
+                        {
                             *value = Value::from(id.0);
                         }
                     }
@@ -299,13 +300,18 @@ mod tests {
 
     #[test]
     fn only_links_refer() {
-        let known = |name: &str| (name == "a").then_some((EntityType::Sensor, EntityId(7)));
+        let known = |name: &str| match name {
+            "a" => Ok(Some(EntityId(7))),
+            "later" => Ok(None),
+            _ => Err(no_such(name)),
+        };
         let check = |mut body: Value, expect: Value| {
             refer(&mut body, &known).expect("refers");
             assert_eq!(body, expect);
         };
         check(json!({"Sensor": {"@iot.id": "$a"}}), json!({"Sensor": {"@iot.id": 7}}));
         check(json!({"L": [{"id": "$a"}]}), json!({"L": [{"id": 7}]}));
+        check(json!({"Sensor": {"@iot.id": "$later"}}), json!({"Sensor": {"@iot.id": "$later"}}));
         check(
             json!({"name": "$a", "properties": {"price": "$5"}}),
             json!({"name": "$a", "properties": {"price": "$5"}}),

@@ -5,6 +5,7 @@
 //! nothing else, and a property test holds that.
 
 mod ast;
+mod bounds;
 mod eval;
 mod functions;
 mod lexer;

@@ -106,7 +106,7 @@ fn part(filter: &Node, variables: &[Variable], sql: &mut Sql) -> Option<Conditio
                 compared(*operator, *variable, leaf, value, variables, sql)
             }
             (Node::Literal(value), Node::Leaf(variable, leaf)) => {
-                compared(flipped(*operator), *variable, leaf, value, variables, sql)
+                compared(operator.flipped(), *variable, leaf, value, variables, sql)
             }
             (Node::Call(Function::GeoDistance, arguments), Node::Literal(Value::Number(limit)))
                 if matches!(operator, Operator::Lt | Operator::Le) =>
@@ -127,16 +127,6 @@ fn part(filter: &Node, variables: &[Variable], sql: &mut Sql) -> Option<Conditio
             narrow(predicate, variables, sql).map(|c| Condition { exact: false, ..c })
         }
         _ => None,
-    }
-}
-
-fn flipped(operator: Operator) -> Operator {
-    match operator {
-        Operator::Lt => Operator::Gt,
-        Operator::Le => Operator::Ge,
-        Operator::Gt => Operator::Lt,
-        Operator::Ge => Operator::Le,
-        same => same,
     }
 }
 

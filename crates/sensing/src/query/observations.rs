@@ -11,6 +11,7 @@ use records::params;
 
 use super::{
     ast::Operator,
+    bounds::{both, instants, necessary, renumbered},
     load::Item,
     narrow::{Sql, narrow},
     plan::{Leaf, Node, Plan, Variable},
@@ -116,7 +117,7 @@ impl Question<'_> {
             Node::Binary(operator, left, right) => {
                 let (leaf, value, operator) = match (&**left, &**right) {
                     (leaf @ Node::Leaf(..), Node::Literal(value)) => (leaf, value, *operator),
-                    (Node::Literal(value), leaf @ Node::Leaf(..)) => (leaf, value, flipped(*operator)),
+                    (Node::Literal(value), leaf @ Node::Leaf(..)) => (leaf, value, operator.flipped()),
                     _ => return,
                 };
                 self.bound(leaf, value, operator);
@@ -505,99 +506,6 @@ impl Question<'_> {
     }
 }
 
-type Ends = (Option<Timestamp>, Option<Timestamp>);
-
-/// The span in which both hold.
-fn both(a: Ends, b: Ends) -> Ends {
-    let to = match (a.1, b.1) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    };
-    (a.0.max(b.0), to)
-}
-
-/// Where phenomenonTime must begin for a comparison with `value` to hold, as `value::compare` decides it.
-fn necessary(operator: Operator, value: &Value<'_>) -> Ends {
-    let Value::Time(time) = value else { return (None, None) };
-    match operator {
-        Operator::Eq => (Some(time.start), Some(time.start)),
-        Operator::Ge => (Some(time.start), None),
-        Operator::Gt => (Some(time.end), None),
-        Operator::Le | Operator::Lt => (None, Some(time.start)),
-        _ => (None, None),
-    }
-}
-
-/// Where the phenomenonTime of the Observation behind `variable` must begin for the predicate to hold.
-pub(super) fn ends(predicate: &Node, variable: usize) -> Ends {
-    let Node::Binary(operator, left, right) = predicate else { return (None, None) };
-    if *operator == Operator::And {
-        return both(ends(left, variable), ends(right, variable));
-    }
-    let is_time =
-        |node: &Node| matches!(node, Node::Leaf(v, Leaf::Property(0, path)) if *v == variable && path.is_empty());
-    match (&**left, &**right) {
-        (leaf, Node::Literal(value)) if is_time(leaf) => necessary(*operator, value),
-        (Node::Literal(value), leaf) if is_time(leaf) => necessary(flipped(*operator), value),
-        _ => (None, None),
-    }
-}
-
-/// The span of time, both ends inclusive, in which an instant must lie for the filter to hold, when the filter says nothing else: comparisons
-/// of phenomenonTime with instants, joined by `and`.
-fn instants(filter: &Node) -> Option<Ends> {
-    let Node::Binary(operator, left, right) = filter else { return None };
-    if *operator == Operator::And {
-        return Some(both(instants(left)?, instants(right)?));
-    }
-    let is_time = |node: &Node| matches!(node, Node::Leaf(0, Leaf::Property(0, path)) if path.is_empty());
-    let (value, operator) = match (&**left, &**right) {
-        (leaf, Node::Literal(value)) if is_time(leaf) => (value, *operator),
-        (Node::Literal(value), leaf) if is_time(leaf) => (value, flipped(*operator)),
-        _ => return None,
-    };
-    let Value::Time(time) = value else { return None };
-    if !time.is_instant() {
-        return None;
-    }
-    Some(match operator {
-        Operator::Eq => (Some(time.start), Some(time.start)),
-        Operator::Ge => (Some(time.start), None),
-        Operator::Gt => (Some(time.start.plus_micros(1)), None),
-        Operator::Le => (None, Some(time.start)),
-        Operator::Lt => (None, Some(time.start.plus_micros(-1))),
-        _ => return None,
-    })
-}
-
-/// The operator with its sides exchanged.
-fn flipped(operator: Operator) -> Operator {
-    match operator {
-        Operator::Lt => Operator::Gt,
-        Operator::Le => Operator::Ge,
-        Operator::Gt => Operator::Lt,
-        Operator::Ge => Operator::Le,
-        same => same,
-    }
-}
-
-/// A filter with its variables renumbered; `None` when it looks at others too.
-fn renumbered(node: &Node, map: &HashMap<usize, usize>) -> Option<Node> {
-    Some(match node {
-        Node::Literal(value) => Node::Literal(value.clone()),
-        Node::Leaf(variable, leaf) => Node::Leaf(*map.get(variable)?, leaf.clone()),
-        Node::Not(inner) => Node::Not(Box::new(renumbered(inner, map)?)),
-        Node::Negate(inner) => Node::Negate(Box::new(renumbered(inner, map)?)),
-        Node::Binary(operator, left, right) => {
-            Node::Binary(*operator, Box::new(renumbered(left, map)?), Box::new(renumbered(right, map)?))
-        }
-        Node::Call(function, arguments) => {
-            Node::Call(*function, arguments.iter().map(|a| renumbered(a, map)).collect::<Option<_>>()?)
-        }
-        Node::Lambda { .. } => return None,
-    })
-}
-
 /// One series in a merge.
 struct Cursor {
     datastream: EntityId,
@@ -660,8 +568,12 @@ impl Engine {
         scope: &Scope,
         from: EntityType,
         keys: &[EntityId],
-        (begin, end): Ends,
+        variable: &Variable,
     ) -> Result<super::load::Related, Error> {
+        let (begin, end) = variable.ends;
+        // A Datastream's first row answers whether there is one; of a feature's series the first may be about another feature.
+        let first = variable.exists && from != EntityType::FeatureOfInterest;
+        let limit = if first { 1 } else { CHUNK };
         let mut all = super::load::Related::default();
         let mut total = 0;
         let mut pairs: Vec<(EntityId, EntityId)> = keys.iter().map(|k| (*k, *k)).collect();
@@ -679,9 +591,9 @@ impl Engine {
             }
             let mut after = None;
             loop {
-                let span = Span { datastream, from: begin, to: end, descending: false, after, limit: CHUNK };
+                let span = Span { datastream, from: begin, to: end, descending: false, after, limit };
                 let chunk = self.series.read(span).await?;
-                let full = chunk.len() == CHUNK;
+                let full = chunk.len() == limit && !first;
                 after = chunk.last().map(Observation::id);
                 total += chunk.len();
                 if total > super::load::MAX_RELATED {
@@ -690,8 +602,9 @@ impl Engine {
                     ));
                 }
                 let wanted = chunk.into_iter().filter(|o| from != EntityType::FeatureOfInterest || o.feature == key);
-                all.entry(key).or_default().extend(wanted.map(|o| Item::Observation(Arc::new(o))));
-                if !full {
+                let found = all.entry(key).or_default();
+                found.extend(wanted.map(|o| Item::Observation(Arc::new(o))));
+                if !full || (variable.exists && !found.is_empty()) {
                     break;
                 }
             }

@@ -30,13 +30,15 @@ pub struct Variable {
     pub scope: usize,
     /// Whether a lambda goes through its rows.
     pub ranges: bool,
+    /// Whether it only matters that there is a row.
+    pub exists: bool,
     /// Of Observations, the first and the last phenomenonTime that can satisfy the lambda.
     pub ends: (Option<Timestamp>, Option<Timestamp>),
 }
 
 impl Variable {
     pub fn root(entity: EntityType) -> Self {
-        Self { parent: 0, navigation: None, entity, scope: 0, ranges: false, ends: (None, None) }
+        Self { parent: 0, navigation: None, entity, scope: 0, ranges: false, exists: false, ends: (None, None) }
     }
 }
 
@@ -499,7 +501,7 @@ impl Resolver {
         }
         let index = self.push(parent, navigation, at)?;
         if let Some(variable) = self.variables.get_mut(index) {
-            (variable.scope, variable.ranges) = (index, true);
+            (variable.scope, variable.ranges, variable.exists) = (index, true, predicate.is_none());
         }
         let Some(predicate) = predicate else {
             return Ok((Node::Lambda { all: *all, variable: index, predicate: None }, Type::Bool));
@@ -513,7 +515,7 @@ impl Resolver {
             && navigation.target == EntityType::Observation
             && let Some(variable) = self.variables.get_mut(index)
         {
-            variable.ends = super::observations::ends(&node, index);
+            variable.ends = super::bounds::ends(&node, index);
         }
         Ok((Node::Lambda { all: *all, variable: index, predicate: Some(Box::new(node)) }, Type::Bool))
     }

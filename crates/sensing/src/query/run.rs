@@ -184,7 +184,7 @@ impl Engine {
                 variables.get(*twin).is_some_and(|v| {
                     first.get(v.parent) == first.get(variable.parent)
                         && v.navigation.is_some_and(|n| std::ptr::eq(n, navigation))
-                        && v.ends == variable.ends
+                        && (v.ends, v.exists) == (variable.ends, variable.exists)
                 })
             };
             if let Some(twin) = (1..index).find(same) {
@@ -201,7 +201,7 @@ impl Engine {
             keys.dedup();
             let from = variables.get(variable.parent).map_or(variable.entity, |p| p.entity);
             let level = if variable.entity == EntityType::Observation {
-                self.related_observations(scope, from, &keys, variable.ends).await?
+                self.related_observations(scope, from, &keys, variable).await?
             } else {
                 related(&self.catalog, &self.series, scope, navigation, &keys, &Window::default()).await?
             };

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use kernel::Problem;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor},
+};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{COUNTED, Group, PARTS, Part, Replies, Reply, depends, method, named};
@@ -11,7 +14,7 @@ use crate::{Error, sta::Response, sta::json_response};
 
 #[derive(Deserialize)]
 struct Form<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "bounded")]
     requests: Vec<Request<'a>>,
 }
 
@@ -32,15 +35,34 @@ struct Request<'a> {
     condition: Option<Value>,
 }
 
+/// The requests, refused as soon as there are too many: a small request in JSON is a large one in memory.
+fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Request<'de>>, D::Error> {
+    struct Requests;
+    impl<'de> Visitor<'de> for Requests {
+        type Value = Vec<Request<'de>>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an array of requests")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Self::Value, A::Error> {
+            let mut requests = Vec::new();
+            while let Some(request) = all.next_element()? {
+                if requests.len() >= PARTS {
+                    return Err(serde::de::Error::custom(format!("a batch has at most {PARTS} requests")));
+                }
+                requests.push(request);
+            }
+            Ok(requests)
+        }
+    }
+    deserializer.deserialize_seq(Requests)
+}
+
 /// Reads a batch.
 pub fn parse(body: &Bytes) -> Result<Vec<Group>, Error> {
     let form: Form<'_> = serde_json::from_slice(body).map_err(|e| {
         let wanted = "a JSON batch is {\"requests\": [{\"id\": \"1\", \"method\": \"get\", \"url\": \"Things(1)\"}]}";
         Error::field("body", format!("{wanted}: {e}"))
     })?;
-    if form.requests.len() > PARTS {
-        return Err(Problem::too_large(format!("A batch has at most {PARTS} requests.")).into());
-    }
     let mut groups: Vec<Group> = Vec::new();
     let mut seen = std::collections::HashSet::new();
     for (index, request) in form.requests.into_iter().enumerate() {
@@ -87,7 +109,8 @@ pub fn parse(body: &Bytes) -> Result<Vec<Group>, Error> {
     Ok(groups)
 }
 
-fn one(id: Option<&String>, group: Option<&String>, reply: &Reply) -> Value {
+/// One answer. Its body, when it is JSON, is taken over as it is: a tree of values would be many times as large.
+fn one(out: &mut Vec<u8>, id: Option<&String>, group: Option<&String>, reply: &Reply) {
     let mut map = Map::new();
     map.insert("id".to_owned(), json!(id));
     if let Some(group) = group {
@@ -104,42 +127,51 @@ fn one(id: Option<&String>, group: Option<&String>, reply: &Reply) -> Value {
     if !headers.is_empty() {
         map.insert("headers".to_owned(), Value::Object(headers));
     }
-    if !reply.body.is_empty() {
-        let kind = reply.headers.get(header::CONTENT_TYPE).map(text).unwrap_or_default();
-        let parsed = kind.contains("json").then(|| serde_json::from_slice(&reply.body).ok()).flatten();
-        let body = parsed.unwrap_or_else(|| Value::String(String::from_utf8_lossy(&reply.body).into_owned()));
-        map.insert("body".to_owned(), body);
+    if out.last() == Some(&b'}') {
+        out.push(b',');
     }
-    Value::Object(map)
+    out.extend_from_slice(Value::Object(map).to_string().as_bytes());
+    if reply.body.is_empty() {
+        return;
+    }
+    out.pop();
+    out.extend_from_slice(b",\"body\":");
+    let kind = reply.headers.get(header::CONTENT_TYPE).map(text).unwrap_or_default();
+    match serde_json::from_slice::<&RawValue>(&reply.body) {
+        Ok(raw) if kind.contains("json") => out.extend_from_slice(raw.get().as_bytes()),
+        _ => out.extend_from_slice(Value::from(String::from_utf8_lossy(&reply.body)).to_string().as_bytes()),
+    }
+    out.push(b'}');
 }
 
 /// An answer for each request that was come to.
 pub(super) fn response(groups: &[Group], all: &[Replies]) -> Response {
-    let mut responses = Vec::new();
+    let mut out = b"{\"responses\":[".to_vec();
     for (group, replies) in groups.iter().zip(all) {
         match (group, replies) {
-            (Group::One(part), Replies::One(reply)) => responses.push(one(part.name.as_ref(), None, reply)),
+            (Group::One(part), Replies::One(reply)) => one(&mut out, part.name.as_ref(), None, reply),
             (Group::Set(name, parts), Replies::Set(replies)) => {
                 let answered = parts.iter().zip(replies);
-                responses.extend(answered.map(|(part, reply)| one(part.name.as_ref(), name.as_ref(), reply)));
+                answered.for_each(|(part, reply)| one(&mut out, part.name.as_ref(), name.as_ref(), reply));
             }
             (Group::Set(name, parts), Replies::Refused(reply, blamed)) => {
                 for (index, part) in parts.iter().enumerate() {
                     // Whoever is to blame hears why; the others hear that it was not they.
                     if blamed.is_none_or(|blamed| blamed == index) {
-                        responses.push(one(part.name.as_ref(), name.as_ref(), reply));
+                        one(&mut out, part.name.as_ref(), name.as_ref(), reply);
                     } else {
                         let detail =
                             "Another request of the group failed, so nothing of the group was done.".to_owned();
                         let other = Reply::problem(part.name.as_ref(), depends(detail));
-                        responses.push(one(part.name.as_ref(), name.as_ref(), &other));
+                        one(&mut out, part.name.as_ref(), name.as_ref(), &other);
                     }
                 }
             }
             _ => {}
         }
     }
-    json_response(StatusCode::OK, json!({ "responses": responses }).to_string().into_bytes())
+    out.extend_from_slice(b"]}");
+    json_response(StatusCode::OK, out)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod json;
 mod multipart;
 mod set;
 
+use std::collections::HashSet;
+
 use axum::{
     Extension,
     extract::{RawQuery, State},
@@ -24,7 +26,7 @@ use set::Names;
 /// Requests of one batch, those of change sets included.
 pub const PARTS: usize = 1_000;
 /// Bytes of all answers together; what is read beyond is refused, part by part.
-const ANSWERS: usize = 64 << 20;
+const ANSWERS: usize = 32 << 20;
 /// How long a batch may begin further parts. Below `http.timeout`, so that what was done is told and not cut off.
 const TIME: std::time::Duration = std::time::Duration::from_secs(20);
 /// Bytes of what a part is called.
@@ -184,7 +186,7 @@ impl SensorThings {
         let (mut replies, mut left) = (Vec::with_capacity(groups.len()), ANSWERS);
         // What requests of their own have created may be named by all that follow; so may, in JSON, what groups have.
         let mut names = Names::default();
-        let mut failed: Vec<String> = Vec::new();
+        let mut failed: HashSet<String> = HashSet::new();
         for group in groups {
             let late = deadline.as_mut().now_or_never().is_some();
             let answered = match group {
@@ -269,8 +271,8 @@ fn too_late() -> Error {
 }
 
 /// Whether something fails because what it depends on has failed.
-fn waits(failed: &[String], parts: &[Part]) -> Option<Error> {
-    let name = parts.iter().flat_map(|part| &part.after).find(|name| failed.contains(name))?;
+fn waits(failed: &HashSet<String>, parts: &[Part]) -> Option<Error> {
+    let name = parts.iter().flat_map(|part| &part.after).find(|name| failed.contains(*name))?;
     Some(depends(format!("'{name}', which this depends on, has failed.")).into())
 }
 

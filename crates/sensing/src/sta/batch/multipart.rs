@@ -208,13 +208,21 @@ fn write_reply(out: &mut Vec<u8>, boundary: &str, reply: &Reply) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A boundary that occurs in none of the bodies.
+/// A boundary that occurs in none of the bodies: its number is above all that stand behind the same prefix there.
 fn unused(prefix: &str, replies: &[&Reply]) -> String {
-    let free = |text: &String| {
-        let finder = memchr::memmem::Finder::new(text.as_bytes());
-        !replies.iter().any(|reply| finder.find(&reply.body).is_some())
-    };
-    (0u64..).map(|n| format!("{prefix}_{n}")).find(free).unwrap_or_default()
+    // Eighteen digits fit; of longer numbers the first eighteen stand for all.
+    const DIGITS: usize = 18;
+    let prefix = format!("{prefix}_");
+    let finder = memchr::memmem::Finder::new(prefix.as_bytes());
+    let mut above = 0u64;
+    for body in replies.iter().map(|reply| &reply.body) {
+        for at in finder.find_iter(body) {
+            let digits = body.iter().skip(at + prefix.len()).take(DIGITS).take_while(|b| b.is_ascii_digit());
+            let number = digits.fold(0u64, |number, b| number * 10 + u64::from(b - b'0'));
+            above = above.max(number + 1);
+        }
+    }
+    format!("{prefix}{above}")
 }
 
 /// The answers in the order of the groups.
@@ -313,6 +321,24 @@ mod tests {
         check(&many, "at most 1000 requests");
         let twice = "--c\nContent-Type: application/http\nContent-ID: 1\n\nPOST x\n\n".repeat(2);
         check(&format!("--b\nContent-Type: multipart/mixed;boundary=c\n\n{twice}--c--\n--b--"), "has this Content-ID");
+    }
+
+    #[test]
+    fn a_boundary_is_in_no_body() {
+        let check = |bodies: &[&str], expect: &str| {
+            let reply = |body: &&str| Reply {
+                name: None,
+                status: StatusCode::OK,
+                headers: HeaderMap::new(),
+                body: Bytes::copy_from_slice(body.as_bytes()),
+            };
+            let replies: Vec<Reply> = bodies.iter().map(reply).collect();
+            assert_eq!(unused("batch", &replies.iter().collect::<Vec<_>>()), expect);
+        };
+        check(&[], "batch_0");
+        check(&["x", "batch_", "batch_x"], "batch_1");
+        check(&["--batch_7 batch_31", "batch_007"], "batch_32");
+        check(&["batch_99999999999999999999999"], "batch_1000000000000000000");
     }
 
     proptest! {

@@ -15,7 +15,7 @@ use crate::{
     Error,
     catalog::{
         Schema, Update,
-        change_set::{Above, Deed, Done, Guard, Outcome, Step, Whose, refer},
+        change_set::{Above, Deed, Done, Guard, Outcome, Step, Whose, no_such, refer},
         schema::Navigation,
     },
     model::{EntityId, EntityType, ObservationId},
@@ -66,28 +66,35 @@ fn named(path: &str) -> Option<(Option<EntityType>, &str, &str)> {
     (rest.is_empty() || rest.starts_with('/')).then_some((set, name, rest))
 }
 
-/// The address and the body of a part, with the ids of what earlier requests have created.
-pub(super) fn known(base: &str, part: &Part, names: &Names) -> Result<(Uri, Bytes), Error> {
-    let mut uri = inside(base, &part.url).map_err(|detail| Error::field(&part.at, detail))?;
-    if names.0.is_empty() {
-        return Ok((uri, part.body.clone()));
-    }
+type Known<'a> = &'a dyn Fn(&str) -> Option<(EntityType, EntityId)>;
+
+/// The address of a part, with the id of what an earlier request has created.
+fn address(base: &str, part: &Part, known: Known<'_>) -> Result<Uri, Error> {
+    let inside = |url: &str| inside(base, url).map_err(|detail| Error::field(&part.at, detail));
+    let uri = inside(&part.url)?;
     let path = tail(&uri)?;
-    if let Some((set, name, rest)) = named(&path)
-        && let Some((entity, id)) = names.get(name).filter(|(entity, _)| set.is_none_or(|set| set == *entity))
-    {
-        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        let url = format!("{}({id}){rest}{query}", entity.set());
-        uri = inside(base, &url).map_err(|detail| Error::field(&part.at, detail))?;
+    let Some((set, name, rest)) = named(&path) else { return Ok(uri) };
+    let Some((entity, id)) = known(name).filter(|(entity, _)| set.is_none_or(|set| set == *entity)) else {
+        return Ok(uri);
+    };
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    inside(&format!("{}({id}){rest}{query}", entity.set()))
+}
+
+/// A body with the ids of what earlier requests have created. What is no JSON is left to the handler, which says so.
+fn body(part: &Part, known: &dyn Fn(&str) -> Result<Option<EntityId>, Error>) -> Result<Bytes, Error> {
+    if memchr::memmem::find(&part.body, b"\"$").is_none() {
+        return Ok(part.body.clone());
     }
-    let mut body = part.body.clone();
-    if memchr::memmem::find(&body, b"\"$").is_some()
-        && let Ok(mut value) = serde_json::from_slice::<Value>(&body)
-    {
-        refer(&mut value, &|name| names.get(name))?;
-        body = value.to_string().into();
-    }
-    Ok((uri, body))
+    let Ok(mut value) = serde_json::from_slice::<Value>(&part.body) else { return Ok(part.body.clone()) };
+    refer(&mut value, known)?;
+    Ok(value.to_string().into())
+}
+
+/// The address and the body of a request of its own.
+pub(super) fn known(base: &str, part: &Part, names: &Names) -> Result<(Uri, Bytes), Error> {
+    let id = |name: &str| names.get(name).map(|(_, id)| Some(id)).ok_or_else(|| no_such(name));
+    Ok((address(base, part, &|name| names.get(name))?, body(part, &id)?))
 }
 
 /// What a request of a change set is about.
@@ -260,7 +267,10 @@ impl SensorThings {
         if part.method == Method::GET {
             return Err(Error::field(&part.at, "a change set changes; read before it or behind it"));
         }
-        let (uri, body) = known_but(&self.base(outer), part, names, here)?;
+        // What the set itself creates has an id only inside the transaction, and hides what had the name before.
+        let before = |name: &str| names.get(name).filter(|_| !here.contains_key(name));
+        let uri = address(&self.base(outer), part, &before)?;
+        let body = body(part, &|name| Ok(before(name).map(|(_, id)| id)))?;
         if uri.path().ends_with("/CreateObservations") {
             let detail = "CreateObservations records what fits of its rows, so it is no part of a change set; send it beside one";
             return Err(Error::field(&part.at, detail));
@@ -340,39 +350,6 @@ impl SensorThings {
 /// Whether a link leads to what is there already.
 fn is_id(value: &Value) -> bool {
     !value.as_str().is_some_and(|text| text.starts_with('$'))
-}
-
-/// As [`known`]; names of this change set stay as they are.
-fn known_but(base: &str, part: &Part, names: &Names, here: &HashMap<&str, EntityType>) -> Result<(Uri, Bytes), Error> {
-    let mut others = names.clone();
-    others.0.retain(|name, _| !here.contains_key(name.as_str()));
-    let uri = known(base, &Part { body: Bytes::new(), ..part.clone() }, &others)?.0;
-    let mut body = part.body.clone();
-    if !others.0.is_empty()
-        && memchr::memmem::find(&body, b"\"$").is_some()
-        && let Ok(mut value) = serde_json::from_slice::<Value>(&body)
-    {
-        // A name of neither is found missing inside the transaction.
-        substitute(&mut value, &others);
-        body = value.to_string().into();
-    }
-    Ok((uri, body))
-}
-
-fn substitute(value: &mut Value, names: &Names) {
-    match value {
-        Value::Array(items) => items.iter_mut().for_each(|item| substitute(item, names)),
-        Value::Object(map) => {
-            for (key, value) in map.iter_mut() {
-                let found = value.as_str().and_then(|text| text.strip_prefix('$')).and_then(|name| names.get(name));
-                match found {
-                    Some((_, id)) if key == "@iot.id" || key == "id" => *value = Value::from(id.0),
-                    _ => substitute(value, names),
-                }
-            }
-        }
-        _ => {}
-    }
 }
 
 fn changing(part: &Part) -> Update {

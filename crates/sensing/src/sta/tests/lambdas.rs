@@ -96,6 +96,9 @@ async fn any_and_all() {
     check("Sensors", "Datastreams/any(d: d/Thing/Locations/any(l: l/name eq 'Place of two'))", &[3]).await;
     check("Datastreams", "Thing/Datastreams/any(other: other/name eq 'cold' and other/id ne $it/id)", &[1]).await;
     check("FeaturesOfInterest", "Observations/any(o: o/result eq 19)", &[2]).await;
+    check("FeaturesOfInterest", "Observations/any() and Observations/any(o: o/result gt 20)", &[1]).await;
+    check("Datastreams", "Observations/any()", &[1, 2, 3]).await;
+    check("Datastreams", "Observations/any() and Observations/all(o: o/result gt 17)", &[1, 3]).await;
     // A name of one's own choosing hides a property.
     check("Things", "Datastreams/any(name: name/name eq 'cold')", &[1]).await;
     // In an expansion.
