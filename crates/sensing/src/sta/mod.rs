@@ -55,6 +55,8 @@ pub struct SensorThings {
     settings: Arc<Settings>,
     rights: Option<Rights>,
     watch: Option<Watch>,
+    /// How long a batch may begin further requests.
+    patience: std::time::Duration,
 }
 
 /// What came of Observations that a caller sent by HTTP; for the health of devices.
@@ -73,7 +75,7 @@ pub type Rights = Arc<dyn Fn(&kernel::Caller, &crate::model::DatastreamInfo) -> 
 
 impl SensorThings {
     pub fn new(engine: Engine, settings: Settings) -> Self {
-        Self { engine, settings: Arc::new(settings), rights: None, watch: None }
+        Self { engine, settings: Arc::new(settings), rights: None, watch: None, patience: batch::TIME }
     }
     /// Asks `rights` instead of the policy alone who may add Observations: a device writes to its own Things only.
     #[must_use]
@@ -86,6 +88,10 @@ impl SensorThings {
     pub fn watched(mut self, watch: Watch) -> Self {
         self.watch = Some(watch);
         self
+    }
+    #[cfg(test)]
+    fn hasty(self, patience: std::time::Duration) -> Self {
+        Self { patience, ..self }
     }
     fn sent(&self, caller: &kernel::Caller, sent: Sent<'_>) {
         if let Some(watch) = &self.watch {

@@ -15,7 +15,6 @@ use axum::{
     extract::{RawQuery, State},
 };
 use bytes::Bytes;
-use futures::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use kernel::{Caller, Problem};
 
@@ -28,7 +27,7 @@ pub const PARTS: usize = 1_000;
 /// Bytes of all answers together; what is read beyond is refused, part by part.
 const ANSWERS: usize = 32 << 20;
 /// How long a batch may begin further parts. Below `http.timeout`, so that what was done is told and not cut off.
-const TIME: std::time::Duration = std::time::Duration::from_secs(20);
+pub(super) const TIME: std::time::Duration = std::time::Duration::from_secs(20);
 /// Bytes of what a part is called.
 const NAME: usize = 200;
 
@@ -181,14 +180,13 @@ impl SensorThings {
 
     /// All groups, one after the other; what is not begun has no answer.
     async fn batch(&self, caller: &Caller, outer: &HeaderMap, groups: &[Group], on: bool) -> Vec<Replies> {
-        let deadline = tokio::time::sleep(TIME);
-        tokio::pin!(deadline);
+        let begun = tokio::time::Instant::now();
         let (mut replies, mut left) = (Vec::with_capacity(groups.len()), ANSWERS);
         // What requests of their own have created may be named by all that follow; so may, in JSON, what groups have.
         let mut names = Names::default();
         let mut failed: HashSet<String> = HashSet::new();
         for group in groups {
-            let late = deadline.as_mut().now_or_never().is_some();
+            let late = begun.elapsed() >= self.patience;
             let answered = match group {
                 Group::One(part) => {
                     let name = part.name.as_ref();
@@ -266,7 +264,7 @@ impl SensorThings {
 
 fn too_late() -> Error {
     let detail =
-        format!("The batch has taken more than {} seconds; this and what follows was not begun.", TIME.as_secs());
+        "The batch has taken too long; this and what follows was not begun. Send that again, in smaller batches.";
     Problem::unavailable(detail, 1).into()
 }
 

@@ -77,8 +77,11 @@ fn sections<'a>(body: &'a [u8], boundary: &str, at: &str) -> Result<Vec<&'a [u8]
     Err(Error::field(at, format!("the line --{boundary}-- that ends it is missing")))
 }
 
+/// The lines of a header: names in small letters, and values.
+type Fields = Vec<(String, String)>;
+
 /// The lines of a header up to the empty one, and what follows.
-fn fields<'a>(mut text: &'a [u8], at: &str) -> Result<(Vec<(String, String)>, &'a [u8]), Error> {
+fn fields<'a>(mut text: &'a [u8], at: &str) -> Result<(Fields, &'a [u8]), Error> {
     let mut fields = Vec::new();
     loop {
         let (one, after) = line(text);

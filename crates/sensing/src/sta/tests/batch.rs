@@ -141,8 +141,9 @@ async fn a_change_set_is_all_or_nothing() {
             part("", "PATCH /v1.1/Things(1)", &json!({"name": "changed"})),
             part("", "POST /v1.1/Datastreams(1)/Observations", &json!({"result": 1})),
         ];
-        let answer =
-            city.multipart_as(&person("dsd"), &[change_set(&[good.as_slice(), &[bad.clone()]].concat())]).await;
+        let answer = city
+            .multipart_as(&person("dsd"), &[change_set(&[good.as_slice(), std::slice::from_ref(&bad)].concat())])
+            .await;
         let [status] = statuses(&answer.text)[..] else { panic!("one answer for all: {}", answer.text) };
         assert!((400..500).contains(&status), "{bad}: {}", answer.text);
         assert!(answer.text.contains("Nothing of the change set was done. part 1.4"), "{bad}: {}", answer.text);
@@ -243,7 +244,7 @@ async fn nobody_gains_rights_by_a_batch() {
                 continue;
             }
             let parts = if set { change_set(std::slice::from_ref(text)) } else { text.clone() };
-            let answer = city.multipart_as(&person("epd"), &[parts.clone()]).await;
+            let answer = city.multipart_as(&person("epd"), std::slice::from_ref(&parts)).await;
             assert_eq!(statuses(&answer.text), [*status], "{text}: {}", answer.text);
             let answer = city.multipart_as(&Caller::anonymous(), &[parts]).await;
             let reading = text.contains("GET");
@@ -333,6 +334,25 @@ async fn observations_come_after_the_entities() {
     ];
     assert_eq!(city.multipart(&[change_set(&parts)]).await, [400]);
     assert_eq!(city.get("/v1.1/Datastreams(3)").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_batch_without_time_says_what_it_did_not_begin() {
+    use axum::body::Body;
+    use http::{Request, header};
+    use tower::ServiceExt as _;
+    let city = City::new();
+    let door = super::SensorThings::new(city.engine.clone(), super::Settings::default());
+    let router = super::router(door.hasty(std::time::Duration::ZERO));
+    let parts = ["a", "b"].map(|name| part("", "POST /v1.1/Things", &json!({"name": name, "description": "d"})));
+    let request = Request::post("/v1.1/$batch").header(header::CONTENT_TYPE, MULTIPART);
+    let request = request.header("prefer", "continue-on-error").extension(person("dsd"));
+    let response = router.oneshot(request.body(Body::from(batch(&parts))).expect("request")).await.expect("infallible");
+    let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("body");
+    let text = String::from_utf8(bytes.to_vec()).expect("utf-8");
+    assert_eq!(statuses(&text), [503], "{text}");
+    assert!(text.contains("was not begun"), "{text}");
+    assert_eq!(city.count("Things").await, 0);
 }
 
 #[tokio::test]
