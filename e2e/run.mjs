@@ -1,26 +1,29 @@
 // The whole program, driven from outside by other people's clients: browsers, SensorThings and MQTT libraries, and kill -9.
 //
-//   node e2e/run.mjs <program> [pages] [sta] [mqtt] [outgoing] [full] [schema] [kill] [stores]
+//   node e2e/run.mjs <program> [pages] [sta] [mqtt] [conform] [outgoing] [full] [schema] [kill] [stores]
 //
-// `stores` is the program on PostgreSQL, NATS and S3: sta and mqtt once more, then stores.py. The program that starts those, `throw-away-stores`
+// `conform` is annex A of 18-088, as `cargo xtask conform` runs it against any service. `stores` is the program on PostgreSQL, NATS and S3: sta,
+// mqtt and conform once more, then stores.py. The program that starts those, `throw-away-stores`
 // of crates/testkit, lies beside <program>.
 //
 // One line for each check, a last line with the sum, and an exit code that says whether all of them passed. E2E_KILLS=100 for the
 // long run. `cargo xtask test` installs what is needed (npm ci here, e2e/requirements.txt) and calls this with the program it has built.
 
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 
 import { pages } from "./pages.mjs";
 import { Server } from "./server.mjs";
 import { Stores } from "./stores.mjs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
-const parts = ["sta", "mqtt", "pages", "outgoing", "full", "schema", "kill", "stores"];
+const run = promisify(execFile);
+const parts = ["sta", "mqtt", "conform", "pages", "outgoing", "full", "schema", "kill", "stores"];
 
 let passed = 0;
 let failed = 0;
@@ -63,6 +66,23 @@ async function script(name, args) {
   if (code !== 0 && failed === before) line(`FAIL ${name}: ended with ${code}`);
 }
 
+/** The abstract tests of 18-088: one check, whose failure says which of them failed. */
+async function conform(server, key) {
+  // Over MQTT come devices: here one that may speak for all Things of its department.
+  const device = await server.ask("POST", "/api/devices", key, { tenant: "dsd", key: "conform", kind: "test", things: [], gateway: true });
+  const issued = await server.ask("POST", `/api/devices/${device.id}/keys`, key);
+  const http = ["--user", "dsd", "--password", key];
+  const mqtt = ["--mqtt-user", device.id, "--mqtt-password", issued.key];
+  const args = ["-m", "conform", `${server.base}/v1.1`, ...http, ...mqtt];
+  const { stdout } = await run(python(), args, { cwd: here, maxBuffer: 16 << 20 }).catch((error) => {
+    const failures = String(error.stdout).split("\n").filter((text, at, all) => /failed$/.test(text) || /failed$/.test(all[at - 1] ?? ""));
+    throw new Error(failures.join(" ") || error.stdout || error.message);
+  });
+  // What is built must be declared, or nobody would have tested it.
+  const missing = stdout.split("\n").filter((text) => /^A\..*not declared$/.test(text) && !text.includes("multi-datastream"));
+  if (missing.length > 0) throw new Error(missing.join(" "));
+}
+
 async function main() {
   const [given, ...chosen] = process.argv.slice(2);
   const unknown = chosen.find((part) => !parts.includes(part));
@@ -70,7 +90,7 @@ async function main() {
   const program = resolve(given);
   if (!existsSync(program)) throw new Error(`${program} is not there`);
   const wants = (part) => chosen.length === 0 || chosen.includes(part);
-  if (["sta", "mqtt", "pages"].some(wants)) await drive(new Server(program), "on an empty folder", wants);
+  if (["sta", "mqtt", "conform", "pages"].some(wants)) await drive(new Server(program), "on an empty folder", wants);
   if (wants("outgoing")) await script("outgoing.py", [program]);
   if (wants("full")) await script("full.py", [program]);
   if (wants("schema")) await script("schema.py", [program]);
@@ -97,6 +117,7 @@ async function drive(server, where, wants) {
       const dsd = await server.key("dsd", "admin");
       const epd = await server.key("epd", "admin");
       if (wants("sta")) await script("sta.py", [server.base, dsd, epd]);
+      if (wants("conform")) await check(`annex A of 18-088 ${where}`, () => conform(server, dsd));
       if (wants("mqtt")) await script("mqtt.py", [server.base, String(server.mqttPort), "dsd", dsd, "epd", epd]);
       if (wants("pages")) await pages(server, check);
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything a person does with this repository, one command each.
 
 mod check;
+mod conform;
 mod demo;
 mod release;
 mod sh;
@@ -12,6 +13,7 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 cargo xtask demo            build everything, load the Hong Kong pack, start, print the address
 cargo xtask test [FILTER]   set up what the tests need, run all of them
+cargo xtask conform URL     annex A of SensorThings (18-088) against a service: --token TOKEN (or --help)
 cargo xtask check           formatting, lints, the arrow graph, endpoints, languages, licences
 cargo xtask bench NAME ...  run ours and its peers side by side (ingest, records, mqtt, stream, start)
 cargo xtask web             build the map and chart islands (needs Node.js)
@@ -23,6 +25,7 @@ fn main() -> Result<()> {
     match args.first().map(String::as_str) {
         Some("demo") => demo::run(rest),
         Some("test") => test::run(rest),
+        Some("conform") => conform::run(rest),
         Some("check") => check::run(),
         Some("bench") => {
             sh::fast_cargo(&["build", "--package", "lamppost"])?;

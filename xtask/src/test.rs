@@ -22,7 +22,7 @@ const TOOLS: [(&str, &str); 9] = [
 
 pub fn run(args: &[String]) -> Result<()> {
     tools()?;
-    python()?;
+    let python = python()?;
     check::run()?;
     web::build()?;
     web::install(&sh::root().join("e2e"))?;
@@ -30,7 +30,7 @@ pub fn run(args: &[String]) -> Result<()> {
     // The program itself is driven from outside by the tests of `lamppost` and by e2e/.
     sh::cargo(&["build", "--package", "lamppost", "--package", "testkit", "--bins"])?;
     // Every failure is shown, not only the first room's.
-    let python = format!("LAMPPOST_PYTHON={}/venv/bin/python3", sh::cache().display());
+    let python = format!("LAMPPOST_PYTHON={python}");
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = vec![python.as_str(), cargo.as_str(), "test", "--workspace", "--no-fail-fast"];
     command.extend(args.iter().map(String::as_str));
@@ -72,17 +72,18 @@ fn tools() -> Result<()> {
     Ok(())
 }
 
-/// A virtual environment with the clients of e2e/requirements.txt; tests find it by `LAMPPOST_PYTHON` or at its fixed place.
-fn python() -> Result<()> {
+/// A virtual environment with the clients of e2e/requirements.txt, and its Python; tests find it by `LAMPPOST_PYTHON` or at its fixed place.
+pub fn python() -> Result<String> {
     let wanted = std::fs::read(sh::root().join("e2e/requirements.txt")).context("e2e/requirements.txt")?;
     let venv = sh::cache().join("venv");
     let stamp = venv.join("installed.txt");
+    let program = format!("{}/bin/python3", venv.display());
     if std::fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
-        return Ok(());
+        return Ok(program);
     }
     let place = venv.to_string_lossy().into_owned();
     sh::run("python3", &["-m", "venv", &place])?;
     sh::run(&format!("{place}/bin/pip"), &["install", "--quiet", "--requirement", "e2e/requirements.txt"])?;
     std::fs::write(stamp, wanted)?;
-    Ok(())
+    Ok(program)
 }

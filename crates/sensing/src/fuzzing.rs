@@ -8,7 +8,7 @@ use crate::{
     connect::{ConnectorFile, declaration::Connector, map::Mapper, report::Report, rows},
     model::{DatastreamInfo, EntityId, EntityType, ObservationType},
     query::{Options, Plan, parse_filter},
-    sta::{Known, Path, Reader, Rows, Stop},
+    sta::{Known, Path, Reader, Rows, Stop, parse_batch},
 };
 
 /// The query part of an address, for every entity type. What parses must print and parse to the same.
@@ -24,6 +24,16 @@ pub fn filter(text: &str) {
         }
     }
     let _ = Path::parse(text);
+}
+
+/// A batch: the first line is its media type.
+pub fn batch(bytes: &[u8]) {
+    let end = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
+    let Ok(kind) = std::str::from_utf8(&bytes[..end]) else { return };
+    let body = bytes::Bytes::copy_from_slice(bytes.get(end + 1..).unwrap_or_default());
+    if let Ok(parts) = parse_batch(kind, &body) {
+        assert!(parts <= crate::sta::BATCH_PARTS);
+    }
 }
 
 /// A `CreateObservations` body. Every row is in a batch or refused.
@@ -137,6 +147,11 @@ mod tests {
                 super::filter(text);
             }
         });
+    }
+
+    #[test]
+    fn batches() {
+        smoke::over(&seeds("batch"), 2_000, 5, super::batch);
     }
 
     #[test]

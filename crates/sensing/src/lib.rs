@@ -20,6 +20,7 @@ pub mod query;
 pub mod route;
 pub mod rules;
 pub mod scope;
+mod spreadsheet;
 pub mod sta;
 
 pub use catalog::Catalog;

@@ -4,7 +4,7 @@ use records::params;
 use serde_json::Value;
 
 use super::{
-    Entity,
+    Entity, Update,
     body::{Draft, Purpose, Target},
     entity::Field,
     listing, multi,
@@ -17,12 +17,45 @@ use crate::{
     route::action,
 };
 
+/// What a body says of an entity that it shall change; `None` of a JSON Patch, which needs the entity.
+pub(super) fn draft_of(entity: EntityType, body: &Value, how: Update) -> Result<Option<Draft>, Error> {
+    match how {
+        Update::Merge => Draft::parse(entity, body, Purpose::Change).map(Some),
+        Update::Replace => Draft::parse(entity, body, Purpose::Replace).map(Some),
+        Update::JsonPatch => Ok(None),
+    }
+}
+
+/// Changes one entity by the draft of [`draft_of`]; nothing is written when it is equal already.
+pub(super) fn update_in(
+    writer: &mut Writer<'_, '_>,
+    entity: EntityType,
+    id: EntityId,
+    draft: Option<&Draft>,
+    body: &Value,
+) -> Result<(), Error> {
+    match draft {
+        Some(draft) => writer.change(id, draft),
+        None => {
+            let draft = json_patch(&writer.seen(entity, id)?, body)?;
+            writer.change(id, &draft)
+        }
+    }
+}
+
 impl Writer<'_, '_> {
+    /// An entity that is there and that the caller may see.
+    pub fn seen(&mut self, entity: EntityType, id: EntityId) -> Result<Entity, Error> {
+        let nothing = || Error::not_found(format!("{}({id})", entity.set()));
+        let found = self.load(entity, id)?.ok_or_else(nothing)?;
+        let owner = Owner { tenant: found.tenant.clone(), public: found.public };
+        if self.admits(&owner) { Ok(found) } else { Err(nothing()) }
+    }
+
     /// Applies the draft's properties and ties. What is equal already is not written.
     pub fn change(&mut self, id: EntityId, draft: &Draft) -> Result<(), Error> {
         let set = draft.entity.set();
-        let entity = self.load(draft.entity, id)?.filter(|e| self.context.scope.admits(&e.tenant, e.public));
-        let entity = entity.ok_or_else(|| Error::not_found(format!("{set}({id})")))?;
+        let entity = self.seen(draft.entity, id)?;
         let before = Owner { tenant: entity.tenant.clone(), public: entity.public };
         self.require(action::WRITE, draft.entity, &before, &format!("{set}({id})"))?;
         self.merge(entity, draft, None)

@@ -18,9 +18,7 @@ const CASCADE: usize = 20_000;
 
 impl Writer<'_, '_> {
     pub fn delete(&mut self, entity: EntityType, id: EntityId) -> Result<(), Error> {
-        let set = entity.set();
-        let found = self.load(entity, id)?.filter(|e| self.context.scope.admits(&e.tenant, e.public));
-        let found = found.ok_or_else(|| Error::not_found(format!("{set}({id})")))?;
+        let found = self.seen(entity, id)?;
         self.remove(&found)
     }
 

@@ -7,6 +7,7 @@ mod body;
 mod cache;
 pub mod cells;
 mod change;
+pub(crate) mod change_set;
 mod delete;
 mod entity;
 mod feature;
@@ -170,11 +171,16 @@ impl Catalog {
             Ok::<_, Error>((value, writer.finish(action)?))
         });
         let (value, changes) = written.await?;
+        self.follow(&changes);
+        Ok((value, changes))
+    }
+
+    /// Makes the caches follow what was committed.
+    fn follow(&self, changes: &Changes) {
         if !changes.stale.is_empty() {
             self.inner.cache.forget(changes.stale.iter().copied());
         }
         changes.tenants.iter().for_each(|tenant| self.inner.scopes.know(tenant));
-        Ok((value, changes))
     }
 
     // --- writing --------------------------------------------------------------------------------------------------
@@ -190,20 +196,7 @@ impl Catalog {
     ) -> Result<(EntityId, Changes), Error> {
         let draft = Draft::parse(entity, body, Purpose::Create)?;
         let context = self.context(caller);
-        let command = move |writer: &mut Writer<'_, '_>| {
-            let Some(parent) = parent else { return writer.insert(&draft, None, None) };
-            let above = writer.load(parent.entity, parent.id)?;
-            let above = above.filter(|e| writer.context.scope.admits(&e.tenant, e.public));
-            let above = above.ok_or_else(|| Error::not_found(format!("{}({})", parent.entity.set(), parent.id)))?;
-            let back = Schema::of(parent.entity).navigation(parent.navigation).map(|(_, n)| n.inverse);
-            let back = back.and_then(|name| Schema::of(entity).navigation(name)).map(|(_, n)| n);
-            let back = back.ok_or_else(|| Error::bad_request("This address takes no POST."))?;
-            let bound: Bound = (back, parent.id);
-            // Only the Thing hands its ownership down: whoever adds a Datastream to a Sensor does not act for the Sensor's owner.
-            let owner = Owner { tenant: above.tenant, public: above.public };
-            let inherited = (parent.entity == EntityType::Thing).then_some(&owner);
-            writer.insert(&draft, Some(bound), inherited)
-        };
+        let command = move |writer: &mut Writer<'_, '_>| create_in(writer, &draft, parent);
         self.command(context, action::WRITE, command).await
     }
 
@@ -254,20 +247,8 @@ impl Catalog {
         body: &Value,
         how: Update,
     ) -> Result<Changes, Error> {
-        let draft = match how {
-            Update::Merge => Some(Draft::parse(entity, body, Purpose::Change)?),
-            Update::Replace => Some(Draft::parse(entity, body, Purpose::Replace)?),
-            Update::JsonPatch => None,
-        };
-        let patch = body.clone();
-        let command = move |writer: &mut Writer<'_, '_>| match &draft {
-            Some(draft) => writer.change(id, draft),
-            None => {
-                let now = writer.load(entity, id)?.filter(|e| writer.context.scope.admits(&e.tenant, e.public));
-                let now = now.ok_or_else(|| Error::not_found(format!("{}({id})", entity.set())))?;
-                writer.change(id, &change::json_patch(&now, &patch)?)
-            }
-        };
+        let (draft, body) = (change::draft_of(entity, body, how)?, body.clone());
+        let command = move |writer: &mut Writer<'_, '_>| change::update_in(writer, entity, id, draft.as_ref(), &body);
         self.command(context, action::WRITE, command).await.map(|(_, changes)| changes)
     }
 
@@ -424,6 +405,24 @@ impl Catalog {
         self.inner.cache.put_feature(datastream, feature, generation);
         Ok(true)
     }
+}
+
+/// Creates an entity and everything inside it, at the root or below a parent.
+fn create_in(writer: &mut Writer<'_, '_>, draft: &Draft, parent: Option<Parent>) -> Result<EntityId, Error> {
+    let Some(parent) = parent else { return writer.insert(draft, None, None) };
+    let nothing = || Error::not_found(format!("{}({})", parent.entity.set(), parent.id));
+    let above = writer.load(parent.entity, parent.id)?.ok_or_else(nothing)?;
+    // Only the Thing hands its ownership down: whoever adds a Datastream to a Sensor does not act for the Sensor's owner.
+    let owner = Owner { tenant: above.tenant, public: above.public };
+    if !writer.admits(&owner) {
+        return Err(nothing());
+    }
+    let back = Schema::of(parent.entity).navigation(parent.navigation).map(|(_, n)| n.inverse);
+    let back = back.and_then(|name| Schema::of(draft.entity).navigation(name)).map(|(_, n)| n);
+    let back = back.ok_or_else(|| Error::bad_request("This address takes no POST."))?;
+    let bound: Bound = (back, parent.id);
+    let inherited = (parent.entity == EntityType::Thing).then_some(&owner);
+    writer.insert(draft, Some(bound), inherited)
 }
 
 fn read_info(read: &mut records::Read<'_>, id: EntityId) -> Result<Option<DatastreamInfo>, Error> {

@@ -73,6 +73,16 @@ impl<'w, 'tx> Writer<'w, 'tx> {
         *self.decided.entry((action.0, kind, owner.tenant.clone(), owner.public)).or_insert_with(ask)
     }
 
+    /// Whether the caller may see what this owner has. The scope was computed before the transaction began; of a department that the
+    /// transaction itself has brought in, the policy is asked now.
+    pub fn admits(&mut self, owner: &Owner) -> bool {
+        if self.context.scope.admits(&owner.tenant, owner.public) {
+            return true;
+        }
+        let hidden = Owner { tenant: owner.tenant.clone(), public: false };
+        self.changes.tenants.contains(&owner.tenant) && self.allows(action::READ, EntityType::Thing, &hidden)
+    }
+
     /// Refuses what the policy does not allow: 401 without a sign-in, 404 where existence is private, else 403.
     pub fn require(&mut self, action: Action, entity: EntityType, owner: &Owner, what: &str) -> Result<(), Error> {
         if self.allows(action, entity, owner) {

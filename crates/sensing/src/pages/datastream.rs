@@ -19,6 +19,7 @@ use crate::{
     catalog::Entity,
     model::{EntityId, EntityType, Observation, ObservationId, ResultValue},
     observe::{AggregateQuery, Fill, Order, SeriesQuery, Step},
+    spreadsheet::field,
 };
 
 const PER_PAGE: usize = 100;
@@ -294,32 +295,4 @@ fn line(out: &mut String, o: &Observation) {
         field(out, quality.get());
     }
     out.push_str("\r\n");
-}
-
-/// A text as a CSV field (RFC 4180). What a spreadsheet would run as a formula is made harmless by a leading apostrophe.
-fn field(out: &mut String, text: &str) {
-    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    out.push('"');
-    if formula {
-        out.push('\'');
-    }
-    out.push_str(&text.replace('"', "\"\""));
-    out.push('"');
-}
-
-#[cfg(test)]
-mod tests {
-    use super::field;
-
-    #[test]
-    fn formulas_are_text() {
-        let check = |text: &str, expect: &str| {
-            let mut out = String::new();
-            field(&mut out, text);
-            assert_eq!(out, expect);
-        };
-        check("open", "\"open\"");
-        check("=1+1", "\"'=1+1\"");
-        check("a \"b\"", "\"a \"\"b\"\"\"");
-    }
 }

@@ -7,6 +7,7 @@ use records::{Row, params};
 
 use super::{
     ast::Operator,
+    bounds::renumbered,
     eval,
     load::{Item, MAX_RELATED, Related},
     narrow::{Sql, narrow},
@@ -136,7 +137,7 @@ fn may_hold(
 fn below(filter: &Node, variables: &[Variable], kind: EntityType) -> Option<(Node, Vec<Variable>)> {
     let base = variables.iter().position(|v| v.parent == 0 && v.entity == kind && v.navigation.is_some())?;
     let mut map: HashMap<usize, usize> = HashMap::from([(base, 0)]);
-    let mut below = vec![Variable { parent: 0, navigation: None, entity: kind }];
+    let mut below = vec![Variable::root(kind)];
     for (index, variable) in variables.iter().enumerate().skip(base + 1) {
         if let Some(parent) = map.get(&variable.parent).copied() {
             map.insert(index, below.len());
@@ -146,30 +147,19 @@ fn below(filter: &Node, variables: &[Variable], kind: EntityType) -> Option<(Nod
     Some((renumbered(filter, &map)?, below))
 }
 
-/// A filter with its variables renumbered; `None` when it looks at others too.
-fn renumbered(node: &Node, map: &HashMap<usize, usize>) -> Option<Node> {
-    Some(match node {
-        Node::Literal(value) => Node::Literal(value.clone()),
-        Node::Leaf(variable, leaf) => Node::Leaf(*map.get(variable)?, leaf.clone()),
-        Node::Not(inner) => Node::Not(Box::new(renumbered(inner, map)?)),
-        Node::Negate(inner) => Node::Negate(Box::new(renumbered(inner, map)?)),
-        Node::Binary(operator, left, right) => {
-            Node::Binary(*operator, Box::new(renumbered(left, map)?), Box::new(renumbered(right, map)?))
-        }
-        Node::Call(function, arguments) => {
-            Node::Call(*function, arguments.iter().map(|a| renumbered(a, map)).collect::<Option<_>>()?)
-        }
-    })
-}
-
 impl Engine {
-    /// All Observations of some Datastreams or features, for filters that look into them.
+    /// All Observations of some Datastreams or features that begin in a span of time, for filters that look into them.
     pub(super) async fn related_observations(
         &self,
         scope: &Scope,
         from: EntityType,
         keys: &[EntityId],
+        variable: &Variable,
     ) -> Result<Related, Error> {
+        let (begin, end) = variable.ends;
+        // A Datastream's first row answers whether there is one; of a feature's series the first may be about another feature.
+        let first = variable.exists && from != EntityType::FeatureOfInterest;
+        let limit = if first { 1 } else { CHUNK };
         let mut all = Related::default();
         let mut total = 0;
         let mut pairs: Vec<(EntityId, Home)> = keys.iter().map(|k| (*k, Home { id: *k, of: from })).collect();
@@ -180,11 +170,16 @@ impl Engine {
             }
         }
         for (key, Home { id: datastream, of }) in pairs {
+            // Most series are left out by what their head says.
+            let Some(extent) = self.series.extent(datastream).phenomenon else { continue };
+            if begin.is_some_and(|begin| extent.end < begin) || end.is_some_and(|end| extent.start > end) {
+                continue;
+            }
             let mut after = None;
             loop {
-                let span = Span { datastream, from: None, to: None, descending: false, after, limit: CHUNK };
+                let span = Span { datastream, from: begin, to: end, descending: false, after, limit };
                 let chunk = self.series.read(span).await?;
-                let full = chunk.len() == CHUNK;
+                let full = chunk.len() == limit && !first;
                 after = chunk.last().map(Observation::id);
                 total += chunk.len();
                 if total > MAX_RELATED {
@@ -193,8 +188,9 @@ impl Engine {
                     ));
                 }
                 let wanted = chunk.into_iter().filter(|o| from != EntityType::FeatureOfInterest || o.feature == key);
-                all.entry(key).or_default().extend(wanted.map(|o| Item::Observation(Arc::new(o), of)));
-                if !full {
+                let found = all.entry(key).or_default();
+                found.extend(wanted.map(|o| Item::Observation(Arc::new(o), of)));
+                if !full || (variable.exists && !found.is_empty()) {
                     break;
                 }
             }

@@ -88,6 +88,17 @@ impl Operator {
             Self::Mul | Self::Div | Self::Mod => 7,
         }
     }
+    /// With its sides exchanged.
+    #[must_use]
+    pub const fn flipped(self) -> Self {
+        match self {
+            Self::Lt => Self::Gt,
+            Self::Le => Self::Ge,
+            Self::Gt => Self::Lt,
+            Self::Ge => Self::Le,
+            same => same,
+        }
+    }
     pub const fn is_comparison(self) -> bool {
         matches!(self, Self::Eq | Self::Ne | Self::Lt | Self::Le | Self::Gt | Self::Ge)
     }
@@ -102,6 +113,18 @@ pub enum Expr {
     Negate(Box<Expr>, At),
     Binary(Operator, Box<Expr>, Box<Expr>, At),
     Call(Function, Vec<Expr>, At),
+    Lambda(Box<Lambda>, At),
+}
+
+/// `Datastreams/any(d: d/name eq 'x')` or `…/all(…)` (OData 4.0 Part 2 section 5.1.1.5). `any()` without a predicate asks whether there is one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lambda {
+    pub all: bool,
+    /// Leads to the collection.
+    pub path: Vec<String>,
+    /// What an entity of the collection is called in the predicate.
+    pub name: String,
+    pub predicate: Option<Expr>,
 }
 
 impl Expr {
@@ -112,7 +135,8 @@ impl Expr {
             | Self::Not(_, at)
             | Self::Negate(_, at)
             | Self::Binary(_, _, _, at)
-            | Self::Call(_, _, at) => *at,
+            | Self::Call(_, _, at)
+            | Self::Lambda(_, at) => *at,
         }
     }
 }
@@ -123,6 +147,29 @@ pub struct Expand {
     pub name: String,
     pub at: At,
     pub options: Options,
+}
+
+/// `$resultFormat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    #[default]
+    Json,
+    /// 18-088 section 13.
+    DataArray,
+    /// What FROST has added, for spreadsheets and for maps.
+    Csv,
+    GeoJson,
+}
+
+impl Format {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "JSON",
+            Self::DataArray => "dataArray",
+            Self::Csv => "CSV",
+            Self::GeoJson => "GeoJSON",
+        }
+    }
 }
 
 /// The query options of one level (18-088 section 9.3).
@@ -137,8 +184,7 @@ pub struct Options {
     pub top: Option<u64>,
     pub skip: Option<u64>,
     pub count: Option<bool>,
-    /// `$resultFormat=dataArray`.
-    pub data_array: bool,
+    pub format: Format,
     pub skip_token: Option<String>,
 }
 
@@ -190,22 +236,33 @@ fn is_index(segment: &str) -> bool {
         && (segment == "0" || !segment.starts_with('0'))
 }
 
+fn print_path(f: &mut fmt::Formatter<'_>, segments: &[String]) -> fmt::Result {
+    for (i, segment) in segments.iter().enumerate() {
+        if i > 0 && is_index(segment) {
+            write!(f, "[{segment}]")?;
+            continue;
+        }
+        if i > 0 {
+            f.write_str("/")?;
+        }
+        if i == 0 || is_plain(segment) { f.write_str(segment)? } else { quoted(f, segment)? }
+    }
+    Ok(())
+}
+
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Literal(literal, _) => literal.fmt(f),
-            Self::Path(segments, _) => {
-                for (i, segment) in segments.iter().enumerate() {
-                    if i > 0 && is_index(segment) {
-                        write!(f, "[{segment}]")?;
-                        continue;
-                    }
-                    if i > 0 {
-                        f.write_str("/")?;
-                    }
-                    if i == 0 || is_plain(segment) { f.write_str(segment)? } else { quoted(f, segment)? }
+            Self::Path(segments, _) => print_path(f, segments),
+            Self::Lambda(lambda, _) => {
+                let Lambda { all, path, name, predicate } = &**lambda;
+                print_path(f, path)?;
+                f.write_str(if *all { "/all(" } else { "/any(" })?;
+                if let Some(predicate) = predicate {
+                    write!(f, "{name}:{predicate}")?;
                 }
-                Ok(())
+                f.write_str(")")
             }
             Self::Not(inner, _) => write!(f, "not ({inner})"),
             Self::Negate(inner, _) => write!(f, "-({inner})"),

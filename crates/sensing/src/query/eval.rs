@@ -1,6 +1,6 @@
 //! The reference: a predicate decided in Rust, row by row.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, cell::Cell, sync::Arc};
 
 use geo::{Distance, Euclidean, Geometry, Intersects, Length, Relate};
 use kernel::Timestamp;
@@ -11,7 +11,7 @@ use super::{
     functions::Function,
     load::{Item, Loaded},
     plan::{Leaf, Node, Variable},
-    value::{Value, compare, day},
+    value::{Value, compare, day, time_of_day},
 };
 use crate::{
     Error,
@@ -24,15 +24,14 @@ const COMBINATIONS: usize = 200_000;
 
 /// Whether the filter holds for `root` and some combination of the rows that are tied to it.
 pub fn holds(filter: &Node, variables: &[Variable], root: &Item, loaded: &Loaded) -> Result<bool, Error> {
-    let mut rows: Vec<Option<&Item>> = vec![None; variables.len()];
-    rows[0] = Some(root);
-    let mut budget = COMBINATIONS;
-    assign(variables, 1, &mut rows, loaded, &mut budget, &mut |rows| node(filter, rows).as_bool() == Some(true))
+    let question = Question::new(variables, loaded);
+    let found = question.of(root, &mut |rows| question.node(filter, rows).as_bool() == Some(true));
+    question.finished().map(|()| found)
 }
 
 /// Whether the filter can hold where none of the rows that it looks at is there.
 pub fn holds_for_nothing(filter: &Node) -> bool {
-    node(filter, &[]).as_bool() == Some(true)
+    Question::new(&[], &Loaded::default()).node(filter, &[]).as_bool() == Some(true)
 }
 
 /// The values to order by; of several related rows the first counts.
@@ -42,107 +41,146 @@ pub fn order_keys(
     root: &Item,
     loaded: &Loaded,
 ) -> Result<Vec<Value<'static>>, Error> {
-    let mut rows: Vec<Option<&Item>> = vec![None; variables.len()];
-    rows[0] = Some(root);
-    let mut budget = COMBINATIONS;
+    let question = Question::new(variables, loaded);
     let mut keys = Vec::new();
-    assign(variables, 1, &mut rows, loaded, &mut budget, &mut |rows| {
-        keys = order.iter().map(|(key, _)| node(key, rows).into_owned()).collect();
+    question.of(root, &mut |rows| {
+        keys = order.iter().map(|(key, _)| question.node(key, rows).into_owned()).collect();
         true
-    })?;
-    Ok(keys)
+    });
+    question.finished().map(|()| keys)
 }
 
-fn assign<'a>(
-    variables: &[Variable],
-    next: usize,
-    rows: &mut Vec<Option<&'a Item>>,
+type Rows<'a, 'r> = &'r [Option<&'a Item>];
+
+/// A predicate about one entity, with the rows that it may look at.
+struct Question<'a> {
+    variables: &'a [Variable],
     loaded: &'a Loaded,
-    budget: &mut usize,
-    test: &mut dyn FnMut(&[Option<&'a Item>]) -> bool,
-) -> Result<bool, Error> {
-    let Some(variable) = variables.get(next) else {
-        *budget = budget.checked_sub(1).ok_or_else(|| {
-            Error::bad_request(
+    /// Combinations that may still be looked at; `None` when there were too many.
+    budget: Cell<Option<usize>>,
+}
+
+impl<'a> Question<'a> {
+    fn new(variables: &'a [Variable], loaded: &'a Loaded) -> Self {
+        Self { variables, loaded, budget: Cell::new(Some(COMBINATIONS)) }
+    }
+
+    fn finished(&self) -> Result<(), Error> {
+        match self.budget.get() {
+            Some(_) => Ok(()),
+            None => Err(Error::bad_request(
                 "The filter combines too many related entities; narrow it, or ask for the related set itself.",
-            )
-        })?;
-        return Ok(test(rows));
-    };
-    let related = rows[variable.parent].map_or(&[][..], |parent| loaded.of(next, parent, variable.navigation));
-    if related.is_empty() {
-        // As in an outer join: what is not there is null.
-        rows[next] = None;
-        return assign(variables, next + 1, rows, loaded, budget, test);
-    }
-    for item in related {
-        rows[next] = Some(item);
-        if assign(variables, next + 1, rows, loaded, budget, test)? {
-            return Ok(true);
+            )),
         }
     }
-    Ok(false)
-}
 
-fn node<'a>(expr: &'a Node, rows: &[Option<&'a Item>]) -> Value<'a> {
-    match expr {
-        Node::Literal(value) => value.clone(),
-        Node::Leaf(variable, leaf) => {
-            rows.get(*variable).copied().flatten().map_or(Value::Null, |item| item.value(leaf))
+    fn of(&self, root: &'a Item, test: &mut dyn FnMut(Rows<'a, '_>) -> bool) -> bool {
+        let mut rows: Vec<Option<&Item>> = vec![None; self.variables.len()];
+        rows[0] = Some(root);
+        self.assign(0, 1, &mut rows, test)
+    }
+
+    /// Whether the test holds for some combination of the rows behind the variables of one scope.
+    fn assign(
+        &self,
+        scope: usize,
+        next: usize,
+        rows: &mut Vec<Option<&'a Item>>,
+        test: &mut dyn FnMut(Rows<'a, '_>) -> bool,
+    ) -> bool {
+        let Some(variable) = self.variables.get(next) else {
+            self.budget.set(self.budget.get().and_then(|left| left.checked_sub(1)));
+            // With nothing left the answer no longer matters, and the search ends.
+            return self.budget.get().is_none() || test(rows);
+        };
+        if variable.scope != scope || variable.ranges {
+            return self.assign(scope, next + 1, rows, test);
         }
-        Node::Not(inner) => node(inner, rows).as_bool().map_or(Value::Null, |b| Value::Bool(!b)),
-        Node::Negate(inner) => match node(inner, rows) {
-            Value::Number(n) => Value::Number(-n),
-            Value::Duration(d) => Value::Duration(d.saturating_neg()),
-            _ => Value::Null,
-        },
-        Node::Binary(Operator::And, left, right) => {
-            let (a, b) = (node(left, rows).as_bool(), || node(right, rows).as_bool());
-            match a {
-                Some(false) => Value::Bool(false),
-                Some(true) => b().map_or(Value::Null, Value::Bool),
-                None => {
-                    if b() == Some(false) {
-                        Value::Bool(false)
-                    } else {
-                        Value::Null
-                    }
+        let related = self.related(next, variable, rows);
+        if related.is_empty() {
+            // As in an outer join: what is not there is null.
+            rows[next] = None;
+            return self.assign(scope, next + 1, rows, test);
+        }
+        for item in related {
+            rows[next] = Some(item);
+            if self.assign(scope, next + 1, rows, test) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn related(&self, index: usize, variable: &Variable, rows: Rows<'a, '_>) -> &'a [Item] {
+        let parent = rows.get(variable.parent).copied().flatten();
+        parent.map_or(&[][..], |parent| self.loaded.of(index, parent, variable.navigation))
+    }
+
+    /// `any` of no rows is false, `all` of none is true (OData 4.0 Part 2 section 5.1.1.5).
+    fn lambda(&self, all: bool, index: usize, predicate: Option<&'a Node>, rows: Rows<'a, '_>) -> bool {
+        let Some(variable) = self.variables.get(index) else { return false };
+        let related = self.related(index, variable, rows);
+        let Some(predicate) = predicate else { return !related.is_empty() };
+        let mut inner = rows.to_vec();
+        for item in related {
+            inner[index] = Some(item);
+            let holds = self
+                .assign(index, index + 1, &mut inner, &mut |rows| self.node(predicate, rows).as_bool() == Some(true));
+            if holds != all {
+                return holds;
+            }
+        }
+        all
+    }
+
+    fn node(&self, expr: &'a Node, rows: Rows<'a, '_>) -> Value<'a> {
+        match expr {
+            Node::Literal(value) => value.clone(),
+            Node::Leaf(variable, leaf) => {
+                rows.get(*variable).copied().flatten().map_or(Value::Null, |item| item.value(leaf))
+            }
+            Node::Not(inner) => self.node(inner, rows).as_bool().map_or(Value::Null, |b| Value::Bool(!b)),
+            Node::Negate(inner) => match self.node(inner, rows) {
+                Value::Number(n) => Value::Number(-n),
+                Value::Duration(d) => Value::Duration(d.saturating_neg()),
+                _ => Value::Null,
+            },
+            Node::Binary(operator @ (Operator::And | Operator::Or), left, right) => {
+                // What decides alone; with null on one side the other may still decide.
+                let decides = *operator == Operator::Or;
+                let a = self.node(left, rows).as_bool();
+                if a == Some(decides) {
+                    return Value::Bool(decides);
+                }
+                match (a, self.node(right, rows).as_bool()) {
+                    (_, Some(b)) if b == decides => Value::Bool(decides),
+                    (Some(_), Some(b)) => Value::Bool(b),
+                    _ => Value::Null,
                 }
             }
-        }
-        Node::Binary(Operator::Or, left, right) => {
-            let (a, b) = (node(left, rows).as_bool(), || node(right, rows).as_bool());
-            match a {
-                Some(true) => Value::Bool(true),
-                Some(false) => b().map_or(Value::Null, Value::Bool),
-                None => {
-                    if b() == Some(true) {
-                        Value::Bool(true)
-                    } else {
-                        Value::Null
-                    }
+            Node::Binary(operator, left, right) => {
+                let (left, right) = (self.node(left, rows), self.node(right, rows));
+                if operator.is_comparison() {
+                    return compare(*operator, &left, &right).map_or(Value::Null, Value::Bool);
+                }
+                arithmetic(*operator, &left, &right)
+            }
+            Node::Call(function, arguments) => {
+                let values: Vec<Value<'a>> = arguments.iter().map(|a| self.node(a, rows)).collect();
+                if values.iter().any(Value::is_null) {
+                    Value::Null
+                } else {
+                    call(*function, &values).unwrap_or(Value::Null)
                 }
             }
-        }
-        Node::Binary(operator, left, right) => {
-            let (left, right) = (node(left, rows), node(right, rows));
-            if operator.is_comparison() {
-                return compare(*operator, &left, &right).map_or(Value::Null, Value::Bool);
-            }
-            arithmetic(*operator, &left, &right)
-        }
-        Node::Call(function, arguments) => {
-            let values: Vec<Value<'a>> = arguments.iter().map(|a| node(a, rows)).collect();
-            if values.iter().any(Value::is_null) {
-                Value::Null
-            } else {
-                call(*function, &values).unwrap_or(Value::Null)
+            Node::Lambda { all, variable, predicate } => {
+                Value::Bool(self.lambda(*all, *variable, predicate.as_deref(), rows))
             }
         }
     }
 }
 
-fn arithmetic(operator: Operator, left: &Value<'_>, right: &Value<'_>) -> Value<'static> {
+pub(super) fn arithmetic(operator: Operator, left: &Value<'_>, right: &Value<'_>) -> Value<'static> {
     match (left, right) {
         (Value::Number(a), Value::Number(b)) => {
             let result = match operator {
@@ -159,8 +197,10 @@ fn arithmetic(operator: Operator, left: &Value<'_>, right: &Value<'_>) -> Value<
         (Value::Duration(a), Value::Duration(b)) => match operator {
             Operator::Add => Value::Duration(a.saturating_add(*b)),
             Operator::Sub => Value::Duration(a.saturating_sub(*b)),
+            Operator::Div if *b != 0 => Value::Number(*a as f64 / *b as f64),
             _ => Value::Null,
         },
+        (Value::Number(_), Value::Duration(_)) if operator == Operator::Mul => arithmetic(operator, right, left),
         (Value::Duration(a), Value::Number(b)) => match operator {
             Operator::Mul => Value::Duration((*a as f64 * b) as i64),
             Operator::Div if *b != 0.0 => Value::Duration((*a as f64 / b) as i64),
@@ -235,7 +275,7 @@ fn call<'a>(function: Function, values: &[Value<'a>]) -> Option<Value<'a>> {
             })
         }
         F::Date => Value::Date(day(time(0)?)),
-        F::Time => Value::TimeOfDay(time(0)?.as_micros().rem_euclid(86_400_000_000)),
+        F::Time => time_of_day(time(0)?),
         // Times are kept in UTC.
         F::TotalOffsetMinutes => time(0).map(|_| Value::Number(0.0))?,
         F::Now | F::MinDateTime | F::MaxDateTime => return None,

@@ -71,16 +71,24 @@ pub type Related = HashMap<EntityId, Vec<Item>, RandomState>;
 /// The rows behind each variable of a filter.
 #[derive(Default)]
 pub struct Loaded {
-    levels: Vec<Related>,
+    levels: Vec<Arc<Related>>,
 }
 
 impl Loaded {
     pub fn new(variables: usize) -> Self {
-        Self { levels: (0..variables).map(|_| Related::default()).collect() }
+        Self { levels: (0..variables).map(|_| Arc::default()).collect() }
     }
     pub fn set(&mut self, variable: usize, related: Related) {
         if let Some(level) = self.levels.get_mut(variable) {
-            *level = related;
+            *level = Arc::new(related);
+        }
+    }
+    /// Gives a variable the rows of another, which looks at the same.
+    pub fn share(&mut self, variable: usize, twin: usize) {
+        if let Some(level) = self.levels.get(twin).cloned()
+            && let Some(slot) = self.levels.get_mut(variable)
+        {
+            *slot = level;
         }
     }
     pub fn of<'a>(&'a self, variable: usize, parent: &Item, navigation: Option<&Navigation>) -> &'a [Item] {

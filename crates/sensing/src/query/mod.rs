@@ -6,6 +6,7 @@
 
 mod among;
 mod ast;
+mod bounds;
 mod eval;
 mod functions;
 mod lexer;
@@ -23,7 +24,7 @@ mod value;
 
 use kernel::Problem;
 
-pub use ast::{Expand, Expr, Literal, Operator, Options};
+pub use ast::{Expand, Expr, Format, Literal, Operator, Options};
 pub use functions::Function;
 pub use load::Extent;
 pub use load::Item;
@@ -33,7 +34,7 @@ pub use plan::Leaf;
 pub use plan::{Expansion, Plan, Select};
 pub use run::{Answer, Engine, Inline, Next, Row, Source};
 pub use series::{Series, Span};
-pub use token::TokenId;
+pub use token::{Token, TokenId};
 
 /// What is wrong with a question, where, and how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

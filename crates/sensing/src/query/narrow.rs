@@ -106,7 +106,7 @@ fn part(filter: &Node, variables: &[Variable], sql: &mut Sql) -> Option<Conditio
                 compared(*operator, *variable, leaf, value, variables, sql)
             }
             (Node::Literal(value), Node::Leaf(variable, leaf)) => {
-                compared(flipped(*operator), *variable, leaf, value, variables, sql)
+                compared(operator.flipped(), *variable, leaf, value, variables, sql)
             }
             (Node::Call(Function::GeoDistance, arguments), Node::Literal(Value::Number(limit)))
                 if matches!(operator, Operator::Lt | Operator::Le) =>
@@ -122,17 +122,11 @@ fn part(filter: &Node, variables: &[Variable], sql: &mut Sql) -> Option<Conditio
         },
         Node::Call(function, arguments) if function.needs_contact() => near(arguments, 0.0, variables, sql),
         Node::Call(function, arguments) => text_function(*function, arguments, variables, sql),
+        // Each condition on its own must hold for some row; that it is the same row is left to Rust.
+        Node::Lambda { all: false, predicate: Some(predicate), .. } => {
+            narrow(predicate, variables, sql).map(|c| Condition { exact: false, ..c })
+        }
         _ => None,
-    }
-}
-
-fn flipped(operator: Operator) -> Operator {
-    match operator {
-        Operator::Lt => Operator::Gt,
-        Operator::Le => Operator::Ge,
-        Operator::Gt => Operator::Lt,
-        Operator::Ge => Operator::Le,
-        same => same,
     }
 }
 
@@ -279,7 +273,7 @@ fn along(
     if variable == 0 {
         return Some(Condition { text: condition("e", sql), exact: true });
     }
-    let Variable { parent, navigation, entity } = variables.get(variable)?;
+    let Variable { parent, navigation, entity, .. } = variables.get(variable)?;
     let (navigation, table) = ((*navigation)?, Schema::of(*entity).table);
     if table.is_empty() || navigation.link == Link::Series {
         return None;

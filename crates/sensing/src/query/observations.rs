@@ -11,6 +11,7 @@ use kernel::Timestamp;
 use super::{
     among::{Home, series},
     ast::Operator,
+    bounds::{both, instants, necessary},
     load::Item,
     page::{Page, sorted_page},
     plan::{Leaf, Node, Plan, Variable},
@@ -113,7 +114,7 @@ impl Question<'_> {
             Node::Binary(operator, left, right) => {
                 let (leaf, value, operator) = match (&**left, &**right) {
                     (leaf @ Node::Leaf(..), Node::Literal(value)) => (leaf, value, *operator),
-                    (Node::Literal(value), leaf @ Node::Leaf(..)) => (leaf, value, flipped(*operator)),
+                    (Node::Literal(value), leaf @ Node::Leaf(..)) => (leaf, value, operator.flipped()),
                     _ => return,
                 };
                 self.bound(leaf, value, operator);
@@ -125,20 +126,7 @@ impl Question<'_> {
     fn bound(&mut self, leaf: &Node, value: &Value<'_>, operator: Operator) {
         match leaf {
             Node::Leaf(0, Leaf::Property(0, path)) if path.is_empty() => {
-                let Value::Time(time) = value else { return };
-                // Each is necessary for the comparison of intervals as `value::compare` decides it.
-                let (low, high) = match operator {
-                    Operator::Eq => (Some(time.start), Some(time.start)),
-                    Operator::Ge => (Some(time.start), None),
-                    Operator::Gt => (Some(time.end), None),
-                    Operator::Le | Operator::Lt => (None, Some(time.start)),
-                    _ => return,
-                };
-                self.from = self.from.max(low);
-                self.to = match (self.to, high) {
-                    (Some(a), Some(b)) => Some(a.min(b)),
-                    (a, b) => a.or(b),
-                };
+                (self.from, self.to) = both((self.from, self.to), necessary(operator, value));
             }
             Node::Leaf(variable, Leaf::Id) if operator == Operator::Eq => {
                 let root = |v: &Variable| v.parent == 0 && v.entity == EntityType::FeatureOfInterest;
@@ -432,51 +420,6 @@ impl Question<'_> {
             }
         }
         Ok(total)
-    }
-}
-
-type Ends = (Option<Timestamp>, Option<Timestamp>);
-
-/// The span of time, both ends inclusive, in which an instant must lie for the filter to hold, when the filter says nothing else: comparisons
-/// of phenomenonTime with instants, joined by `and`.
-fn instants(filter: &Node) -> Option<Ends> {
-    let Node::Binary(operator, left, right) = filter else { return None };
-    if *operator == Operator::And {
-        let (a, b) = (instants(left)?, instants(right)?);
-        let to = match (a.1, b.1) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        return Some((a.0.max(b.0), to));
-    }
-    let is_time = |node: &Node| matches!(node, Node::Leaf(0, Leaf::Property(0, path)) if path.is_empty());
-    let (value, operator) = match (&**left, &**right) {
-        (leaf, Node::Literal(value)) if is_time(leaf) => (value, *operator),
-        (Node::Literal(value), leaf) if is_time(leaf) => (value, flipped(*operator)),
-        _ => return None,
-    };
-    let Value::Time(time) = value else { return None };
-    if !time.is_instant() {
-        return None;
-    }
-    Some(match operator {
-        Operator::Eq => (Some(time.start), Some(time.start)),
-        Operator::Ge => (Some(time.start), None),
-        Operator::Gt => (Some(time.start.plus_micros(1)), None),
-        Operator::Le => (None, Some(time.start)),
-        Operator::Lt => (None, Some(time.start.plus_micros(-1))),
-        _ => return None,
-    })
-}
-
-/// The operator with its sides exchanged.
-fn flipped(operator: Operator) -> Operator {
-    match operator {
-        Operator::Lt => Operator::Gt,
-        Operator::Le => Operator::Ge,
-        Operator::Gt => Operator::Lt,
-        Operator::Ge => Operator::Le,
-        same => same,
     }
 }
 

@@ -1,6 +1,10 @@
 //! The query part of an address: `$filter=…&$top=…`, percent-encoded.
 
-use super::{Fault, ast::Options, parser};
+use super::{
+    Fault,
+    ast::{Format, Options},
+    parser,
+};
 
 /// Bytes of a whole query part.
 const MAX_QUERY: usize = 64 << 10;
@@ -108,10 +112,14 @@ impl Options {
                     _ => return Err(Fault::at(1, "true or false is expected")),
                 });
             }
-            "$resultFormat" => match value {
-                "dataArray" => self.data_array = true,
-                _ => return Err(Fault::unsupported(format!("$resultFormat={value}; this server knows dataArray"))),
-            },
+            "$resultFormat" => {
+                // FROST takes any case.
+                let known = [Format::DataArray, Format::Csv, Format::GeoJson];
+                let found = known.into_iter().find(|format| format.as_str().eq_ignore_ascii_case(value));
+                self.format = found.ok_or_else(|| {
+                    Fault::unsupported(format!("$resultFormat={value}; this server knows dataArray, CSV and GeoJSON"))
+                })?;
+            }
             "$skiptoken" => self.skip_token = Some(value.to_owned()),
             _ => return Err(Fault::unsupported(format!("the query option {name}"))),
         }

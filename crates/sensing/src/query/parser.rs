@@ -2,7 +2,7 @@
 
 use super::{
     Fault,
-    ast::{At, Expand, Expr, Literal, Operator, Options},
+    ast::{At, Expand, Expr, Lambda, Literal, Operator, Options},
     functions::Function,
     lexer::{Token, lex},
 };
@@ -185,6 +185,9 @@ impl Parser {
                     return self.call(&word, at);
                 }
                 let segments = self.path(word)?;
+                if self.before_lambda() {
+                    return self.lambda(segments, at);
+                }
                 Ok(Expr::Path(segments, at))
             }
             _ => Err(self.expected("a property, a value or a function")),
@@ -214,6 +217,30 @@ impl Parser {
         Ok(Expr::Call(function, arguments, at))
     }
 
+    /// Whether `/any(` or `/all(` comes next.
+    fn before_lambda(&self) -> bool {
+        let word = |token: &(Token, At)| matches!(&token.0, Token::Word(word) if word == "any" || word == "all");
+        self.peek() == Some(&Token::Slash)
+            && self.tokens.get(self.next + 1).is_some_and(word)
+            && self.tokens.get(self.next + 2).is_some_and(|(token, _)| *token == Token::Sign('('))
+    }
+
+    fn lambda(&mut self, path: Vec<String>, at: At) -> Result<Expr, Fault> {
+        self.next += 1;
+        let all = self.peek_word() == Some("all");
+        self.next += 2;
+        let (mut name, mut predicate) = (String::new(), None);
+        if all || !self.sign(')') {
+            let word = self.peek_word().filter(|word| is_name(word)).map(str::to_owned);
+            name = word.ok_or_else(|| self.expected("a name for one of them, as in any(d: d/name eq 'x'),"))?;
+            self.next += 1;
+            self.need(':')?;
+            predicate = Some(self.expr(0)?);
+            self.need(')')?;
+        }
+        Ok(Expr::Lambda(Box::new(Lambda { all, path, name, predicate }), at))
+    }
+
     /// The rest of a path whose first name is read: `/name` and, of an array, `[0]`. The standard leaves open how an element of `result` is
     /// named; the brackets are what other servers of MultiDatastreams understand.
     fn path(&mut self, first: String) -> Result<Vec<String>, Fault> {
@@ -223,7 +250,7 @@ impl Parser {
             if self.sign('[') {
                 segments.push(self.index()?);
                 self.need(']')?;
-            } else if self.peek() == Some(&Token::Slash) {
+            } else if self.peek() == Some(&Token::Slash) && !self.before_lambda() {
                 self.next += 1;
                 match self.peek().cloned() {
                     Some(Token::Word(word)) => segments.push(word),
@@ -377,6 +404,12 @@ impl Parser {
             _ => Err(self.expected("a whole number that is not negative")),
         }
     }
+}
+
+/// What a lambda may call an entity: no sign of the language's own.
+fn is_name(word: &str) -> bool {
+    let plain = word.chars().all(|c| c.is_alphanumeric() || c == '_');
+    plain && !Operator::ALL.iter().any(|o| o.as_str() == word) && word != "not"
 }
 
 /// `A/B(…)` is `A($expand=B(…))`; the same first name twice is one expansion.

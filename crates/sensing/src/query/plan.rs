@@ -6,7 +6,7 @@ use kernel::{Interval, Limits, Timestamp};
 
 use super::{
     Fault,
-    ast::{At, Expr, Literal, Operator, Options},
+    ast::{At, Expr, Format, Lambda, Literal, Operator, Options},
     functions::Function,
     token::Token,
     value::Value,
@@ -26,6 +26,20 @@ pub struct Variable {
     pub parent: usize,
     pub navigation: Option<&'static Navigation>,
     pub entity: EntityType,
+    /// The variable of the lambda whose predicate looks at it; the root when no lambda does.
+    pub scope: usize,
+    /// Whether a lambda goes through its rows.
+    pub ranges: bool,
+    /// Whether it only matters that there is a row.
+    pub exists: bool,
+    /// Of Observations, the first and the last phenomenonTime that can satisfy the lambda.
+    pub ends: (Option<Timestamp>, Option<Timestamp>),
+}
+
+impl Variable {
+    pub fn root(entity: EntityType) -> Self {
+        Self { parent: 0, navigation: None, entity, scope: 0, ranges: false, exists: false, ends: (None, None) }
+    }
 }
 
 /// What of a row is meant.
@@ -44,6 +58,12 @@ pub enum Node {
     Negate(Box<Node>),
     Binary(Operator, Box<Node>, Box<Node>),
     Call(Function, Vec<Node>),
+    /// Whether the predicate holds for any, or all, of the rows behind a variable; without one, whether there is a row.
+    Lambda {
+        all: bool,
+        variable: usize,
+        predicate: Option<Box<Node>>,
+    },
 }
 
 /// What a node gives, as far as it is known before a row is seen.
@@ -123,7 +143,7 @@ pub struct Plan {
     pub count: bool,
     pub select: Select,
     pub expand: Vec<Expansion>,
-    pub data_array: bool,
+    pub format: Format,
     pub token: Option<Token>,
 }
 
@@ -133,7 +153,7 @@ impl Plan {
         let schema = Schema::of(entity);
         Self {
             entity,
-            variables: vec![Variable { parent: 0, navigation: None, entity }],
+            variables: vec![Variable::root(entity)],
             filter: None,
             order: Vec::new(),
             top: limits.page_default as usize,
@@ -141,14 +161,14 @@ impl Plan {
             count: false,
             select: Select::everything(schema),
             expand: Vec::new(),
-            data_array: false,
+            format: Format::Json,
             token: None,
         }
     }
 
     pub fn new(entity: EntityType, options: &Options, limits: &Limits, now: Timestamp) -> Result<Self, Fault> {
         let mut plan = Self::all(entity, limits);
-        let mut resolver = Resolver { variables: std::mem::take(&mut plan.variables), now };
+        let mut resolver = Resolver { variables: std::mem::take(&mut plan.variables), now, names: Vec::new() };
         if let Some(filter) = &options.filter {
             let (node, kind) = resolver.node(filter).map_err(|f| f.option("$filter"))?;
             if !matches!(kind, Type::Bool | Type::Any) {
@@ -171,7 +191,7 @@ impl Plan {
         };
         plan.skip = options.skip.unwrap_or(0);
         plan.count = options.count.unwrap_or(false);
-        plan.data_array = options.data_array;
+        plan.format = options.format;
         if let Some(select) = &options.select {
             plan.select = resolve_select(entity, select)?;
         }
@@ -189,10 +209,10 @@ impl Plan {
             })?;
             plan.expand.push(Expansion { navigation, index, plan: inner, options: expand.options.clone() });
         }
-        if plan.data_array && entity != EntityType::Observation {
+        if plan.format == Format::DataArray && entity != EntityType::Observation {
             return Err(Fault::in_option("$resultFormat", 1, "only Observations can be shown as a dataArray"));
         }
-        if plan.data_array && !plan.expand.is_empty() {
+        if plan.format == Format::DataArray && !plan.expand.is_empty() {
             return Err(Fault::in_option(
                 "$resultFormat",
                 1,
@@ -238,7 +258,12 @@ fn resolve_select(entity: EntityType, names: &[(Vec<String>, At)]) -> Result<Sel
 struct Resolver {
     variables: Vec<Variable>,
     now: Timestamp,
+    /// What the lambdas around the present place call their entities, and the variables behind that.
+    names: Vec<(String, usize)>,
 }
+
+/// Lambdas inside each other.
+const LAMBDAS: usize = 5;
 
 /// Navigations in the paths of one filter.
 const VARIABLES: usize = 12;
@@ -253,8 +278,8 @@ impl Resolver {
                 Ok((Node::Not(Box::new(node)), Type::Bool))
             }
             Expr::Negate(inner, _) => {
-                let node = self.need(inner, &[Type::Number, Type::Duration])?;
-                Ok((Node::Negate(Box::new(node)), Type::Any))
+                let (node, kind) = self.typed(inner, &[Type::Number, Type::Duration])?;
+                Ok((Node::Negate(Box::new(node)), kind))
             }
             Expr::Binary(operator @ (Operator::And | Operator::Or), left, right, _) => {
                 let left = self.need(left, &[Type::Bool])?;
@@ -266,25 +291,30 @@ impl Resolver {
             }
             Expr::Binary(operator, left, right, at) => self.arithmetic(*operator, left, right, *at),
             Expr::Call(function, arguments, at) => self.call(*function, arguments, *at),
+            Expr::Lambda(lambda, at) => self.lambda(lambda, *at),
         }
     }
 
     fn need(&mut self, expr: &Expr, wanted: &[Type]) -> Result<Node, Fault> {
+        self.typed(expr, wanted).map(|(node, _)| node)
+    }
+
+    fn typed(&mut self, expr: &Expr, wanted: &[Type]) -> Result<(Node, Type), Fault> {
         let (node, kind) = self.node(expr)?;
         if kind == Type::Any || kind == Type::Null || wanted.contains(&kind) {
-            return Ok(node);
+            return Ok((node, kind));
         }
         // Clients often quote times and send WKT without its prefix.
         if let Node::Literal(Value::Text(text)) = &node {
             if wanted.contains(&Type::Time)
                 && let Ok(interval) = text.parse::<Interval>()
             {
-                return Ok(Node::Literal(Value::Time(interval)));
+                return Ok((Node::Literal(Value::Time(interval)), Type::Time));
             }
             if wanted.contains(&Type::Geometry)
                 && let Ok(geometry) = geometry::from_wkt(text)
             {
-                return Ok(Node::Literal(Value::Geometry(Arc::new(geometry))));
+                return Ok((Node::Literal(Value::Geometry(Arc::new(geometry))), Type::Geometry));
             }
         }
         let names: Vec<_> = wanted.iter().map(|t| t.name()).collect();
@@ -296,11 +326,16 @@ impl Resolver {
         let (mut b, mut b_type) = self.node(right)?;
         timely(&a_type, &mut b, &mut b_type);
         timely(&b_type, &mut a, &mut a_type);
+        unquoted(&a, &mut b, &mut b_type);
+        unquoted(&b, &mut a, &mut a_type);
         let open = |t: Type| matches!(t, Type::Any | Type::Null);
         let alike = a_type == b_type
             || open(a_type)
             || open(b_type)
-            || matches!((a_type, b_type), (Type::Time, Type::Date) | (Type::Date, Type::Time));
+            || matches!(
+                (a_type, b_type),
+                (Type::Time, Type::Date | Type::TimeOfDay) | (Type::Date | Type::TimeOfDay, Type::Time)
+            );
         if !alike {
             let detail = format!(
                 "'{}' compares {} with {}, which can never be true",
@@ -332,7 +367,9 @@ impl Resolver {
             (Type::Time | Type::Any, Type::Duration, Operator::Add | Operator::Sub) => Type::Time,
             (Type::Duration, Type::Time, Operator::Add) => Type::Time,
             (Type::Duration, Type::Duration, Operator::Add | Operator::Sub) => Type::Duration,
-            (Type::Duration, Type::Number, Operator::Mul | Operator::Div) => Type::Duration,
+            (Type::Duration, Type::Number | Type::Any, Operator::Mul | Operator::Div) => Type::Duration,
+            (Type::Number | Type::Any, Type::Duration, Operator::Mul) => Type::Duration,
+            (Type::Duration, Type::Duration, Operator::Div) => Type::Number,
             (Type::Time, Type::Time, Operator::Sub) => Type::Duration,
             (Type::Null, _, _) | (_, Type::Null, _) => Type::Null,
             _ => {
@@ -341,6 +378,10 @@ impl Resolver {
                 return Err(Fault::at(at, detail));
             }
         };
+        // `now() sub duration'PT10M'` is known before a row is seen, and may then be looked up.
+        if let (Node::Literal(a), Node::Literal(b)) = (&a, &b) {
+            return Ok((Node::Literal(super::eval::arithmetic(operator, a, b)), result));
+        }
         Ok((Node::Binary(operator, Box::new(a), Box::new(b)), result))
     }
 
@@ -389,10 +430,9 @@ impl Resolver {
     }
 
     fn path(&mut self, segments: &[String], at: At) -> Result<(Node, Type), Fault> {
-        let mut variable = 0;
-        let mut rest = segments;
+        let (mut variable, mut rest) = self.start(segments);
         loop {
-            let entity = self.variables.get(variable).map_or(EntityType::Thing, |v| v.entity);
+            let entity = self.entity(variable);
             let schema = Schema::of(entity);
             let Some((name, tail)) = rest.split_first() else {
                 let detail = format!(
@@ -418,43 +458,126 @@ impl Resolver {
                 }
                 return Ok((Node::Leaf(variable, Leaf::Property(index, tail.to_vec())), kind));
             }
-            // The standard's own example writes `Datastreams/id` from an Observation, so both numbers of the name are taken.
-            let navigation = schema
-                .navigation
-                .iter()
-                .find(|n| n.name == name || n.target.set() == name || n.target.singular() == name);
-            let Some(navigation) = navigation else {
-                let detail = format!("a {} has no '{name}'; it has {}", entity.singular(), schema.names());
-                return Err(Fault::at(at, detail));
-            };
-            variable = self.variable(variable, navigation, at)?;
+            variable = self.variable(variable, navigation(schema, name, at)?, at)?;
             rest = tail;
         }
     }
 
+    /// Where a path begins: at an entity that a lambda has named, or at the root, which is also called `$it`.
+    fn start<'s>(&self, segments: &'s [String]) -> (usize, &'s [String]) {
+        let Some((first, rest)) = segments.split_first() else { return (0, segments) };
+        let named = self.names.iter().rev().find(|(name, _)| name == first).map(|(_, variable)| *variable);
+        match named.or((first == "$it").then_some(0)) {
+            Some(variable) => (variable, rest),
+            None => (0, segments),
+        }
+    }
+
+    fn lambda(&mut self, lambda: &Lambda, at: At) -> Result<(Node, Type), Fault> {
+        let Lambda { all, path, name, predicate } = lambda;
+        if self.names.len() >= LAMBDAS {
+            return Err(Fault::at(at, format!("any and all stand at most {LAMBDAS} deep")));
+        }
+        let (mut parent, rest) = self.start(path);
+        let Some((last, before)) = rest.split_last() else {
+            return Err(Fault::at(
+                at,
+                "'any' and 'all' look into entities that are tied to this one, as in Datastreams/any(…)",
+            ));
+        };
+        for name in before {
+            let schema = Schema::of(self.entity(parent));
+            parent = self.variable(parent, navigation(schema, name, at)?, at)?;
+        }
+        let schema = Schema::of(self.entity(parent));
+        if schema.property(last).is_some() {
+            return Err(Fault::at(at, format!("'{last}' is a property; 'any' and 'all' look into entities")));
+        }
+        let navigation = navigation(schema, last, at)?;
+        if !navigation.to_many() {
+            let detail =
+                format!("'{last}' is one entity, so name its property: {last}/id; 'any' and 'all' are for many");
+            return Err(Fault::at(at, detail));
+        }
+        let index = self.push(parent, navigation, at)?;
+        if let Some(variable) = self.variables.get_mut(index) {
+            (variable.scope, variable.ranges, variable.exists) = (index, true, predicate.is_none());
+        }
+        let Some(predicate) = predicate else {
+            return Ok((Node::Lambda { all: *all, variable: index, predicate: None }, Type::Bool));
+        };
+        self.names.push((name.clone(), index));
+        let node = self.need(predicate, &[Type::Bool]);
+        self.names.pop();
+        let node = node?;
+        // What lies outside these times cannot satisfy `any`; `all` must see everything.
+        if !all
+            && navigation.target == EntityType::Observation
+            && let Some(variable) = self.variables.get_mut(index)
+        {
+            variable.ends = super::bounds::ends(&node, index);
+        }
+        Ok((Node::Lambda { all: *all, variable: index, predicate: Some(Box::new(node)) }, Type::Bool))
+    }
+
+    fn entity(&self, variable: usize) -> EntityType {
+        self.variables.get(variable).map_or(EntityType::Thing, |v| v.entity)
+    }
+
     /// The same path always means the same row (18-088 section 9.3.3.6, example 4).
     fn variable(&mut self, parent: usize, navigation: &'static Navigation, at: At) -> Result<usize, Fault> {
-        let same = |v: &Variable| v.parent == parent && v.navigation.is_some_and(|n| std::ptr::eq(n, navigation));
-        if let Some(found) = self.variables.iter().position(same) {
-            return Ok(found);
+        let same =
+            |v: &Variable| v.parent == parent && !v.ranges && v.navigation.is_some_and(|n| std::ptr::eq(n, navigation));
+        match self.variables.iter().position(same) {
+            Some(found) => Ok(found),
+            None => self.push(parent, navigation, at),
         }
+    }
+
+    fn push(&mut self, parent: usize, navigation: &'static Navigation, at: At) -> Result<usize, Fault> {
         if self.variables.len() > VARIABLES {
             return Err(Fault::at(at, format!("a filter may follow at most {VARIABLES} navigation properties")));
         }
-        self.variables.push(Variable { parent, navigation: Some(navigation), entity: navigation.target });
+        // What hangs from an entity of a lambda is looked at once for each of them.
+        let scope = self.variables.get(parent).map_or(0, |v| v.scope);
+        let (navigation, root) = (Some(navigation), Variable::root(navigation.target));
+        self.variables.push(Variable { parent, navigation, scope, ..root });
         Ok(self.variables.len() - 1)
     }
 }
 
-/// Reads a quoted time as a time when the other side is one.
+/// The standard's own example writes `Datastreams/id` from an Observation, so both numbers of the name are taken.
+fn navigation(schema: &'static Schema, name: &str, at: At) -> Result<&'static Navigation, Fault> {
+    let found =
+        schema.navigation.iter().find(|n| n.name == name || n.target.set() == name || n.target.singular() == name);
+    found.ok_or_else(|| {
+        Fault::at(at, format!("a {} has no '{name}'; it has {}", schema.entity.singular(), schema.names()))
+    })
+}
+
+/// Reads a quoted time, date or time of day as such when the other side is one.
 fn timely(other: &Type, node: &mut Node, kind: &mut Type) {
-    if *other == Type::Time
-        && *kind == Type::Text
-        && let Node::Literal(Value::Text(text)) = node
-        && let Ok(interval) = text.parse::<Interval>()
+    let (Type::Text, Node::Literal(Value::Text(text))) = (*kind, &*node) else { return };
+    let instant = |text: String| text.parse::<Timestamp>().ok();
+    let value = match other {
+        Type::Time => text.parse::<Interval>().ok().map(Value::Time),
+        Type::Date => instant(format!("{text}T00:00:00Z")).map(|at| Value::Date(super::value::day(at))),
+        Type::TimeOfDay => instant(format!("1970-01-01T{text}Z")).map(|at| Value::TimeOfDay(at.as_micros())),
+        _ => None,
+    };
+    if let Some(value) = value {
+        *node = Node::Literal(value);
+        *kind = *other;
+    }
+}
+
+/// The standard's examples quote ids; those of this service are numbers, but for Observations.
+fn unquoted(other: &Node, node: &mut Node, kind: &mut Type) {
+    if let (Node::Leaf(_, Leaf::Id), Type::Text, Node::Literal(Value::Text(text))) = (other, *kind, &*node)
+        && let Ok(id) = text.parse::<i64>()
     {
-        *node = Node::Literal(Value::Time(interval));
-        *kind = Type::Time;
+        *node = Node::Literal(Value::Number(id as f64));
+        *kind = Type::Number;
     }
 }
 

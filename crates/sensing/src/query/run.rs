@@ -160,8 +160,22 @@ impl Engine {
     /// The rows behind every variable of a filter or order, level by level.
     pub(super) async fn load(&self, scope: &Scope, variables: &[Variable], roots: &[Item]) -> Result<Loaded, Error> {
         let mut loaded = Loaded::new(variables.len());
+        // For each variable the first that looks at the same rows: `a/any(…) and a/any(…)` reads them once.
+        let mut first: Vec<usize> = (0..variables.len()).collect();
         for (index, variable) in variables.iter().enumerate().skip(1) {
             let Some(navigation) = variable.navigation else { continue };
+            let same = |twin: &usize| {
+                variables.get(*twin).is_some_and(|v| {
+                    first.get(v.parent) == first.get(variable.parent)
+                        && v.navigation.is_some_and(|n| std::ptr::eq(n, navigation))
+                        && (v.ends, v.exists) == (variable.ends, variable.exists)
+                })
+            };
+            if let Some(twin) = (1..index).find(same) {
+                loaded.share(index, twin);
+                first[index] = twin;
+                continue;
+            }
             let mut keys: Vec<EntityId> = if variable.parent == 0 {
                 roots.iter().filter_map(|item| item.link_key(navigation)).collect()
             } else {
@@ -171,7 +185,7 @@ impl Engine {
             keys.dedup();
             let from = variables.get(variable.parent).map_or(variable.entity, |p| p.entity);
             let level = if variable.entity == EntityType::Observation {
-                self.related_observations(scope, from, &keys).await?
+                self.related_observations(scope, from, &keys, variable).await?
             } else {
                 related(&self.catalog, &self.series, scope, navigation, &keys, &Window::default()).await?
             };

@@ -146,6 +146,12 @@ pub fn compare(operator: Operator, left: &Value<'_>, right: &Value<'_>) -> Optio
             _ => false,
         });
     }
+    // The table of functions compares `time(resultTime) le validTime`: a time of day with that of a time.
+    match (left, right) {
+        (Value::TimeOfDay(_), Value::Time(time)) => return compare(operator, left, &time_of_day(time.start)),
+        (Value::Time(time), Value::TimeOfDay(_)) => return compare(operator, &time_of_day(time.start), right),
+        _ => {}
+    }
     if matches!(left, Value::Time(_)) || matches!(right, Value::Time(_)) {
         return match (left.as_time(), right.as_time()) {
             (Some(a), Some(b)) => Some(compare_times(operator, a, b)),
@@ -188,6 +194,10 @@ fn compare_times(operator: Operator, a: Interval, b: Interval) -> bool {
         Operator::Ge => a.start >= b.end || a == b,
         _ => false,
     }
+}
+
+pub fn time_of_day(at: Timestamp) -> Value<'static> {
+    Value::TimeOfDay(at.as_micros().rem_euclid(86_400_000_000))
 }
 
 pub fn day(at: Timestamp) -> i64 {

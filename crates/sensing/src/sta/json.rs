@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{
     catalog::{Field, Schema},
     model::{EntityId, EntityType, Observation, ObservationId, ResultValue},
-    query::{Answer, Inline, Item, Next, Options, Plan, Row, encode},
+    query::{Answer, Format, Inline, Item, Next, Options, Plan, Row, encode},
 };
 
 /// A buffer that knows the service's root, such as `https://city.example/v1.1`.
@@ -298,7 +298,7 @@ impl<'a> Writer<'a> {
                 self.raw("\"}");
             }
             self.out.push(b']');
-        } else if plan.data_array {
+        } else if plan.format == Format::DataArray {
             self.data_array(plan, answer);
         } else {
             self.rows(plan, answer);
@@ -408,8 +408,8 @@ pub fn next_query(options: &Options, next: &Next) -> String {
     if options.count == Some(true) {
         add("$count", "true");
     }
-    if options.data_array {
-        add("$resultFormat", "dataArray");
+    if options.format != Format::Json {
+        add("$resultFormat", options.format.as_str());
     }
     match next {
         Next::Token(token) => add("$skiptoken", token),

@@ -25,7 +25,15 @@ const CONFORMANCE: &[&str] = &[
     "create-update-delete/historical-location-auto-creation",
     "create-update-delete/historical-location-manual-creation",
     "multi-datastream",
+    "batch-request/batch-request",
     "data-array/data-array",
+];
+
+/// What FROST has added to the standard, under the names that its clients look for.
+const EXTENSIONS: &[&str] = &[
+    "https://fraunhoferiosb.github.io/FROST-Server/extensions/JsonBatchRequest.html",
+    "https://fraunhoferiosb.github.io/FROST-Server/extensions/GeoJSON-ResultFormat.html",
+    "https://github.com/INSIDE-information-systems/SensorThingsAPI/blob/master/CSV-ResultFormat/CSV-ResultFormat.md",
 ];
 
 const MQTT: &[&str] =
@@ -34,6 +42,7 @@ const MQTT: &[&str] =
 pub async fn landing(State(state): State<SensorThings>, headers: HeaderMap) -> Response {
     let base = state.base(&headers);
     let mut conformance: Vec<String> = CONFORMANCE.iter().map(|c| format!("{REQ}{c}")).collect();
+    conformance.extend(EXTENSIONS.iter().map(|&c| c.to_owned()));
     let mut settings = Map::new();
     let mqtt = &state.settings.mqtt;
     if !mqtt.is_empty() {

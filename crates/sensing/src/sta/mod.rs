@@ -1,6 +1,8 @@
 //! OGC SensorThings API 1.1 over HTTP (18-088), with its MultiDatastream extension, at `/v1.1`.
 
+mod batch;
 mod data_array;
+mod formats;
 mod json;
 mod landing;
 mod observe;
@@ -27,6 +29,7 @@ use crate::{
     route::action,
 };
 
+pub(crate) use batch::{PARTS as BATCH_PARTS, count as parse_batch};
 pub use data_array::{Broken, Group, Known, Reader, Rows, Stop};
 pub use path::Path;
 pub(crate) use {
@@ -52,6 +55,8 @@ pub struct SensorThings {
     settings: Arc<Settings>,
     rights: Option<Rights>,
     watch: Option<Watch>,
+    /// How long a batch may begin further requests.
+    patience: std::time::Duration,
 }
 
 /// What came of Observations that a caller sent by HTTP; for the health of devices.
@@ -70,7 +75,7 @@ pub type Rights = Arc<dyn Fn(&kernel::Caller, &crate::model::DatastreamInfo) -> 
 
 impl SensorThings {
     pub fn new(engine: Engine, settings: Settings) -> Self {
-        Self { engine, settings: Arc::new(settings), rights: None, watch: None }
+        Self { engine, settings: Arc::new(settings), rights: None, watch: None, patience: batch::TIME }
     }
     /// Asks `rights` instead of the policy alone who may add Observations: a device writes to its own Things only.
     #[must_use]
@@ -83,6 +88,10 @@ impl SensorThings {
     pub fn watched(mut self, watch: Watch) -> Self {
         self.watch = Some(watch);
         self
+    }
+    #[cfg(test)]
+    fn hasty(self, patience: std::time::Duration) -> Self {
+        Self { patience, ..self }
     }
     fn sent(&self, caller: &kernel::Caller, sent: Sent<'_>) {
         if let Some(watch) = &self.watch {
@@ -185,6 +194,14 @@ pub const ROUTES: &[Route] = &[
         false,
         "SensorThings: create many Observations as dataArray.",
     ),
+    route(
+        "POST",
+        "/v1.1/$batch",
+        action::WRITE,
+        Audience::Public,
+        true,
+        "SensorThings: many requests in one, as multipart/mixed or JSON; change sets are all or nothing.",
+    ),
 ];
 
 /// The routes of [`ROUTES`].
@@ -194,6 +211,7 @@ pub fn router(state: SensorThings) -> Router {
         .route("/v1.1", get(landing::landing))
         .route("/v1.1/", get(landing::landing))
         .route("/v1.1/CreateObservations", post(observe::create_observations))
+        .route("/v1.1/$batch", post(batch::batch))
         .route(
             "/v1.1/{*path}",
             get(read::read).post(write::create).patch(write::update).put(write::replace).delete(write::delete),

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 
 use super::{
     MaybeCaller, Response, SensorThings, caller, empty,
+    formats::geojson,
     json::{Writer, next_query},
     json_response, nothing_there,
     path::{Path, Step, Tail},
@@ -14,7 +15,7 @@ use crate::{
     Error, Scope,
     catalog::schema::{Link, Navigation},
     model::EntityType,
-    query::{Expr, Item, Leaf, Operator, Options, Plan, Source, TokenId},
+    query::{Answer, Expr, Format, Item, Leaf, Operator, Options, Plan, Source, TokenId},
 };
 
 /// Where a path leads.
@@ -116,16 +117,28 @@ pub async fn read(
     let base = state.base(&headers);
     let mut out = Writer::new(&base);
     let references = path.tail == Tail::References;
+    if path.tail != Tail::Entities && plan.format != Format::Json {
+        return Err(Error::field(
+            "$resultFormat",
+            "the address leads to links or to a property; this option is for entities",
+        ));
+    }
     match (place, &path.tail) {
         (Place::Collection(source), _) => {
             if references {
                 plan.expand.clear();
+            }
+            if plan.format == Format::Csv && !references {
+                return state.csv(scope, plan, &options, source, base).await;
             }
             let answer = engine.answer(&scope, &plan, &source).await?;
             // Things('é') cannot occur: a path that has been understood has only ASCII in it, and the query is encoded again.
             let next = answer.next.as_ref().filter(|_| plan.top > 0).map(|next| {
                 format!("{base}/{}?{}", uri.path().trim_start_matches("/v1.1/"), next_query(&options, next))
             });
+            if plan.format == Format::GeoJson {
+                return geojson(&plan, &options, &answer, next.as_deref(), &base);
+            }
             out.collection(&plan, &answer, next.as_deref(), references);
         }
         (Place::One(item), Tail::References) => {
@@ -137,7 +150,14 @@ pub async fn read(
             one_only(&options)?;
             let found = engine.one(&scope, &plan, item_id(&item)).await?;
             let Some(row) = found else { return Err(nothing_there(&text)) };
-            out.row(&plan, &row);
+            match plan.format {
+                Format::Csv => return state.csv_of(&plan, &options, &row, &base),
+                Format::GeoJson => {
+                    let answer = Answer { rows: vec![row], ..Answer::default() };
+                    return geojson(&plan, &options, &answer, None, &base);
+                }
+                Format::Json | Format::DataArray => out.row(&plan, &row),
+            }
         }
         (Place::One(item), Tail::Property(index, inner) | Tail::Raw(index, inner)) => {
             let leaf = Leaf::Property(*index, inner.clone());

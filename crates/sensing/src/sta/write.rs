@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The body as JSON; the error says where it is broken.
-fn parse(body: &[u8]) -> Result<Value, Error> {
+pub(super) fn parse(body: &[u8]) -> Result<Value, Error> {
     serde_json::from_slice(body).map_err(|e| Error::field("body", format!("it is not JSON: {e}")))
 }
 
@@ -51,7 +51,7 @@ impl SensorThings {
     }
 
     /// 201 with the new entity's address, and the entity itself when the client asks for it.
-    async fn created(
+    pub(super) async fn created(
         &self,
         caller: &Caller,
         headers: &HeaderMap,
@@ -76,6 +76,26 @@ impl SensorThings {
         Ok(located(response, &link))
     }
 
+    /// 200 with the entity as it is after a change.
+    pub(super) async fn changed(
+        &self,
+        caller: &Caller,
+        headers: &HeaderMap,
+        entity: EntityType,
+        id: TokenId,
+    ) -> Result<Response, Error> {
+        let base = self.base(headers);
+        let plan = Plan::all(entity, self.engine.limits());
+        let scope = self.engine.catalog().scope(caller);
+        let Some(row) = self.engine.one(&scope, &plan, id).await? else { return Ok(empty(StatusCode::NO_CONTENT)) };
+        let mut link = Writer::new(&base);
+        link.address(&row.item);
+        let link = String::from_utf8(link.out).unwrap_or_default();
+        let mut out = Writer::new(&base);
+        out.row(&plan, &row);
+        Ok(located(json_response(StatusCode::OK, out.out), &link))
+    }
+
     /// Creates an entity with everything inside it; all or nothing, also for the Observations inside it.
     pub async fn create(
         &self,
@@ -86,21 +106,28 @@ impl SensorThings {
     ) -> Result<EntityId, Error> {
         let catalog = self.engine.catalog();
         let (id, changes) = catalog.create(caller, entity, body, parent).await?;
+        self.recorded(&changes).await?;
+        Ok(id)
+    }
+
+    /// Records the Observations that a command leaves to be recorded. When that fails and the command has done nothing but create, what it has
+    /// created is taken back, newest first, so that nothing is there; links that were moved and values that were changed stay as they are.
+    pub(super) async fn recorded(&self, changes: &Changes) -> Result<(), Error> {
         if changes.observations.is_empty() {
-            return Ok(id);
+            return Ok(());
         }
         let mut batch = Batch::new();
         changes.observations.iter().cloned().for_each(|o| batch.push(o));
-        if let Err(error) = self.engine.series().record(batch).await {
-            // The rows are committed, the Observations are not: take the rows back, newest first, so that nothing is created.
+        let Err(error) = self.engine.series().record(batch).await else { return Ok(()) };
+        if changes.only_created() {
             for change in changes.list.iter().rev() {
-                if let Err(error) = catalog.delete(&Caller::system("deep-insert"), change.entity, change.id).await {
+                let gone = self.engine.catalog().delete(&Caller::system("deep-insert"), change.entity, change.id).await;
+                if let Err(error) = gone {
                     tracing::debug!(%error, entity = change.entity.set(), id = change.id.0, "already gone with its parent");
                 }
             }
-            return Err(error);
         }
-        Ok(id)
+        Err(error)
     }
 
     /// Deletes the Observations of what a command has deleted.
@@ -132,7 +159,7 @@ impl SensorThings {
     }
 
     /// Asks the policy about what one Observation belongs to.
-    async fn permit(
+    pub(super) async fn permit(
         &self,
         caller: &Caller,
         id: &ObservationId,
@@ -187,7 +214,7 @@ impl SensorThings {
 }
 
 /// What an Observation of a Datastream or MultiDatastream is after a change, as it would be posted.
-fn amended(old: &Observation, of: EntityType, body: &Value, how: Update) -> Result<Value, Error> {
+pub(super) fn amended(old: &Observation, of: EntityType, body: &Value, how: Update) -> Result<Value, Error> {
     let mut whole = serde_json::Map::new();
     whole.insert(of.singular().to_owned(), json!({"@iot.id": old.datastream.0}));
     whole.insert("FeatureOfInterest".to_owned(), json!({"@iot.id": old.feature.0}));
@@ -272,9 +299,14 @@ pub async fn update(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Error> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let how = if kind.starts_with("application/json-patch+json") { Update::JsonPatch } else { Update::Merge };
+    let how = how(&headers);
     change(state, extension, uri, headers, body, how).await
+}
+
+/// How a PATCH means its body.
+pub(super) fn how(headers: &HeaderMap) -> Update {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if kind.starts_with("application/json-patch+json") { Update::JsonPatch } else { Update::Merge }
 }
 
 pub async fn replace(
@@ -310,16 +342,7 @@ async fn change(
         }
         Item::Observation(old, _) => TokenId::Observation(state.amend(&caller, old, &body, how).await?.id()),
     };
-    let base = state.base(&headers);
-    let plan = Plan::all(path.entity, state.engine.limits());
-    let scope = state.engine.catalog().scope(&caller);
-    let Some(row) = state.engine.one(&scope, &plan, id).await? else { return Ok(empty(StatusCode::NO_CONTENT)) };
-    let mut link = Writer::new(&base);
-    link.address(&row.item);
-    let link = String::from_utf8(link.out).unwrap_or_default();
-    let mut out = Writer::new(&base);
-    out.row(&plan, &row);
-    Ok(located(json_response(StatusCode::OK, out.out), &link))
+    state.changed(&caller, &headers, path.entity, id).await
 }
 
 pub async fn delete(State(state): State<SensorThings>, extension: MaybeCaller, uri: Uri) -> Result<Response, Error> {

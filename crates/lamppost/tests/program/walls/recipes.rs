@@ -222,6 +222,18 @@ pub const RECIPES: &[Recipe] = &[
     )
     .answers(201, 201, 403)
     .device(),
+    // A batch is answered to everybody; its parts are asked who may, one by one.
+    ask(
+        "POST",
+        "/v1.1/$batch",
+        "/v1.1/$batch",
+        r#"{"requests": [
+            {"id": "1", "atomicityGroup": "g", "method": "patch", "url": "Things({thing})", "body": {"description": "changed in a batch"}},
+            {"id": "2", "atomicityGroup": "g", "method": "post", "url": "Datastreams({datastream})/Observations",
+             "body": {"phenomenonTime": "2024-04-01T00:00:00Z", "result": 1500}}]}"#,
+    )
+    .answers(200, 200, 0)
+    .device(),
     // Pages and what stands behind them.
     page("/{language}", "/en"),
     page("/{language}/map", "/en/map"),

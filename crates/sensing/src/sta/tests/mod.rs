@@ -1,12 +1,16 @@
 //! The service as a client sees it, named after the abstract tests of 18-088 annex A where there is one.
 
+mod batch;
 mod conformance;
+mod formats;
 mod ingest;
+mod lambdas;
 mod multi;
 mod multi_observed;
 mod multi_rights;
 mod queries;
 mod rights;
+mod tables;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -303,6 +303,9 @@ fn atoms() -> impl Strategy<Value = String> {
         "0.03 gt geo.distance(geography'POINT(114.02 22.3)', Locations/location)",
         "st_within(Locations/location, geography'POLYGON((114.015 22, 114.065 22, 114.065 23, 114.015 23, 114.015 22))')",
         "st_disjoint(Locations/location, geography'POINT(114.03 22.3)')", "HistoricalLocations/time lt 2026-11-22T09:00:01Z", "null eq name",
+        "Datastreams/any(d: d/name eq 'elm 4 level')", "Datastreams/all(d: d/id lt 5)", "Datastreams/any(d: d/id gt 3 and name lt 'F')",
+        "Datastreams/any(d: d/Sensor/id eq 6 or d/ObservedProperty/id lt 3)", "Locations/any()", "Datastreams/any(d: d/Sensor/name ne 'x')",
+        "Datastreams/any(d: d/Observations/any(o: o/result gt 50 and o/phenomenonTime gt 2026-01-01T05:00:00Z))",
     ])
     .prop_map(str::to_owned)
 }
@@ -367,7 +370,7 @@ proptest! {
     #[test]
     fn any_words_never_panic(words in prop::collection::vec(prop::sample::select(vec![
         "name", "eq", "and", "or", "not", "(", ")", "'x'", "5", "-", "add", "/", ",", "null", "true", "2026-01-01T00:00:00Z", "id", "length(",
-        "geography'POINT(1 2)'", "duration'PT1H'", "properties/a-b", "12:30", "2026-01-01", "1e5", "asc",
+        "geography'POINT(1 2)'", "duration'PT1H'", "properties/a-b", "Datastreams/any(", "d/all(", "d:", "12:30", "2026-01-01", "1e5", "asc",
     ]), 0..14)) {
         let text = words.join(" ");
         if let Ok(expr) = crate::query::parse_filter(&text) {
