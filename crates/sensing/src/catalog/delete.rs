@@ -92,7 +92,16 @@ impl Writer<'_, '_> {
             let detail = format!("{what} has more than {CASCADE} dependents; delete them first.");
             return Err(Error::conflict(detail));
         }
-        children.iter().try_for_each(|child| self.remove(child))
+        for child in &children {
+            let owner = Owner { tenant: child.tenant.clone(), public: child.public };
+            let hidden = !self.context.scope.admits(&owner.tenant, owner.public);
+            if hidden && !self.allows(action::DELETE, child.entity, &owner) {
+                // That something depends on it cannot be kept from whoever deletes it; what it is, can.
+                return Err(Error::conflict(format!("Something that you may not see depends on {what}.")));
+            }
+            self.remove(child)?;
+        }
+        Ok(())
     }
 
     /// A Location takes its HistoricalLocations with it; Things that stood there have no Location afterwards.

@@ -60,7 +60,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
 
     // --- rights ---------------------------------------------------------------------------------------------------
 
-    fn allows(&mut self, action: Action, entity: EntityType, owner: &Owner) -> bool {
+    pub(super) fn allows(&mut self, action: Action, entity: EntityType, owner: &Owner) -> bool {
         let Context { caller, policy, .. } = self.context;
         if caller.is_system() {
             return true;

@@ -202,7 +202,8 @@ async fn writing_needs_a_right() {
     let change = json!({"ObservedProperties": [{"@iot.id": id}, {"@iot.id": 3}, {"@iot.id": 4}]});
     assert_eq!(city.patch("/v1.1/MultiDatastreams(2)", change).await.status, StatusCode::OK);
     let (status, text) = send(&epd, "DELETE", &format!("/v1.1/ObservedProperties({id})"), &json!({})).await;
-    assert_eq!(status, StatusCode::NOT_FOUND, "{text}");
+    assert_eq!(status, StatusCode::CONFLICT, "{text}");
+    assert!(text.contains("Something that you may not see") && !text.contains("MultiDatastream"), "{text}");
     assert_eq!(json(&city, &person("dsd"), "/v1.1/MultiDatastreams?$count=true").await["@iot.count"], 2);
 }
 
