@@ -1,6 +1,6 @@
 // The whole program, driven from outside by other people's clients: browsers, SensorThings and MQTT libraries, and kill -9.
 //
-//   node e2e/run.mjs <program> [pages] [sta] [mqtt] [outgoing] [full] [schema] [kill] [stores]
+//   node e2e/run.mjs <program> [pages] [sta] [mqtt] [outgoing] [alerts] [full] [schema] [kill] [stores]
 //
 // `stores` is the program on PostgreSQL, NATS and S3: sta and mqtt once more, then stores.py. The program that starts those, `throw-away-stores`
 // of crates/testkit, lies beside <program>.
@@ -20,7 +20,7 @@ import { Server } from "./server.mjs";
 import { Stores } from "./stores.mjs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
-const parts = ["sta", "mqtt", "pages", "outgoing", "full", "schema", "kill", "stores"];
+const parts = ["sta", "mqtt", "pages", "outgoing", "alerts", "full", "schema", "kill", "stores"];
 
 let passed = 0;
 let failed = 0;
@@ -72,6 +72,7 @@ async function main() {
   const wants = (part) => chosen.length === 0 || chosen.includes(part);
   if (["sta", "mqtt", "pages"].some(wants)) await drive(new Server(program), "on an empty folder", wants);
   if (wants("outgoing")) await script("outgoing.py", [program]);
+  if (wants("alerts")) await script("alerts.py", [program]);
   if (wants("full")) await script("full.py", [program]);
   if (wants("schema")) await script("schema.py", [program]);
   if (wants("kill")) await script("kill.py", [program]);

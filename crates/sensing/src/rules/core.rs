@@ -6,10 +6,12 @@
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use ahash::{AHashMap, AHashSet};
+use jiff::tz::TimeZone;
 use kernel::{Id, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::{
+    cel::{self, Env, Memory, Sample},
     machine::{self, Event, MAX_AHEAD_SECS, State, Transition, Turn},
     model::{Condition, Facts, Rule, Trust},
     quality,
@@ -26,6 +28,8 @@ struct Slot {
     rule: u32,
     facts: Arc<Facts>,
     state: State,
+    /// Of a rule with an expression.
+    memory: Option<Box<Memory>>,
     /// The offset after the last record that moved it: what was applied is never applied again, whatever is replayed.
     next_offset: u64,
     dirty: bool,
@@ -48,6 +52,8 @@ pub struct SlotRow {
     pub thing: EntityId,
     pub next_offset: u64,
     pub state: State,
+    /// As [`Memory::encode`] writes it.
+    pub memory: Option<String>,
 }
 
 /// What has to be written to the alarms.
@@ -71,6 +77,10 @@ pub struct Core {
     rules: Vec<Arc<Rule>>,
     slots: Vec<Slot>,
     by_datastream: AHashMap<i64, Vec<u32>>,
+    /// Slots that look at a Datastream beside their own, and as which of their inputs.
+    feeds: AHashMap<i64, Vec<(u32, u8)>>,
+    /// The city's; expressions may ask for the hour.
+    zone: Option<TimeZone>,
     standing: AHashMap<(u32, i64), Standing>,
     heap: BinaryHeap<Reverse<(Timestamp, u32)>>,
     grace: Timestamp,
@@ -84,6 +94,13 @@ impl Core {
     /// Silence counts from `grace` at the earliest.
     pub fn new(grace: Timestamp) -> Self {
         Self { grace, now: Timestamp::MIN, ..Self::default() }
+    }
+
+    /// Hours and weekdays are those of this zone.
+    #[must_use]
+    pub fn in_zone(mut self, zone: TimeZone) -> Self {
+        self.zone = Some(zone);
+        self
     }
 
     /// The program has not been listening, or the clock has jumped: silence counts from `now`.
@@ -118,6 +135,7 @@ impl Core {
                     rule: at as u32,
                     facts: Arc::clone(facts),
                     state: State::default(),
+                    memory: self.rules[at].compiled().map(|c| Box::new(Memory::fitting(c, None))),
                     next_offset: 0,
                     dirty: false,
                     due: None,
@@ -140,11 +158,16 @@ impl Core {
         open: &[(String, EntityId, Id<Alarm>)],
         now: Timestamp,
     ) {
-        let mut known: AHashMap<(String, i64), (State, u64, EntityId)> =
-            stored.iter().map(|r| ((r.rule.clone(), r.datastream.0), (r.state, r.next_offset, r.thing))).collect();
+        let mut known: AHashMap<(String, i64), (State, u64, Option<Memory>)> = stored
+            .iter()
+            .map(|r| {
+                let memory = r.memory.as_deref().and_then(Memory::decode);
+                ((r.rule.clone(), r.datastream.0), (r.state, r.next_offset, memory))
+            })
+            .collect();
         for slot in &self.slots {
             let key = (self.rules[slot.rule as usize].key.clone(), slot.facts.datastream.0);
-            known.insert(key, (slot.state, slot.next_offset, slot.facts.thing));
+            known.insert(key, (slot.state, slot.next_offset, slot.memory.as_deref().cloned()));
         }
         let mut alarms: AHashMap<(String, i64), Id<Alarm>> =
             open.iter().map(|(r, t, id)| ((r.clone(), t.0), *id)).collect();
@@ -164,18 +187,20 @@ impl Core {
         for facts in facts {
             for (at, rule) in self.rules.iter().enumerate().filter(|(_, r)| r.selects(facts)) {
                 let key = (rule.key.clone(), facts.datastream.0);
-                let (state, next_offset, _) = known.remove(&key).unwrap_or((State::default(), 0, facts.thing));
+                let (state, next_offset, memory) = known.remove(&key).unwrap_or_default();
+                let memory = rule.compiled().map(|c| Box::new(Memory::fitting(c, memory)));
                 // The clock may have been set back while nobody was listening.
                 let state = machine::forgive(&state, now);
                 let index = self.slots.len() as u32;
                 let (rule, dirty) = (at as u32, dirty.contains(&key));
-                self.slots.push(Slot { rule, facts: Arc::clone(facts), state, next_offset, dirty, due: None });
+                self.slots.push(Slot { rule, facts: Arc::clone(facts), state, memory, next_offset, dirty, due: None });
                 self.by_datastream.entry(facts.datastream.0).or_default().push(index);
                 if state.raised {
                     self.standing.entry((rule, facts.thing.0)).or_default().raised += 1;
                 }
             }
         }
+        self.connect(facts);
         for ((rule, thing), standing) in &mut self.standing {
             standing.alarm = alarms.remove(&(self.rules[*rule as usize].key.clone(), *thing));
         }
@@ -187,6 +212,34 @@ impl Core {
             self.changes.happenings.push(Happening::Cleared { id, rule, at: now, value: None });
         }
         self.reschedule();
+    }
+
+    /// Whether one of these Datastreams is looked at from beside, or would look: then everything is matched anew.
+    pub fn entangles(&self, facts: &[Arc<Facts>]) -> bool {
+        let rules = || self.rules.iter().filter(|r| !r.inputs().is_empty());
+        facts.iter().any(|f| rules().any(|r| r.selects(f) || r.reads(f).is_some()))
+    }
+
+    /// Leads the Datastreams that expressions look at beside their own to them. Of two with the same key the first counts.
+    fn connect(&mut self, facts: &[Arc<Facts>]) {
+        self.feeds.clear();
+        let mut looking: AHashMap<(u32, i64), Vec<u32>> = AHashMap::new();
+        for (at, slot) in self.slots.iter().enumerate() {
+            if !self.rules[slot.rule as usize].inputs().is_empty() {
+                looking.entry((slot.rule, slot.facts.thing.0)).or_default().push(at as u32);
+            }
+        }
+        let mut fed: AHashSet<(u32, u8)> = AHashSet::new();
+        for facts in facts {
+            for (at, rule) in self.rules.iter().enumerate() {
+                let Some(input) = rule.reads(facts) else { continue };
+                for slot in looking.get(&(at as u32, facts.thing.0)).into_iter().flatten() {
+                    if fed.insert((*slot, input)) {
+                        self.feeds.entry(facts.datastream.0).or_default().push((*slot, input));
+                    }
+                }
+            }
+        }
     }
 
     fn reschedule(&mut self) {
@@ -247,6 +300,7 @@ impl Core {
         let mut touched: Vec<u32> = Vec::new();
         for at in order {
             let run = &runs[at as usize];
+            self.feed(offset, arrived, run, &mut touched);
             let Some(slots) = self.by_datastream.get(&run.datastream.0) else { continue };
             let mut columns = Columns::of(run);
             let slots = slots.len();
@@ -265,6 +319,55 @@ impl Core {
         }
     }
 
+    /// The newest value of a run, for those that look at its Datastream from beside.
+    fn feed(&mut self, offset: u64, arrived: Timestamp, run: &Run, touched: &mut Vec<u32>) {
+        let Some(slots) = self.feeds.get(&run.datastream.0) else { return };
+        for &(index, input) in slots {
+            let slot = &mut self.slots[index as usize];
+            if slot.next_offset > offset {
+                continue;
+            }
+            let trust = self.rules[slot.rule as usize].quality;
+            let believed = (0..run.len()).filter_map(|row| reading(run, row, trust));
+            let soon = arrived.plus_secs(MAX_AHEAD_SECS);
+            let newest = believed.filter(|r| r.at <= soon).max_by_key(|r| r.at);
+            if let (Some(Reading { at, value: Some(value), good }), Some(memory)) = (newest, &mut slot.memory) {
+                slot.dirty |= memory.heard(input, Sample { at: at.as_micros(), value, good });
+                touched.push(index);
+            }
+        }
+    }
+
+    /// One Observation for a rule with an expression.
+    fn judge(&mut self, index: u32, arrived: Timestamp, reading: Reading) {
+        let slot = &mut self.slots[index as usize];
+        let rule = &self.rules[slot.rule as usize];
+        let (Some(compiled), Some(memory), Some(value)) = (rule.compiled(), &mut slot.memory, reading.value) else {
+            return;
+        };
+        // What does not move the machine is not remembered either: a straggler would count twice.
+        if !machine::counts(&slot.state, reading.at, arrived) {
+            return;
+        }
+        memory.previous = slot.state.value;
+        for window in &mut memory.windows {
+            window.add(reading.at, value);
+        }
+        let utc = TimeZone::UTC;
+        let zone = self.zone.as_ref().unwrap_or(&utc);
+        let env = Env {
+            value,
+            time: reading.at,
+            good: reading.good,
+            district: slot.facts.district.as_deref().unwrap_or_default(),
+            system: slot.facts.system.as_deref().unwrap_or_default(),
+            local: compiled.local.then(|| cel::local(reading.at, zone)),
+            memory,
+        };
+        let verdict = compiled.verdict(&env);
+        self.step(index, &Event::Judged { at: reading.at, arrived, value, verdict });
+    }
+
     /// One run for one slot: at once when nothing in it can matter, row by row when something can.
     fn run(&mut self, index: u32, run: &Run, columns: &mut Columns, arrived: Timestamp) {
         let slot = &mut self.slots[index as usize];
@@ -279,10 +382,13 @@ impl Core {
             }
             return;
         }
-        let trust = rule.quality;
+        let (trust, judged) = (rule.quality, rule.compiled().is_some());
         for &row in columns.sorted(run) {
-            if let Some(event) = event(run, row as usize, arrived, trust) {
-                self.step(index, &event);
+            let Some(reading) = reading(run, row as usize, trust) else { continue };
+            if judged {
+                self.judge(index, arrived, reading);
+            } else {
+                self.step(index, &Event::Observation { at: reading.at, arrived, value: reading.value });
             }
         }
     }
@@ -326,9 +432,17 @@ impl Core {
 
     /// A Datastream was deleted with everything in it.
     pub fn dropped(&mut self, datastream: EntityId, now: Timestamp) {
+        for (index, input) in self.feeds.remove(&datastream.0).unwrap_or_default() {
+            let slot = &mut self.slots[index as usize];
+            if let Some(memory) = &mut slot.memory {
+                memory.forget(input);
+                slot.dirty = true;
+            }
+        }
         for index in self.by_datastream.remove(&datastream.0).unwrap_or_default() {
             let slot = &mut self.slots[index as usize];
             let raised = std::mem::take(&mut slot.state).raised;
+            slot.memory = self.rules[slot.rule as usize].compiled().map(|c| Box::new(Memory::fitting(c, None)));
             // The entry in the heap, if any, finds nothing due; the slot itself goes with the next `install`.
             (slot.due, slot.dirty) = (None, false);
             self.changes.gone.push((self.rules[slot.rule as usize].key.clone(), datastream));
@@ -359,6 +473,7 @@ impl Core {
                 thing: slot.facts.thing,
                 next_offset: slot.next_offset,
                 state: slot.state,
+                memory: slot.memory.as_deref().map(Memory::encode),
             });
         }
         changes
@@ -393,13 +508,24 @@ fn alarm_id(rule: &Rule, datastream: EntityId, raises: u32, at: Timestamp) -> Id
     Id::new(at, u128::from_be_bytes(*entropy))
 }
 
-/// An Observation as the machine sees it; `None` when the rule does not believe it.
-fn event(run: &Run, row: usize, arrived: Timestamp, trust: Trust) -> Option<Event> {
+/// An Observation as rules see it.
+#[derive(Clone, Copy)]
+struct Reading {
+    /// The end of its phenomenonTime.
+    at: Timestamp,
+    /// `None` for results that are not numbers.
+    value: Option<f64>,
+    good: bool,
+}
+
+/// `None` when the rule does not believe it.
+fn reading(run: &Run, row: usize, trust: Trust) -> Option<Reading> {
     let start = Timestamp::from_micros(run.times[row]);
     let Some(extra) = run.extra(row) else {
-        return Some(Event::Observation { at: start, arrived, value: Some(run.values[row]) });
+        return Some(Reading { at: start, value: Some(run.values[row]), good: true });
     };
-    if trust == Trust::Good && extra.quality.as_ref().is_some_and(|q| quality::is_faulty(q.get())) {
+    let good = !extra.quality.as_ref().is_some_and(|q| quality::is_faulty(q.get()));
+    if trust == Trust::Good && !good {
         return None;
     }
     let value = match extra.result.as_ref().map(|r| r.get().trim()) {
@@ -410,7 +536,7 @@ fn event(run: &Run, row: usize, arrived: Timestamp, trust: Trust) -> Option<Even
         Some("false") => Some(0.0),
         Some(_) => None,
     };
-    Some(Event::Observation { at: extra.end.unwrap_or(start), arrived, value })
+    Some(Reading { at: extra.end.unwrap_or(start), value, good })
 }
 
 /// What all slots of one run share, computed once.
@@ -451,7 +577,9 @@ impl Columns {
         self.plain
             && !ahead
             && state.turning.is_none()
-            && match (rule.when, state.raised) {
+            && match (&rule.when, state.raised) {
+                // What an expression remembers is made of every row.
+                (Condition::Expression(_), _) => false,
                 (Condition::Absence { .. }, raised) => !raised,
                 (Condition::Above(level), false) => self.greatest < level.raise,
                 (Condition::Above(level), true) => self.least > level.clear,

@@ -19,6 +19,7 @@ pub fn rule(key: &str, when: Condition) -> Arc<Rule> {
         quality: Trust::Good,
         max_age: 86_400,
         notify: Vec::new(),
+        public_alert: None,
         enabled: true,
     };
     Arc::new(Rule::new(declaration).expect("valid"))
@@ -37,6 +38,8 @@ fn facts(datastream: i64, thing: i64) -> Arc<Facts> {
         district: None,
         thing_name: Text::plain("Gauge"),
         unit: None,
+        position: None,
+        simulated: false,
     })
 }
 

@@ -82,6 +82,7 @@ fn rule(key: usize, owner: &str, select: Selection) -> Arc<Rule> {
         quality: Trust::Good,
         max_age: 60,
         notify: Vec::new(),
+        public_alert: None,
         enabled: true,
     };
     Arc::new(Rule::new(declaration).expect("valid"))

@@ -48,7 +48,8 @@ pub fn delete_rule(tx: &mut Tx<'_>, key: &str) -> Result<bool, records::Error> {
 pub fn states(read: &mut Read<'_>) -> Result<Vec<SlotRow>, records::Error> {
     let mut all = Vec::new();
     read.for_each(
-        "SELECT rule, datastream, thing, next_offset, latest, seen, value, raised, raises, turning_since, turning_arrived
+        "SELECT rule, datastream, thing, next_offset, latest, seen, value, raised, raises, turning_since, turning_arrived,
+             memory
          FROM sensing_rule_state",
         params![],
         |row| {
@@ -67,6 +68,7 @@ pub fn states(read: &mut Read<'_>) -> Result<Vec<SlotRow>, records::Error> {
                     raises: row.get(8)?,
                     turning: since.zip(arrived).map(|(since, arrived)| Turning { since, arrived }),
                 },
+                memory: row.get(11)?,
             });
             Ok(ControlFlow::Continue(()))
         },
@@ -74,7 +76,7 @@ pub fn states(read: &mut Read<'_>) -> Result<Vec<SlotRow>, records::Error> {
     Ok(all)
 }
 
-const COLUMNS: usize = 11;
+const COLUMNS: usize = 12;
 /// Rows of one statement; a statement holds 4,096 parameters at most.
 const ROWS: usize = 200;
 
@@ -83,7 +85,7 @@ pub fn put_states(tx: &mut Tx<'_>, rows: &[SlotRow]) -> Result<(), records::Erro
     for rows in rows.chunks(ROWS) {
         let mut sql = String::from(
             "INSERT INTO sensing_rule_state (rule, datastream, thing, next_offset, latest, seen, value, raised, raises,
-                turning_since, turning_arrived) VALUES ",
+                turning_since, turning_arrived, memory) VALUES ",
         );
         let offsets: Vec<i64> = rows.iter().map(|r| i64::try_from(r.next_offset).unwrap_or(i64::MAX)).collect();
         let turning: Vec<_> =
@@ -108,13 +110,14 @@ pub fn put_states(tx: &mut Tx<'_>, rows: &[SlotRow]) -> Result<(), records::Erro
                 s.raises.to_param(),
                 turning[nth].0.to_param(),
                 turning[nth].1.to_param(),
+                row.memory.to_param(),
             ]);
         }
         sql.push_str(
             " ON CONFLICT (rule, datastream) DO UPDATE SET thing = excluded.thing, next_offset = excluded.next_offset,
                 latest = excluded.latest, seen = excluded.seen, value = excluded.value, raised = excluded.raised,
                 raises = excluded.raises, turning_since = excluded.turning_since,
-                turning_arrived = excluded.turning_arrived",
+                turning_arrived = excluded.turning_arrived, memory = excluded.memory",
         );
         tx.execute(&sql, &values)?;
     }
