@@ -326,14 +326,36 @@ async fn open_alerts(
     Ok(Alerts::open(alarms, publisher).await?)
 }
 
-/// Makes rules and recipients those of the pack.
-async fn apply_rules(pack: &Pack, rules: &Rules) -> anyhow::Result<()> {
-    let (mut declared, mut recipients) = (Vec::new(), Vec::new());
+fn declared_rules(pack: &Pack) -> anyhow::Result<rules::model::RuleFile> {
+    let mut all = rules::model::RuleFile::default();
     for file in &pack.rules {
         let form: rules::model::RuleFile = file.table.clone().try_into().with_context(|| file.source.name.clone())?;
-        declared.extend(form.rule);
-        recipients.extend(form.recipient);
+        all.rule.extend(form.rule);
+        all.recipient.extend(form.recipient);
     }
+    Ok(all)
+}
+
+/// Whether the pack's rules make sense, expressions and warnings with them. Nothing is stored or opened for it.
+///
+/// # Errors
+/// Every mistake, with the rule that it is in.
+pub fn check_rules(pack: &Pack) -> anyhow::Result<()> {
+    let declared = declared_rules(pack)?.rule;
+    let keys: Vec<String> = declared.iter().map(|r| r.key.clone()).collect();
+    let Err(problem) = rules::model::check_all(declared) else { return Ok(()) };
+    let line = |e: &kernel::FieldError| {
+        let (at, field) = e.field.trim_start_matches('/').split_once('/').unwrap_or((&e.field, ""));
+        let key = at.parse::<usize>().ok().and_then(|at| keys.get(at)).map_or("?", String::as_str);
+        format!("rules: '{key}', {field}: {}", e.detail)
+    };
+    let lines: Vec<String> = problem.errors.iter().map(line).collect();
+    anyhow::bail!("{} mistakes:\n{}", lines.len(), lines.join("\n"))
+}
+
+/// Makes rules and recipients those of the pack.
+async fn apply_rules(pack: &Pack, rules: &Rules) -> anyhow::Result<()> {
+    let rules::model::RuleFile { rule: declared, recipient: recipients } = declared_rules(pack)?;
     let applied = rules.apply(&Caller::system("pack"), declared, recipients).await.context("the pack's rules")?;
     if applied.written + applied.removed > 0 {
         tracing::info!(written = applied.written, removed = applied.removed, "the pack's rules were applied");
@@ -428,5 +450,23 @@ impl mqtt::Rights for Keeper {
     }
     fn connected(&self, caller: &Caller, connected: bool) {
         self.devices.connected(caller, connected);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packs_rules_are_checked_with_it() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packs/hong-kong");
+        let mut pack = Pack::load(&root).unwrap_or_else(|m| panic!("{m:?}"));
+        check_rules(&pack).expect("the pack's own rules");
+        let file = pack.rules.iter_mut().find(|f| f.table.to_string().contains("flood-rising")).expect("flood.toml");
+        let text = toml::to_string(&file.table).expect("TOML").replace("rate * 600.0", "rat * 600.0");
+        file.table = toml::from_str(&text).expect("TOML");
+        let error = check_rules(&pack).expect_err("a misspelt name").to_string();
+        let wanted = "rules: 'flood-rising', when/expression: rule 'flood-rising', column 1: 'rat' is not known here";
+        assert!(error.contains(wanted), "{error}");
     }
 }

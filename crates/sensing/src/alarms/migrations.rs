@@ -65,7 +65,8 @@ CREATE INDEX sensing_alert_alarm_warning ON sensing_alert_alarm (warning);
 CREATE TABLE sensing_alert_key (id TEXT NOT NULL PRIMARY KEY, jwk TEXT NOT NULL, since BIGINT NOT NULL);
 ";
 
-/// Windows, the value before and values of neighbours, of rules with an expression; NULL for all others.
+/// `memory`: windows, the value before and values of neighbours, of rules with an expression; NULL for all others. `raised_at`: since when it stands.
 const MEMORY: &str = "
 ALTER TABLE sensing_rule_state ADD COLUMN memory TEXT;
+ALTER TABLE sensing_rule_state ADD COLUMN raised_at BIGINT;
 ";

@@ -289,8 +289,13 @@ pub(crate) fn apply(
 }
 
 /// Writes a new alarm with its first line, audit row and event; `false` when it exists already or another one stands.
-pub(crate) fn raise(tx: &mut Tx<'_>, caller: &Caller, alarm: &Alarm) -> Result<bool, records::Error> {
-    if !store::insert(tx, alarm)? {
+pub(crate) fn raise(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    alarm: &Alarm,
+    of_district: bool,
+) -> Result<bool, records::Error> {
+    if !store::insert(tx, alarm, of_district)? {
         return Ok(false);
     }
     let (version, value) = (alarm.version, alarm.value);

@@ -3,7 +3,11 @@
 //! Time is the arrival time of records and of ticks. Before a record is applied, everything that was due by its arrival happens first;
 //! so the alarms depend on the stream alone, and reading it again gives the same ones.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    sync::Arc,
+};
 
 use ahash::{AHashMap, AHashSet};
 use jiff::tz::TimeZone;
@@ -12,9 +16,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     cel::{self, Env, Memory, Sample},
+    columns::{Columns, Reading, reading},
     machine::{self, Event, MAX_AHEAD_SECS, State, Transition, Turn},
-    model::{Condition, Facts, Rule, Trust},
-    quality,
+    model::{Facts, Rule, Together},
 };
 use crate::{
     alarms::model::Alarm,
@@ -42,6 +46,57 @@ struct Slot {
 struct Standing {
     raised: u32,
     alarm: Option<Id<Alarm>>,
+}
+
+/// What one alarm is about: a Thing, or a district for rules that ask for several Things.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Group {
+    Thing(i64),
+    District(String),
+}
+
+impl Group {
+    /// Things without a district are one group.
+    fn of(rule: &Rule, thing: EntityId, district: Option<&str>) -> Self {
+        match rule.area {
+            Some(_) => Self::District(district.unwrap_or_default().to_owned()),
+            None => Self::Thing(thing.0),
+        }
+    }
+}
+
+/// The Things of a district that fulfil a rule's condition, by which of their Datastreams, and since when: no more than what the slots' own
+/// states say, so that a start finds the same.
+#[derive(Clone, Debug, Default)]
+struct Gathered {
+    raised: BTreeMap<(i64, i64), Timestamp>,
+    alarm: Option<Id<Alarm>>,
+}
+
+impl Gathered {
+    /// Whether enough of them have begun to within the span that ends with `at`.
+    fn suffices(&self, together: Together, at: Timestamp) -> bool {
+        let from = together.within.map_or(Timestamp::MIN, |within| at.plus_secs(-i64::from(within)));
+        self.things(from) >= together.at_least as usize
+    }
+
+    /// Things of which a Datastream began to at `from` or later.
+    fn things(&self, from: Timestamp) -> usize {
+        let (mut count, mut last) = (0, None);
+        for ((thing, _), _) in self.raised.iter().filter(|(_, since)| **since >= from) {
+            count += usize::from(last.replace(thing) != Some(thing));
+        }
+        count
+    }
+}
+
+/// An alarm whose condition stands, as the database knows it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Open {
+    pub rule: String,
+    pub thing: EntityId,
+    pub district: Option<String>,
+    pub id: Id<Alarm>,
 }
 
 /// One row of `sensing_rule_state`.
@@ -82,6 +137,8 @@ pub struct Core {
     /// The city's; expressions may ask for the hour.
     zone: Option<TimeZone>,
     standing: AHashMap<(u32, i64), Standing>,
+    /// By rule and district, of rules that ask for several Things.
+    gathered: AHashMap<(u32, String), Gathered>,
     heap: BinaryHeap<Reverse<(Timestamp, u32)>>,
     grace: Timestamp,
     now: Timestamp,
@@ -155,7 +212,7 @@ impl Core {
         rules: Vec<Arc<Rule>>,
         facts: &[Arc<Facts>],
         stored: &[SlotRow],
-        open: &[(String, EntityId, Id<Alarm>)],
+        open: &[Open],
         now: Timestamp,
     ) {
         let mut known: AHashMap<(String, i64), (State, u64, Option<Memory>)> = stored
@@ -169,11 +226,20 @@ impl Core {
             let key = (self.rules[slot.rule as usize].key.clone(), slot.facts.datastream.0);
             known.insert(key, (slot.state, slot.next_offset, slot.memory.as_deref().cloned()));
         }
-        let mut alarms: AHashMap<(String, i64), Id<Alarm>> =
-            open.iter().map(|(r, t, id)| ((r.clone(), t.0), *id)).collect();
+        let group = |open: &Open| match rules.iter().find(|r| r.key == open.rule) {
+            Some(rule) => Group::of(rule, open.thing, open.district.as_deref()),
+            None => Group::Thing(open.thing.0),
+        };
+        let mut alarms: AHashMap<(String, Group), Id<Alarm>> =
+            open.iter().map(|o| ((o.rule.clone(), group(o)), o.id)).collect();
         for ((rule, thing), standing) in &self.standing {
             if let Some(id) = standing.alarm {
-                alarms.insert((self.rules[*rule as usize].key.clone(), *thing), id);
+                alarms.insert((self.rules[*rule as usize].key.clone(), Group::Thing(*thing)), id);
+            }
+        }
+        for ((rule, district), gathered) in &self.gathered {
+            if let Some(id) = gathered.alarm {
+                alarms.insert((self.rules[*rule as usize].key.clone(), Group::District(district.clone())), id);
             }
         }
         let before: Vec<Slot> = std::mem::take(&mut self.slots);
@@ -183,6 +249,7 @@ impl Core {
             .map(|s| (self.rules[s.rule as usize].key.clone(), s.facts.datastream.0))
             .collect();
         (self.rules, self.by_datastream, self.standing) = (rules, AHashMap::new(), AHashMap::new());
+        self.gathered.clear();
         self.turned.clear();
         for facts in facts {
             for (at, rule) in self.rules.iter().enumerate().filter(|(_, r)| r.selects(facts)) {
@@ -200,9 +267,21 @@ impl Core {
                 }
             }
         }
+        let standing = self.slots.iter().filter(|s| s.state.raised);
+        let standing: Vec<_> = standing.map(|s| (s.rule, Arc::clone(&s.facts), s.state.since)).collect();
+        for (rule, facts, since) in standing {
+            self.gather(rule, &facts, since.unwrap_or(Timestamp::MIN));
+        }
         self.connect(facts);
         for ((rule, thing), standing) in &mut self.standing {
-            standing.alarm = alarms.remove(&(self.rules[*rule as usize].key.clone(), *thing));
+            standing.alarm = alarms.remove(&(self.rules[*rule as usize].key.clone(), Group::Thing(*thing)));
+        }
+        for ((rule, district), gathered) in &mut self.gathered {
+            let rule = &self.rules[*rule as usize];
+            // Fewer than are asked for hold no alarm up; the rule may have changed.
+            if rule.area.is_some_and(|area| gathered.things(Timestamp::MIN) >= area.at_least as usize) {
+                gathered.alarm = alarms.remove(&(rule.key.clone(), Group::District(district.clone())));
+            }
         }
         // Whatever is left has nobody who could ever clear it.
         for ((rule, datastream), _) in known {
@@ -212,6 +291,29 @@ impl Core {
             self.changes.happenings.push(Happening::Cleared { id, rule, at: now, value: None });
         }
         self.reschedule();
+    }
+
+    /// A Datastream of a rule that asks for several Things fulfils the condition since then; the district's group.
+    fn gather(&mut self, rule: u32, facts: &Facts, since: Timestamp) -> Option<(Together, &mut Gathered)> {
+        let together = self.rules[rule as usize].area?;
+        let district = facts.district.clone().unwrap_or_default();
+        let gathered = self.gathered.entry((rule, district)).or_default();
+        gathered.raised.insert((facts.thing.0, facts.datastream.0), since);
+        Some((together, gathered))
+    }
+
+    /// It does no more; the alarm that falls with it.
+    fn scatter(&mut self, rule: u32, facts: &Facts) -> Option<Id<Alarm>> {
+        let together = self.rules[rule as usize].area?;
+        let key = (rule, facts.district.clone().unwrap_or_default());
+        let gathered = self.gathered.get_mut(&key)?;
+        gathered.raised.remove(&(facts.thing.0, facts.datastream.0));
+        let fewer = gathered.things(Timestamp::MIN) < together.at_least as usize;
+        let fallen = gathered.alarm.take_if(|_| fewer);
+        if gathered.raised.is_empty() {
+            self.gathered.remove(&key);
+        }
+        fallen
     }
 
     /// Whether one of these Datastreams is looked at from beside, or would look: then everything is matched anew.
@@ -407,23 +509,30 @@ impl Core {
     fn turned(&mut self, index: u32, Transition { turn, at, value }: Transition) {
         self.turned.push(index);
         let slot = &self.slots[index as usize];
-        let rule = &self.rules[slot.rule as usize];
-        let standing = self.standing.entry((slot.rule, slot.facts.thing.0)).or_default();
+        let (number, facts) = (slot.rule, Arc::clone(&slot.facts));
+        let rule = Arc::clone(&self.rules[number as usize]);
+        let id = alarm_id(&rule, facts.datastream, slot.state.raises, at);
+        let standing = self.standing.entry((number, facts.thing.0)).or_default();
         match turn {
             Turn::Raise => {
                 standing.raised += 1;
-                if standing.raised == 1 {
-                    let id = alarm_id(rule, slot.facts.datastream, slot.state.raises, at);
-                    standing.alarm = Some(id);
-                    let (rule, facts) = (Arc::clone(rule), Arc::clone(&slot.facts));
-                    self.changes.happenings.push(Happening::Raised { id, rule, facts, at, value });
+                match rule.area {
+                    None if standing.raised > 1 => return,
+                    None => standing.alarm = Some(id),
+                    Some(_) => match self.gather(number, &facts, at) {
+                        // The alarm is about the district, and names the Thing that made them enough.
+                        Some((together, all)) if all.alarm.is_none() && all.suffices(together, at) => {
+                            all.alarm = Some(id);
+                        }
+                        _ => return,
+                    },
                 }
+                self.changes.happenings.push(Happening::Raised { id, rule, facts, at, value });
             }
             Turn::Clear => {
                 standing.raised = standing.raised.saturating_sub(1);
-                if standing.raised == 0
-                    && let Some(id) = standing.alarm.take()
-                {
+                let own = if standing.raised == 0 { standing.alarm.take() } else { None };
+                if let Some(id) = own.or_else(|| self.scatter(number, &facts)) {
                     self.changes.happenings.push(Happening::Cleared { id, rule: rule.key.clone(), at, value });
                 }
             }
@@ -506,99 +615,6 @@ fn alarm_id(rule: &Rule, datastream: EntityId, raises: u32, at: Timestamp) -> Id
     let digest: [u8; 32] = hash.finalize().into();
     let (entropy, _) = digest.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
     Id::new(at, u128::from_be_bytes(*entropy))
-}
-
-/// An Observation as rules see it.
-#[derive(Clone, Copy)]
-struct Reading {
-    /// The end of its phenomenonTime.
-    at: Timestamp,
-    /// `None` for results that are not numbers.
-    value: Option<f64>,
-    good: bool,
-}
-
-/// `None` when the rule does not believe it.
-fn reading(run: &Run, row: usize, trust: Trust) -> Option<Reading> {
-    let start = Timestamp::from_micros(run.times[row]);
-    let Some(extra) = run.extra(row) else {
-        return Some(Reading { at: start, value: Some(run.values[row]), good: true });
-    };
-    let good = !extra.quality.as_ref().is_some_and(|q| quality::is_faulty(q.get()));
-    if trust == Trust::Good && !good {
-        return None;
-    }
-    let value = match extra.result.as_ref().map(|r| r.get().trim()) {
-        None => Some(run.values[row]),
-        Some("null") => return None,
-        // A Truth is a number to a rule: raise = 1, clear = 0.
-        Some("true") => Some(1.0),
-        Some("false") => Some(0.0),
-        Some(_) => None,
-    };
-    Some(Reading { at: extra.end.unwrap_or(start), value, good })
-}
-
-/// What all slots of one run share, computed once.
-struct Columns {
-    /// No row has anything but an instant and a number.
-    plain: bool,
-    least: f64,
-    greatest: f64,
-    latest: i64,
-    /// The first row with the latest time.
-    newest: usize,
-    sorted: Vec<u32>,
-}
-
-impl Columns {
-    fn of(run: &Run) -> Self {
-        let mut all = Self {
-            plain: run.extras.is_empty(),
-            least: f64::INFINITY,
-            greatest: f64::NEG_INFINITY,
-            latest: i64::MIN,
-            newest: 0,
-            sorted: Vec::new(),
-        };
-        for (row, (&time, &value)) in run.times.iter().zip(&run.values).enumerate() {
-            all.least = all.least.min(value);
-            all.greatest = all.greatest.max(value);
-            if time > all.latest {
-                (all.latest, all.newest) = (time, row);
-            }
-        }
-        all
-    }
-
-    /// Whether no row can do more than become the newest.
-    fn calm(&self, state: &State, rule: &Rule, arrived: Timestamp) -> bool {
-        let ahead = self.latest > arrived.plus_secs(MAX_AHEAD_SECS).as_micros();
-        self.plain
-            && !ahead
-            && state.turning.is_none()
-            && match (&rule.when, state.raised) {
-                // What an expression remembers is made of every row.
-                (Condition::Expression(_), _) => false,
-                (Condition::Absence { .. }, raised) => !raised,
-                (Condition::Above(level), false) => self.greatest < level.raise,
-                (Condition::Above(level), true) => self.least > level.clear,
-                (Condition::Below(level), false) => self.least > level.raise,
-                (Condition::Below(level), true) => self.greatest < level.clear,
-            }
-    }
-
-    /// Rows in the order of the ends of their times.
-    fn sorted(&mut self, run: &Run) -> &[u32] {
-        if self.sorted.is_empty() {
-            let end = |row: u32| {
-                run.extra(row as usize).and_then(|e| e.end).map_or(run.times[row as usize], |e| e.as_micros())
-            };
-            self.sorted = (0..run.len() as u32).collect();
-            self.sorted.sort_by_key(|row| end(*row));
-        }
-        &self.sorted
-    }
 }
 
 #[cfg(test)]

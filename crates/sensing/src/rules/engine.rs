@@ -412,7 +412,7 @@ impl<F: Feed> Engine<F> {
                             closed: None,
                             version: 1,
                         };
-                        if alarms::raise(tx, &caller, &alarm)? {
+                        if alarms::raise(tx, &caller, &alarm, rule.area.is_some())? {
                             raised += 1;
                             notify::enqueue(tx, &alarm, notify::Occasion::Raised, &rule.notify)?;
                             if let Some(publisher) = &publisher {

@@ -82,6 +82,7 @@ fn rule(key: usize, owner: &str, select: Selection) -> Arc<Rule> {
         quality: Trust::Good,
         max_age: 60,
         notify: Vec::new(),
+        area: None,
         public_alert: None,
         enabled: true,
     };

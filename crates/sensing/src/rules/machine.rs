@@ -29,6 +29,8 @@ pub struct State {
     /// Its number.
     pub value: Option<f64>,
     pub raised: bool,
+    /// Since when it is raised.
+    pub since: Option<Timestamp>,
     /// The value is beyond the limit that would turn the state, but not yet for long enough.
     pub turning: Option<Turning>,
     /// How many times it was raised, ever: the number that tells this alarm from the next one.
@@ -157,7 +159,8 @@ fn measure(mut state: State, rule: &Rule, now: Turning, beyond: bool) -> (State,
 fn turn(state: State, at: Timestamp) -> (State, Option<Transition>) {
     let turn = if state.raised { Turn::Clear } else { Turn::Raise };
     let raises = if state.raised { state.raises } else { state.raises.saturating_add(1) };
-    let next = State { raised: !state.raised, turning: None, raises, ..state };
+    let since = (!state.raised).then_some(at);
+    let next = State { raised: !state.raised, since, turning: None, raises, ..state };
     (next, Some(Transition { turn, at, value: state.value }))
 }
 

@@ -18,6 +18,7 @@ fn rule(when: Condition) -> Rule {
         quality: Trust::Good,
         max_age: 86_400,
         notify: Vec::new(),
+        area: None,
         public_alert: None,
         enabled: true,
     })

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod cel;
+mod columns;
 pub mod condition;
 pub mod core;
 pub mod engine;

@@ -152,6 +152,16 @@ pub enum Trust {
     Any,
 }
 
+/// How many Things of one district must fulfil a rule's condition before it is raised there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Together {
+    pub at_least: u32,
+    /// Seconds within which they must have begun to, by the time of measurement; without it, it is enough that they do at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<u32>,
+}
+
 /// A rule as the pack writes it. [`Rule::new`] turns it into one that is known to make sense.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -175,6 +185,9 @@ pub struct RuleDeclaration {
     /// Keys of the recipients who are told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<String>,
+    /// Makes one alarm of several Things in a district.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<Together>,
     /// Makes the alarm a public warning as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_alert: Option<PublicAlert>,
@@ -246,6 +259,14 @@ impl Rule {
         for (at, key) in d.notify.iter().enumerate() {
             if !is_key(key) {
                 wrong(&format!("/notify/{at}"), format!("'{}' is not the key of a recipient", shorten(key)));
+            }
+        }
+        if let Some(Together { at_least, within }) = d.area {
+            if !(2..=1_000).contains(&at_least) {
+                wrong("/area/at_least", "2 to 1,000 Things are expected".to_owned());
+            }
+            if within.is_some_and(|within| within == 0 || within > MAX_WAIT) {
+                wrong("/area/within", format!("1 to {MAX_WAIT} seconds are expected"));
             }
         }
         if let Some(alert) = &d.public_alert {

@@ -244,6 +244,7 @@ pub fn high(hold: u32) -> RuleDeclaration {
         quality: Trust::Good,
         max_age: 86_400,
         notify: Vec::new(),
+        area: None,
         public_alert: None,
         enabled: true,
     }

@@ -81,13 +81,12 @@ impl<'a> Env<'a> {
             Node::Compare(how, both) => Out::Bool(compare(*how, self.eval(&both[0])?, self.eval(&both[1])?)),
             Node::Arithmetic(how, both) => arithmetic(*how, self.eval(&both[0])?, self.eval(&both[1])?)?,
             Node::In(one, all) => {
-                let one = self.eval(one)?;
+                let (one, mut found) = (self.eval(one)?, false);
+                // The list is made before it is looked into: what cannot be computed in it is an error, wherever it stands.
                 for item in all {
-                    if compare(Comparison::Equal, one, self.eval(item)?) {
-                        return Some(Out::Bool(true));
-                    }
+                    found |= compare(Comparison::Equal, one, self.eval(item)?);
                 }
-                Out::Bool(false)
+                Out::Bool(found)
             }
             Node::Call(function, arguments) => self.call(*function, arguments)?,
         })
