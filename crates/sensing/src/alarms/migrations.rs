@@ -8,6 +8,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "rules, alarms, deliveries", sql: TABLES },
     Migration { version: 2, name: "public warnings", sql: WARNINGS },
     Migration { version: 3, name: "what expressions remember", sql: MEMORY },
+    Migration { version: 4, name: "notifications about several alarms", sql: GROUPS },
 ];
 
 /// `open_key` is `rule/thing` while the condition stands and NULL afterwards; both engines let NULLs repeat in a unique index, so
@@ -69,4 +70,11 @@ CREATE TABLE sensing_alert_key (id TEXT NOT NULL PRIMARY KEY, jwk TEXT NOT NULL,
 const MEMORY: &str = "
 ALTER TABLE sensing_rule_state ADD COLUMN memory TEXT;
 ALTER TABLE sensing_rule_state ADD COLUMN raised_at BIGINT;
+";
+
+/// `gathered`: how many alarms a delivery is about. `sensing_group` says until when further alarms of the same rule, district and occasion are gathered
+/// for a recipient, and in which delivery, once there is one.
+const GROUPS: &str = "
+ALTER TABLE sensing_delivery ADD COLUMN gathered BIGINT NOT NULL DEFAULT 1;
+CREATE TABLE sensing_group (key TEXT NOT NULL PRIMARY KEY, ends_at BIGINT NOT NULL, delivery TEXT);
 ";
