@@ -35,7 +35,7 @@ impl Districts {
         named: impl IntoIterator<Item = (String, Text)>,
     ) -> Self {
         let one = |(name, rings): (Text, Vec<Ring>)| {
-            let rings = rings.iter().filter_map(|r| ring(r)).take(MAX_RINGS).collect();
+            let rings = rings.iter().filter_map(ring).take(MAX_RINGS).collect();
             (key(&name.en), (name, rings))
         };
         let mut all: BTreeMap<_, _> = districts.into_iter().map(one).collect();
