@@ -73,7 +73,8 @@ async function seed(server) {
   const until = Date.now() + 30_000;
   for (;;) {
     const { alarms } = await server.ask("GET", `/api/alarms?rule=e2e-high-water&thing=${shown.thing}`, shown.key);
-    if (alarms.length > 0) return { ...shown, alarm: alarms[0].id };
+    const { alerts } = await server.ask("GET", "/api/alerts?rule=e2e-high-water", shown.key);
+    if (alarms.length > 0 && alerts.length > 0) return { ...shown, alarm: alarms[0].id, warning: alerts[0].message.identifier };
     assert(Date.now() < until, "the rule raised no alarm within 30 s");
     await new Promise((done) => setTimeout(done, 100));
   }
@@ -394,6 +395,8 @@ export async function pages(server, check) {
       { name: "things", path: "/things" },
       { name: "thing", path: `/things/${shown.thing}` },
       { name: "datastream", path: `/datastreams/${shown.stream}` },
+      { name: "warnings", path: "/alerts" },
+      { name: "warning", path: `/alerts/${shown.warning}` },
       // Alarms are their department's; the page says so and leads to signing in.
       { name: "alarms", path: "/alarms", status: 401 },
       { name: "sign-in", path: "/sign-in" },
@@ -410,13 +413,13 @@ export async function pages(server, check) {
       }
     };
     await visit(page, open_);
-    for (const { name, path } of open_.slice(0, 8)) {
+    for (const { name, path } of open_.slice(0, 10)) {
       await check(`pages: ${name} by keyboard`, () => keyboard(page, server, `/en${path}`));
     }
     await check("pages: a new value comes to an open page by itself", () => live(page, server, shown));
     const dark = await browser.newContext({ colorScheme: "dark" });
     const night = await dark.newPage();
-    for (const { name, path } of open_.slice(0, 8)) {
+    for (const { name, path } of open_.slice(0, 10)) {
       await check(`pages: ${name} in the dark`, async () => {
         await night.goto(`${server.base}/en${path}`, { waitUntil: "load" });
         const found = await violations(night);
@@ -454,6 +457,13 @@ export async function pages(server, check) {
       assert((await still.locator("main table tbody tr").count()) > 10, "no table");
       await still.goto(`${server.base}/en/map`);
       assert((await still.locator("main table tbody tr").count()) > 10, "no list beside the map");
+    });
+    await check("pages: a warning stands on home, and what to do on its page, without scripts", async () => {
+      await still.goto(`${server.base}/en`);
+      await Promise.all([still.waitForNavigation(), still.click("main a[href='/en/alerts']")]);
+      await Promise.all([still.waitForNavigation(), still.click(`main a[href='/en/alerts/${shown.warning}']`)]);
+      const said = await still.textContent("main");
+      for (const words of ["Exercise", "Nothing is to be done.", " District"]) assert(said.includes(words), `'${words}' is missing`);
     });
     await check("pages: an alarm is acknowledged, without scripts", () => acknowledge(still, server, shown, "消防已到場"));
     await check("pages: a decision about an alarm that has changed meanwhile is refused", () => twice(plain, server, shown));

@@ -1,6 +1,6 @@
 // The whole program, driven from outside by other people's clients: browsers, SensorThings and MQTT libraries, and kill -9.
 //
-//   node e2e/run.mjs <program> [pages] [sta] [mqtt] [conform] [outgoing] [full] [schema] [kill] [stores]
+//   node e2e/run.mjs <program> [pages] [sta] [mqtt] [conform] [outgoing] [alerts] [full] [schema] [kill] [stores]
 //
 // `conform` is annex A of 18-088, as `cargo xtask conform` runs it against any service. `stores` is the program on PostgreSQL, NATS and S3: sta,
 // mqtt and conform once more, then stores.py. The program that starts those, `throw-away-stores`
@@ -23,7 +23,7 @@ import { Stores } from "./stores.mjs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 const run = promisify(execFile);
-const parts = ["sta", "mqtt", "conform", "pages", "outgoing", "full", "schema", "kill", "stores"];
+const parts = ["sta", "mqtt", "conform", "pages", "outgoing", "alerts", "full", "schema", "kill", "stores"];
 
 let passed = 0;
 let failed = 0;
@@ -92,6 +92,7 @@ async function main() {
   const wants = (part) => chosen.length === 0 || chosen.includes(part);
   if (["sta", "mqtt", "conform", "pages"].some(wants)) await drive(new Server(program), "on an empty folder", wants);
   if (wants("outgoing")) await script("outgoing.py", [program]);
+  if (wants("alerts")) await script("alerts.py", [program]);
   if (wants("full")) await script("full.py", [program]);
   if (wants("schema")) await script("schema.py", [program]);
   if (wants("kill")) await script("kill.py", [program]);

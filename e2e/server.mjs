@@ -22,6 +22,14 @@ name = { en = "High water (test)", zh-hant = "水位過高（測試）", zh-hans
 instruction = { en = "Nothing is to be done.", zh-hant = "無須採取行動。", zh-hans = "无须采取行动。" }
 select = { system = "flood" }
 when = { above = { raise = 1000, clear = 900 } }
+
+[rule.public_alert]
+category = "Met"
+urgency = "Immediate"
+certainty = "Observed"
+headline = { en = "High water in {district} (test)", zh-hant = "{district}水位過高（測試）", zh-hans = "{district}水位过高（测试）" }
+description = { en = "The water at {thing} stands at {value}.", zh-hant = "{thing}水位為{value}。", zh-hans = "{thing}水位为{value}。" }
+instruction = { en = "Nothing is to be done.", zh-hant = "無須採取行動。", zh-hans = "无须采取行动。" }
 `;
 
 function freePort() {

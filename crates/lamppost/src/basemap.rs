@@ -71,12 +71,12 @@ fn polygon(rings: &[Value]) -> Option<Value> {
 fn ring_of(ring: &[Value]) -> Option<Value> {
     let points: Vec<[f64; 2]> = ring.iter().filter_map(|p| Some([p.get(0)?.as_f64()?, p.get(1)?.as_f64()?])).collect();
     let round = |v: f64| (v * 100_000.0).round() / 100_000.0;
-    let kept = simplify(&points);
+    let kept = simplify(&points, TOLERANCE);
     (kept.len() >= 4).then(|| json!(kept.iter().map(|p| [round(p[0]), round(p[1])]).collect::<Vec<_>>()))
 }
 
 /// Douglas and Peucker's line simplification, without recursion so that a long shore cannot exhaust the stack.
-fn simplify(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
+pub(crate) fn simplify(points: &[[f64; 2]], tolerance: f64) -> Vec<[f64; 2]> {
     if points.len() < 4 {
         return points.to_vec();
     }
@@ -93,7 +93,7 @@ fn simplify(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
     while let Some((from, to)) = spans.pop() {
         let off = |at: usize| from_chord(points[at], points[from], points[to]);
         let Some(worst) = (from + 1..to).max_by(|a, b| off(*a).total_cmp(&off(*b))) else { continue };
-        if off(worst) > TOLERANCE * TOLERANCE {
+        if off(worst) > tolerance * tolerance {
             keep[worst] = true;
             spans.extend([(from, worst), (worst, to)]);
         }
@@ -158,6 +158,6 @@ mod tests {
     #[test]
     fn what_is_straight_loses_its_middle_and_a_corner_stays() {
         let square = [[0.0, 0.0], [0.5, 0.00001], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]];
-        assert_eq!(simplify(&square), [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]);
+        assert_eq!(simplify(&square, TOLERANCE), [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]);
     }
 }

@@ -10,6 +10,7 @@ use records::RetryPolicy;
 use sensing::{
     Catalog, Route, Scope, Scopes,
     alarms::{self, Alarms},
+    alerts::{self, Alerts, publisher::Publisher},
     connect::{self, Connect},
     devices::Devices,
     model::DatastreamInfo,
@@ -34,6 +35,7 @@ use crate::{
     http::metrics::{Figure, Metrics},
     pack::Pack,
     stores::{EVENTS, Layout, OBSERVATIONS, Stores},
+    warnings,
 };
 
 /// Letters and webhooks under way at once.
@@ -44,6 +46,7 @@ pub struct City {
     pub catalog: Catalog,
     pub observe: Observe,
     pub alarms: Alarms,
+    pub alerts: Alerts,
     pub rules: Rules,
     pub live: Live<Catalog>,
     pub connect: Connect,
@@ -97,12 +100,15 @@ impl City {
         let declared = config.outgoing.iter().cloned().chain(["127.0.0.1".to_owned()]);
         let rules = Rules::new(alarms.clone(), Allowed::new(declared));
         apply_rules(pack, &rules).await?;
-        let engine = engine::start(observe.clone(), alarms.clone(), clock.clone(), engine::Options::default())
-            .await
-            .context("the rules")?;
-
         let zone = jiff::tz::TimeZone::get(pack.city.time_zone.get_ref())?;
         let address = config.http.public_url.clone().unwrap_or_else(|| format!("http://{}", config.http.listen));
+        // Before the rules run: what they raise is published in the same transaction.
+        let alerts = open_alerts(pack, layout, &alarms, &texts, &zone, &address).await.context("public warnings")?;
+        tasks.spawn(alerts.clone().run(stop.clone()));
+        let options = engine::Options { zone: zone.clone(), ..engine::Options::default() };
+        let engine =
+            engine::start(observe.clone(), alarms.clone(), clock.clone(), options).await.context("the rules")?;
+
         let letters = notify::Options {
             smtp: config.mail.as_ref().map(smtp).transpose()?,
             secrets: config.webhook_secrets.clone(),
@@ -144,7 +150,7 @@ impl City {
             devices.cutting_with(Box::new(move |label| handle.disconnect(label)));
         }
         let (catalog, devices) = (catalog.clone(), devices.clone());
-        Ok(Self { catalog, observe, alarms, rules, live, connect, devices, engine, door, tasks, stop })
+        Ok(Self { catalog, observe, alarms, alerts, rules, live, connect, devices, engine, door, tasks, stop })
     }
 
     /// Where devices connect; `None` when the door is closed.
@@ -180,8 +186,10 @@ impl City {
         let owners = pack.city.tenant.iter().map(|t| (t.slug.get_ref().clone(), t.name.clone())).collect();
         let parts = (self.catalog.clone(), self.observe.clone(), self.alarms.clone(), self.devices.clone());
         let pages = Pages::new(parts, systems.collect(), owners, base, self.door_as_seen(config));
+        let pages = pages.warning(self.alerts.clone());
         sta::router(things)
             .merge(alarms::api::router(self.alarms.clone()))
+            .merge(alerts::api::router(self.alerts.clone()))
             .merge(rules::api::router(self.rules.clone()))
             .merge(notify::api::router(self.alarms.clone()))
             .merge(notify::live::router(self.live.clone()))
@@ -252,9 +260,10 @@ impl City {
 
 /// All routes of the room.
 pub fn routes() -> Vec<Route> {
-    let parts: [&[Route]; 6] = [
+    let parts: [&[Route]; 7] = [
         sta::ROUTES,
         alarms::api::ROUTES,
+        alerts::api::ROUTES,
         rules::api::ROUTES,
         notify::api::ROUTES,
         notify::live::ROUTES,
@@ -289,14 +298,64 @@ fn smtp(mail: &crate::config::Mail) -> anyhow::Result<Smtp> {
     Ok(Smtp { host, port: url.port().unwrap_or(port), security, from: mail.from.clone(), login })
 }
 
-/// Makes rules and recipients those of the pack.
-async fn apply_rules(pack: &Pack, rules: &Rules) -> anyhow::Result<()> {
-    let (mut declared, mut recipients) = (Vec::new(), Vec::new());
+/// The key, the districts and the words of public warnings.
+async fn open_alerts(
+    pack: &Pack,
+    layout: &Layout,
+    alarms: &Alarms,
+    texts: &Arc<ui::Catalogue>,
+    zone: &jiff::tz::TimeZone,
+    address: &str,
+) -> anyhow::Result<Alerts> {
+    let (key, file) = (layout.warning_key(), pack.city.map.districts.as_ref());
+    let file = file.map(|f| pack.folder.root.join(f.get_ref()));
+    let names = pack.city.district.clone();
+    let read = move || anyhow::Ok((warnings::signer(&key)?, warnings::districts(file.as_deref(), &names)?));
+    let (signer, districts) = tokio::task::spawn_blocking(read).await??;
+    let named = pack.city.tenant.iter();
+    let named = named.filter_map(|t| Some((kernel::Tenant::parse(t.slug.get_ref()).ok()?, t.name.clone())));
+    let publisher = Publisher {
+        signer,
+        districts,
+        city: pack.city.city.clone(),
+        tenants: named.collect(),
+        address: address.to_owned(),
+        zone: zone.clone(),
+        catalogue: texts.clone(),
+    };
+    Ok(Alerts::open(alarms, publisher).await?)
+}
+
+fn declared_rules(pack: &Pack) -> anyhow::Result<rules::model::RuleFile> {
+    let mut all = rules::model::RuleFile::default();
     for file in &pack.rules {
         let form: rules::model::RuleFile = file.table.clone().try_into().with_context(|| file.source.name.clone())?;
-        declared.extend(form.rule);
-        recipients.extend(form.recipient);
+        all.rule.extend(form.rule);
+        all.recipient.extend(form.recipient);
     }
+    Ok(all)
+}
+
+/// Whether the pack's rules make sense, expressions and warnings with them. Nothing is stored or opened for it.
+///
+/// # Errors
+/// Every mistake, with the rule that it is in.
+pub fn check_rules(pack: &Pack) -> anyhow::Result<()> {
+    let declared = declared_rules(pack)?.rule;
+    let keys: Vec<String> = declared.iter().map(|r| r.key.clone()).collect();
+    let Err(problem) = rules::model::check_all(declared) else { return Ok(()) };
+    let line = |e: &kernel::FieldError| {
+        let (at, field) = e.field.trim_start_matches('/').split_once('/').unwrap_or((&e.field, ""));
+        let key = at.parse::<usize>().ok().and_then(|at| keys.get(at)).map_or("?", String::as_str);
+        format!("rules: '{key}', {field}: {}", e.detail)
+    };
+    let lines: Vec<String> = problem.errors.iter().map(line).collect();
+    anyhow::bail!("{} mistakes:\n{}", lines.len(), lines.join("\n"))
+}
+
+/// Makes rules and recipients those of the pack.
+async fn apply_rules(pack: &Pack, rules: &Rules) -> anyhow::Result<()> {
+    let rules::model::RuleFile { rule: declared, recipient: recipients } = declared_rules(pack)?;
     let applied = rules.apply(&Caller::system("pack"), declared, recipients).await.context("the pack's rules")?;
     if applied.written + applied.removed > 0 {
         tracing::info!(written = applied.written, removed = applied.removed, "the pack's rules were applied");
@@ -391,5 +450,23 @@ impl mqtt::Rights for Keeper {
     }
     fn connected(&self, caller: &Caller, connected: bool) {
         self.devices.connected(caller, connected);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packs_rules_are_checked_with_it() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packs/hong-kong");
+        let mut pack = Pack::load(&root).unwrap_or_else(|m| panic!("{m:?}"));
+        check_rules(&pack).expect("the pack's own rules");
+        let file = pack.rules.iter_mut().find(|f| f.table.to_string().contains("flood-rising")).expect("flood.toml");
+        let text = toml::to_string(&file.table).expect("TOML").replace("rate * 600.0", "rat * 600.0");
+        file.table = toml::from_str(&text).expect("TOML");
+        let error = check_rules(&pack).expect_err("a misspelt name").to_string();
+        let wanted = "rules: 'flood-rising', when/expression: rule 'flood-rising', column 1: 'rat' is not known here";
+        assert!(error.contains(wanted), "{error}");
     }
 }

@@ -239,6 +239,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Pack { command: PackCommand::Check { folder } } => {
             let (pack, inventory) = named_mistakes(&folder, Pack::check(&folder))?;
+            crate::city::check_rules(&pack)?;
             let streams: usize = inventory.things.iter().map(|t| t.datastreams.len()).sum();
             println!(
                 "{}: {} things, {streams} datastreams, {} tenants: no mistakes",

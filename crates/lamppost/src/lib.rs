@@ -20,3 +20,4 @@ pub mod relay;
 pub mod simulate;
 pub mod stores;
 pub mod telemetry;
+mod warnings;

@@ -74,6 +74,10 @@ impl Layout {
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
     }
+    /// The key that public warnings are signed with.
+    pub fn warning_key(&self) -> PathBuf {
+        self.root.join("warning-key.p8")
+    }
     pub fn secret(&self) -> PathBuf {
         self.root.join("secret")
     }

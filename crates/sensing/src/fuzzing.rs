@@ -102,6 +102,40 @@ placeholders = {{ "N.A." = {{ quality = "missing" }} }}
     })
 }
 
+/// The expression of a rule. What compiles is evaluated: nothing may be known too late.
+pub fn expression(text: &str) {
+    use crate::rules::{
+        cel::{Compiled, Env, Memory},
+        condition::Expression,
+    };
+    let form = Expression {
+        expression: text.to_owned(),
+        clear: None,
+        hold: 0,
+        clear_hold: 0,
+        window: Some(600),
+        windows: [("day".to_owned(), 86_400)].into(),
+    };
+    let Ok(compiled) = Compiled::new(&form) else { return };
+    let mut memory = Memory::fitting(&compiled, None);
+    for (at, value) in [(0, 1.0), (10, -2.5), (700, f64::MAX)] {
+        let time = Timestamp::from_secs(at);
+        memory.windows.iter_mut().for_each(|w| w.add(time, value));
+        let env = Env {
+            value,
+            time,
+            good: true,
+            district: "Yuen Long",
+            system: "flood",
+            local: Some((0, 0, 4)),
+            memory: &memory,
+        };
+        let verdict = compiled.verdict(&env);
+        assert!(!(verdict.raise && verdict.clear), "both at once without a condition of its own");
+        memory.previous = Some(value);
+    }
+}
+
 /// A feed's document; the first byte says in which format. Every row is accounted for.
 pub fn document(bytes: &[u8]) {
     let connectors = connectors();
@@ -152,6 +186,15 @@ mod tests {
     #[test]
     fn batches() {
         smoke::over(&seeds("batch"), 2_000, 5, super::batch);
+    }
+
+    #[test]
+    fn expressions() {
+        smoke::over(&seeds("expression"), 300, 5, |bytes| {
+            if let Ok(text) = std::str::from_utf8(bytes) {
+                super::expression(text);
+            }
+        });
     }
 
     #[test]

@@ -5,6 +5,7 @@
 extern crate self as sensing;
 
 pub mod alarms;
+pub mod alerts;
 pub mod catalog;
 pub mod connect;
 pub mod devices;

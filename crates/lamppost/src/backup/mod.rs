@@ -37,6 +37,7 @@ const RECORDS: &str = "records";
 const STREAM: &str = "stream";
 const LAKE: &str = "lake";
 const SECRET: &str = "secret";
+const WARNING_KEY: &str = "warning-key.p8";
 const MANIFEST: &str = "manifest.json";
 /// Copies of lake and stream before giving up on a retention that keeps overtaking.
 const TRIES: usize = 3;
@@ -78,10 +79,12 @@ pub async fn write(
     stores.records.backup(&to.join(RECORDS)).await.context("records")?;
     copy_history(stores, config, &layout, to).await?;
     let ids = catalog::last_ids(&stores.records).await.context("records")?;
-    let (secret, folder) = (layout.secret(), to.to_owned());
+    let (kept, folder) = (kept(&layout), to.to_owned());
     tokio::task::spawn_blocking(move || {
-        if secret.exists() {
-            fs::copy(&secret, folder.join(SECRET))?;
+        for (name, path) in kept {
+            if path.exists() {
+                fs::copy(&path, folder.join(name))?;
+            }
         }
         let files = prove(&folder)?;
         let manifest = Manifest { version: 1, at, program: env!("CARGO_PKG_VERSION").to_owned(), pack, ids, files };
@@ -89,6 +92,11 @@ pub async fn write(
         Ok(manifest)
     })
     .await?
+}
+
+/// What the program keeps beside the stores and cannot make again: copied with its permissions.
+fn kept(layout: &Layout) -> [(&'static str, PathBuf); 2] {
+    [(SECRET, layout.secret()), (WARNING_KEY, layout.warning_key())]
 }
 
 /// Lake, then stream.
@@ -229,8 +237,10 @@ pub fn restore(from: &Path, config: &Config, clock: Arc<dyn Clock>) -> anyhow::R
         }
     })?;
     records::restore(&options, &from.join(RECORDS), clock.as_ref()).context("records")?;
-    if from.join(SECRET).exists() {
-        fs::copy(from.join(SECRET), layout.secret())?;
+    for (name, path) in kept(&layout) {
+        if from.join(name).exists() {
+            fs::copy(from.join(name), path)?;
+        }
     }
     let records = Records::open(&options, clock)?;
     let ids = manifest.ids.clone();

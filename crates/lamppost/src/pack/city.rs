@@ -19,6 +19,17 @@ pub struct City {
     pub system: Vec<System>,
     #[serde(default)]
     pub role: Vec<RoleForm>,
+    /// How districts are called, where the file of districts does not say it in all languages.
+    #[serde(default)]
+    pub district: Vec<DistrictForm>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistrictForm {
+    /// As things name it in `district`.
+    pub key: String,
+    pub name: Text,
 }
 
 #[derive(Clone, Debug, Deserialize)]

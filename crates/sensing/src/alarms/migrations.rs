@@ -4,7 +4,12 @@ use records::Migration;
 
 pub const ROOM: &str = "sensing_alarms";
 
-pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "rules, alarms, deliveries", sql: TABLES }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "rules, alarms, deliveries", sql: TABLES },
+    Migration { version: 2, name: "public warnings", sql: WARNINGS },
+    Migration { version: 3, name: "what expressions remember", sql: MEMORY },
+    Migration { version: 4, name: "notifications about several alarms", sql: GROUPS },
+];
 
 /// `open_key` is `rule/thing` while the condition stands and NULL afterwards; both engines let NULLs repeat in a unique index, so
 /// it is the portable form of "one open alarm for each rule and Thing".
@@ -42,4 +47,34 @@ CREATE TABLE sensing_delivery (
   delivered_at BIGINT);
 CREATE INDEX sensing_delivery_alarm ON sensing_delivery (alarm, id);
 CREATE INDEX sensing_delivery_state ON sensing_delivery (state, id);
+";
+
+/// `open_key` is `rule/district` or `rule/thing` on the newest message of a warning that stands, and NULL elsewhere, as with alarms. Messages are
+/// kept whole, as they were signed. `sensing_alert_alarm` says which alarms hold a warning up.
+const WARNINGS: &str = "
+CREATE TABLE sensing_alert (
+  identifier TEXT NOT NULL PRIMARY KEY, warning TEXT NOT NULL, number BIGINT NOT NULL, newest BIGINT NOT NULL, rule TEXT NOT NULL,
+  tenant TEXT NOT NULL, district TEXT, severity BIGINT NOT NULL, open_key TEXT, lasts BIGINT NOT NULL, status TEXT NOT NULL,
+  msg_type TEXT NOT NULL, sent BIGINT NOT NULL, expires BIGINT NOT NULL, renew_at BIGINT, reference TEXT NOT NULL,
+  body TEXT NOT NULL, xml TEXT NOT NULL);
+CREATE UNIQUE INDEX sensing_alert_open ON sensing_alert (open_key);
+CREATE UNIQUE INDEX sensing_alert_chain ON sensing_alert (warning, number);
+CREATE INDEX sensing_alert_newest ON sensing_alert (newest, sent, identifier);
+CREATE INDEX sensing_alert_renew ON sensing_alert (renew_at);
+CREATE TABLE sensing_alert_alarm (alarm TEXT NOT NULL PRIMARY KEY, warning TEXT NOT NULL);
+CREATE INDEX sensing_alert_alarm_warning ON sensing_alert_alarm (warning);
+CREATE TABLE sensing_alert_key (id TEXT NOT NULL PRIMARY KEY, jwk TEXT NOT NULL, since BIGINT NOT NULL);
+";
+
+/// `memory`: windows, the value before and values of neighbours, of rules with an expression; NULL for all others. `raised_at`: since when it stands.
+const MEMORY: &str = "
+ALTER TABLE sensing_rule_state ADD COLUMN memory TEXT;
+ALTER TABLE sensing_rule_state ADD COLUMN raised_at BIGINT;
+";
+
+/// `gathered`: how many alarms a delivery is about. `sensing_group` says until when further alarms of the same rule, district and occasion are gathered
+/// for a recipient, and in which delivery, once there is one.
+const GROUPS: &str = "
+ALTER TABLE sensing_delivery ADD COLUMN gathered BIGINT NOT NULL DEFAULT 1;
+CREATE TABLE sensing_group (key TEXT NOT NULL PRIMARY KEY, ends_at BIGINT NOT NULL, delivery TEXT);
 ";

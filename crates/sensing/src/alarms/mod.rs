@@ -10,7 +10,7 @@ pub mod model;
 pub mod store;
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -19,7 +19,11 @@ use http::StatusCode;
 use kernel::{Action, Caller, Id, Limits, PageSize, Problem, Resource, Tenant};
 use records::{Records, Tx};
 
-use crate::{Error, Scopes, route::action};
+use crate::{
+    Error, Scopes,
+    alerts::{self, publisher::Publisher},
+    route::action,
+};
 use model::{Alarm, Command, Entry, EntryKind, Refusal, decide};
 pub use store::{Count, Filter, Visible};
 
@@ -35,6 +39,8 @@ struct Inner {
     /// Counted at this generation; older ones are wrong.
     counts: ArcSwapOption<(u64, Vec<Count>)>,
     generation: AtomicU64,
+    /// Makes public warnings of alarms; unset where nobody publishes any.
+    publisher: OnceLock<Arc<Publisher>>,
 }
 
 /// A page of alarms, newest first.
@@ -83,7 +89,16 @@ impl Alarms {
             scopes.know(&tenant);
         }
         let counts = ArcSwapOption::empty();
-        Ok(Self(Arc::new(Inner { records, scopes, counts, generation: AtomicU64::new(0) })))
+        let (generation, publisher) = (AtomicU64::new(0), OnceLock::new());
+        Ok(Self(Arc::new(Inner { records, scopes, counts, generation, publisher })))
+    }
+
+    /// From now on alarms whose rules declare it become public warnings. The first call counts.
+    pub(crate) fn publish_with(&self, publisher: Arc<Publisher>) {
+        let _ = self.0.publisher.set(publisher);
+    }
+    pub(crate) fn publisher(&self) -> Option<Arc<Publisher>> {
+        self.0.publisher.get().cloned()
     }
 
     pub(crate) fn records(&self) -> &Records {
@@ -176,8 +191,15 @@ impl Alarms {
                 Command::Remark { comment: comment.ok_or_else(|| Error::field("/comment", "a text is expected"))? }
             }
         };
-        let caller = caller.clone();
-        let done = self.0.records.write(move |tx| apply(tx, &caller, id, deed.audit(), version, &command)).await;
+        let (caller, publisher) = (caller.clone(), self.publisher());
+        let done = self.0.records.write(move |tx| {
+            let alarm = apply(tx, &caller, id, deed.audit(), version, &command)?;
+            if let (Deed::Close, Some(publisher)) = (deed, &publisher) {
+                alerts::ended(tx, publisher, &caller, &alarm)?;
+            }
+            Ok::<_, Failure>(alarm)
+        });
+        let done = done.await;
         self.changed();
         done.map_err(|failure| match failure {
             Failure::Records(error) => stored(error),
@@ -267,8 +289,13 @@ pub(crate) fn apply(
 }
 
 /// Writes a new alarm with its first line, audit row and event; `false` when it exists already or another one stands.
-pub(crate) fn raise(tx: &mut Tx<'_>, caller: &Caller, alarm: &Alarm) -> Result<bool, records::Error> {
-    if !store::insert(tx, alarm)? {
+pub(crate) fn raise(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    alarm: &Alarm,
+    of_district: bool,
+) -> Result<bool, records::Error> {
+    if !store::insert(tx, alarm, of_district)? {
         return Ok(false);
     }
     let (version, value) = (alarm.version, alarm.value);

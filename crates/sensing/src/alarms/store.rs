@@ -52,8 +52,14 @@ fn alarm(row: &Row<'_>) -> Result<Alarm, records::Error> {
     })
 }
 
-/// Writes a new alarm; `false` when it is there already, or another one of the same rule and Thing stands.
-pub fn insert(tx: &mut Tx<'_>, a: &Alarm) -> Result<bool, records::Error> {
+/// Writes a new alarm; `false` when it is there already, or another one of the same rule and Thing stands: of the same rule and district where
+/// the rule asks for several Things.
+pub fn insert(tx: &mut Tx<'_>, a: &Alarm, of_district: bool) -> Result<bool, records::Error> {
+    let open_key = match of_district {
+        // No Thing's number begins so.
+        true => format!("{}/district:{}", a.rule, a.district.as_deref().unwrap_or_default()),
+        false => format!("{}/{}", a.rule, a.thing),
+    };
     let added = tx.execute(
         "INSERT INTO sensing_alarm (id, rule, tenant, public, severity, state, open_key, name, instruction, thing, thing_name,
              datastream, system, district, value, unit, raised_at, recorded_at, version)
@@ -66,7 +72,7 @@ pub fn insert(tx: &mut Tx<'_>, a: &Alarm) -> Result<bool, records::Error> {
             a.public,
             a.severity.rank(),
             a.state.name(),
-            format!("{}/{}", a.rule, a.thing),
+            open_key,
             form(&a.name),
             a.instruction.as_ref().map(form),
             a.thing.0,

@@ -133,6 +133,10 @@ impl Stationery {
             let instruction = line(instruction.get(language));
             paragraphs.push(text("notify.mail.instruction").with("instruction", instruction).to_string());
         }
+        if let Some(further) = delivery.gathered.checked_sub(1).filter(|n| *n > 0) {
+            let place = line(alarm.district.as_deref().unwrap_or(&thing));
+            paragraphs.push(text("notify.mail.further").n(u64::from(further)).with("place", place).to_string());
+        }
         let link = format!("{}/{}/alarms/{}", self.address, language.segment(), alarm.id);
         paragraphs.push(text("notify.mail.link").with("link", link).to_string());
         Letter { subject: subject.to_string(), body: paragraphs.join("\r\n\r\n") + "\r\n" }

@@ -147,6 +147,7 @@ impl Notifier {
                 Occasion::Cleared => alarm.cleared_at.unwrap_or(alarm.recorded_at),
             },
             "data": alarm,
+            "gathered": delivery.gathered,
         });
         self.0.sender.send(&webhook.url, secret, &id, self.0.records.now(), body.to_string().into_bytes()).await
     }

@@ -58,6 +58,12 @@ pub struct Recipient {
     pub min_severity: Severity,
     #[serde(default = "both")]
     pub occasions: BTreeSet<Occasion>,
+    /// Names of districts; alarms of others are not told. All of them where none is given.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub districts: BTreeSet<String>,
+    /// Seconds for which further alarms of the same rule and district are gathered after one was told at once; 0 tells each alone.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub group: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<Email>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,6 +92,14 @@ fn both() -> BTreeSet<Occasion> {
 }
 
 const MAX_ADDRESSES: usize = 50;
+const MAX_DISTRICTS: usize = 100;
+/// Whoever is told an hour late about the second alarm is told of a first at once.
+const MAX_GROUP: u32 = 3_600;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+const fn is_zero(seconds: &u32) -> bool {
+    *seconds == 0
+}
 
 impl Recipient {
     /// Everything that is wrong, each with its JSON Pointer. `allowed` are the hosts that may be inside the city's own network.
@@ -97,6 +111,12 @@ impl Recipient {
         }
         if let Err(detail) = Tenant::parse(self.tenant.as_str()) {
             wrong("/tenant", detail);
+        }
+        if self.group > MAX_GROUP {
+            wrong("/group", format!("at most {MAX_GROUP} seconds are expected"));
+        }
+        if self.districts.len() > MAX_DISTRICTS || self.districts.iter().any(|d| d.is_empty() || d.len() > 200) {
+            wrong("/districts", format!("at most {MAX_DISTRICTS} names of 1 to 200 characters are expected"));
         }
         if self.email.is_some() == self.webhook.is_some() {
             wrong("", "give either 'email' or 'webhook'".to_owned());
@@ -124,7 +144,8 @@ impl Recipient {
 
     pub fn wants(&self, alarm: &Alarm, occasion: Occasion) -> bool {
         // A rule may name another department's recipient only where the pack puts both under one tenant: alarms do not leave it.
-        self.tenant == alarm.tenant && alarm.severity >= self.min_severity && self.occasions.contains(&occasion)
+        let here = self.districts.is_empty() || alarm.district.as_ref().is_some_and(|d| self.districts.contains(d));
+        self.tenant == alarm.tenant && alarm.severity >= self.min_severity && self.occasions.contains(&occasion) && here
     }
 }
 
@@ -138,6 +159,8 @@ pub struct Delivery {
     pub occasion: Occasion,
     pub state: DeliveryState,
     pub attempts: u32,
+    /// Alarms that it is about: this one, and further ones of the same rule and district.
+    pub gathered: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     pub created_at: Timestamp,

@@ -1,6 +1,6 @@
 //! The rows of recipients and deliveries.
 
-use kernel::{Id, Kind as _, Tenant};
+use kernel::{Id, Kind as _, Tenant, Timestamp};
 use records::{NewJob, Param, Read, Row, ToParam, Tx, params};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -54,20 +54,62 @@ pub fn enqueue(tx: &mut Tx<'_>, alarm: &Alarm, occasion: Occasion, keys: &[Strin
         let Some(recipient) = recipient(tx, key)?.filter(|r| r.wants(alarm, occasion)) else { continue };
         let now = tx.now();
         let id = delivery_id(alarm, occasion, key);
+        let Some(run_at) = turn(tx, alarm, occasion, &recipient, id)? else { continue };
         let added = tx.execute(
             "INSERT INTO sensing_delivery (id, alarm, version, recipient, tenant, event, state, attempts, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, 'pending', 0, $7) ON CONFLICT DO NOTHING",
             params![id, alarm.id, alarm.version, recipient.key, recipient.tenant, occasion.name(), now],
         )?;
         if added > 0 {
-            push(tx, id)?;
+            push(tx, id, run_at)?;
         }
     }
     Ok(())
 }
 
-fn push(tx: &mut Tx<'_>, id: Id<Delivery>) -> Result<(), records::Error> {
+/// When this alarm is told about; `None` when it is gathered into a delivery that waits already. A storm of alarms of one rule in one district is so
+/// one letter at once, and one for each span that it lasts.
+fn turn(
+    tx: &mut Tx<'_>,
+    alarm: &Alarm,
+    occasion: Occasion,
+    recipient: &Recipient,
+    id: Id<Delivery>,
+) -> Result<Option<Timestamp>, records::Error> {
+    let now = tx.now();
+    if recipient.group == 0 {
+        return Ok(Some(now));
+    }
+    let district = alarm.district.as_deref().unwrap_or_default();
+    let key = format!("{}/{}/{}/{district}", recipient.key, occasion.name(), alarm.rule);
+    let open = tx.query_opt("SELECT ends_at, delivery FROM sensing_group WHERE key = $1", params![key], |row| {
+        Ok((row.get::<Timestamp>(0)?, row.get::<Option<String>>(1)?))
+    })?;
+    match open.filter(|(ends_at, _)| *ends_at > now) {
+        None => {
+            tx.execute(
+                "INSERT INTO sensing_group (key, ends_at, delivery) VALUES ($1, $2, NULL)
+                 ON CONFLICT (key) DO UPDATE SET ends_at = excluded.ends_at, delivery = NULL",
+                params![key, now.plus_secs(i64::from(recipient.group))],
+            )?;
+            Ok(Some(now))
+        }
+        Some((_, Some(delivery))) => {
+            let more = "UPDATE sensing_delivery SET gathered = gathered + 1 WHERE id = $1";
+            tx.execute(more, params![delivery])?;
+            Ok(None)
+        }
+        Some((ends_at, None)) => {
+            let takes = "UPDATE sensing_group SET delivery = $2 WHERE key = $1";
+            tx.execute(takes, params![key, id])?;
+            Ok(Some(ends_at))
+        }
+    }
+}
+
+fn push(tx: &mut Tx<'_>, id: Id<Delivery>, run_at: Timestamp) -> Result<(), records::Error> {
     let mut job = NewJob::new(QUEUE, json!({ "delivery": id }));
+    job.run_at = run_at;
     job.unique_key = Some(id.to_string());
     job.max_attempts = ATTEMPTS;
     tx.enqueue(job)?;
@@ -87,7 +129,8 @@ pub fn revive(tx: &mut Tx<'_>, id: Id<Delivery>) -> Result<bool, records::Error>
     let revive = "UPDATE sensing_delivery SET state = 'pending', attempts = 0 WHERE id = $1 AND state = 'dead'";
     let revived = tx.execute(revive, params![id])? > 0;
     if revived {
-        push(tx, id)?;
+        let now = tx.now();
+        push(tx, id, now)?;
     }
     Ok(revived)
 }
@@ -108,7 +151,8 @@ pub fn attempted(
     Ok(())
 }
 
-const COLUMNS: &str = "id, alarm, recipient, tenant, event, state, attempts, last_error, created_at, delivered_at";
+const COLUMNS: &str = "id, alarm, recipient, tenant, event, state, attempts, last_error, created_at, delivered_at,
+    gathered";
 
 fn delivery(row: &Row<'_>) -> Result<Delivery, records::Error> {
     let unknown = || records::Error::Statement(format!("a {} is not known", Delivery::NAME));
@@ -123,6 +167,7 @@ fn delivery(row: &Row<'_>) -> Result<Delivery, records::Error> {
         last_error: row.get(7)?,
         created_at: row.get(8)?,
         delivered_at: row.get(9)?,
+        gathered: row.get(10)?,
     })
 }
 

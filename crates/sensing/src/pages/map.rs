@@ -40,6 +40,8 @@ struct Home {
     numbers: Vec<LiveNumber>,
     systems: Vec<SystemCard>,
     map: Markup,
+    /// That public warnings stand, when some do.
+    warnings: Option<ui::Notice>,
     /// Alerts are an officer's business; the public's warnings are made of them, not these.
     alarms: Option<Table>,
     sources: bool,
@@ -196,9 +198,10 @@ pub async fn home(State(pages): State<Pages>, page: Page) -> Result<Html<impl Te
     let systems = pages.cards(&page, &known);
     let map = pages.island(&page, &groups, false);
     let alarms = if page.caller.is_anonymous() { None } else { Some(super::alarms::table(&pages, &page, 5).await?) };
+    let warnings = super::alerts::notice(&pages, &page).await?;
     let page = page.in_section("live").with_island("map").with_island("live").titled_t("home.heading");
     let sources = groups.count(|_| true).things > 0;
-    Ok(Html(Home { numbers, systems, map, alarms, sources, page }))
+    Ok(Html(Home { numbers, systems, map, warnings, alarms, sources, page }))
 }
 
 pub async fn map(State(pages): State<Pages>, page: Page) -> Result<Html<impl Template>, Problem> {

@@ -3,6 +3,7 @@
 //! A page asks the same facades as the API, with the same `Caller`; what it may not see is not there.
 
 mod alarms;
+mod alerts;
 mod datastream;
 mod devices;
 mod directory;
@@ -17,7 +18,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{Router, routing::get};
 use kernel::{Action, Caller, Text, Timestamp};
 
-use crate::{Audience, Catalog, Route, Scope, alarms::Alarms, devices::Devices, observe::Observe, route::action};
+use crate::{
+    Audience, Catalog, Route, Scope, alarms::Alarms, alerts::Alerts, devices::Devices, observe::Observe, route::action,
+};
 
 pub use devices::Door;
 pub use directory::{Directory, System};
@@ -57,6 +60,8 @@ pub struct Pages {
     devices: Devices,
     /// Where devices connect; `None` when the door is closed.
     door: Option<Door>,
+    /// Public warnings, where the city publishes any.
+    alerts: Option<Alerts>,
 }
 
 impl Pages {
@@ -68,7 +73,13 @@ impl Pages {
         door: Option<Door>,
     ) -> Self {
         let directory = Arc::new(Directory::new(catalog.clone(), systems));
-        Self { catalog, observe, alarms, directory, owners: Arc::new(owners), base, devices, door }
+        Self { catalog, observe, alarms, directory, owners: Arc::new(owners), base, devices, door, alerts: None }
+    }
+    /// With pages for public warnings.
+    #[must_use]
+    pub fn warning(mut self, alerts: Alerts) -> Self {
+        self.alerts = Some(alerts);
+        self
     }
     fn scope(&self, caller: &Caller) -> Arc<Scope> {
         self.catalog.scope(caller)
@@ -85,6 +96,8 @@ pub const ROUTES: &[Route] = &[
     page("/{language}/things", action::READ, Audience::Public, "All things, by system and district"),
     page("/{language}/things/{id}", action::READ, Audience::Public, "One thing with its live values and charts"),
     page("/{language}/datastreams/{id}", action::READ, Audience::Public, "One Datastream: chart, table, download"),
+    page("/{language}/alerts", action::READ, Audience::Public, "Public warnings that stand, by district"),
+    page("/{language}/alerts/{identifier}", action::READ, Audience::Public, "One message of a public warning"),
     page("/{language}/alarms", action::ALARM_READ, Audience::SignedIn, "The alarm board"),
     page("/{language}/alarms/{id}", action::ALARM_READ, Audience::SignedIn, "One alarm with its history"),
     Route {
@@ -122,6 +135,8 @@ pub fn router(pages: Pages) -> Router {
         .route("/{language}/things", get(things::list))
         .route("/{language}/things/{id}", get(things::thing))
         .route("/{language}/datastreams/{id}", get(datastream::page))
+        .route("/{language}/alerts", get(alerts::list))
+        .route("/{language}/alerts/{identifier}", get(alerts::one))
         .route("/{language}/alarms", get(alarms::board))
         .route("/{language}/alarms/{id}", get(alarms::alarm).post(alarms::act))
         .route("/api/map/layers/{layer}", get(map::layer))

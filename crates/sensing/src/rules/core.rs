@@ -3,16 +3,22 @@
 //! Time is the arrival time of records and of ticks. Before a record is applied, everything that was due by its arrival happens first;
 //! so the alarms depend on the stream alone, and reading it again gives the same ones.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    sync::Arc,
+};
 
 use ahash::{AHashMap, AHashSet};
+use jiff::tz::TimeZone;
 use kernel::{Id, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::{
+    cel::{self, Env, Memory, Sample},
+    columns::{Columns, Reading, reading},
     machine::{self, Event, MAX_AHEAD_SECS, State, Transition, Turn},
-    model::{Condition, Facts, Rule, Trust},
-    quality,
+    model::{Facts, Rule, Together},
 };
 use crate::{
     alarms::model::Alarm,
@@ -26,6 +32,8 @@ struct Slot {
     rule: u32,
     facts: Arc<Facts>,
     state: State,
+    /// Of a rule with an expression.
+    memory: Option<Box<Memory>>,
     /// The offset after the last record that moved it: what was applied is never applied again, whatever is replayed.
     next_offset: u64,
     dirty: bool,
@@ -40,6 +48,57 @@ struct Standing {
     alarm: Option<Id<Alarm>>,
 }
 
+/// What one alarm is about: a Thing, or a district for rules that ask for several Things.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Group {
+    Thing(i64),
+    District(String),
+}
+
+impl Group {
+    /// Things without a district are one group.
+    fn of(rule: &Rule, thing: EntityId, district: Option<&str>) -> Self {
+        match rule.area {
+            Some(_) => Self::District(district.unwrap_or_default().to_owned()),
+            None => Self::Thing(thing.0),
+        }
+    }
+}
+
+/// The Things of a district that fulfil a rule's condition, by which of their Datastreams, and since when: no more than what the slots' own
+/// states say, so that a start finds the same.
+#[derive(Clone, Debug, Default)]
+struct Gathered {
+    raised: BTreeMap<(i64, i64), Timestamp>,
+    alarm: Option<Id<Alarm>>,
+}
+
+impl Gathered {
+    /// Whether enough of them have begun to within the span that ends with `at`.
+    fn suffices(&self, together: Together, at: Timestamp) -> bool {
+        let from = together.within.map_or(Timestamp::MIN, |within| at.plus_secs(-i64::from(within)));
+        self.things(from) >= together.at_least as usize
+    }
+
+    /// Things of which a Datastream began to at `from` or later.
+    fn things(&self, from: Timestamp) -> usize {
+        let (mut count, mut last) = (0, None);
+        for ((thing, _), _) in self.raised.iter().filter(|(_, since)| **since >= from) {
+            count += usize::from(last.replace(thing) != Some(thing));
+        }
+        count
+    }
+}
+
+/// An alarm whose condition stands, as the database knows it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Open {
+    pub rule: String,
+    pub thing: EntityId,
+    pub district: Option<String>,
+    pub id: Id<Alarm>,
+}
+
 /// One row of `sensing_rule_state`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct SlotRow {
@@ -48,6 +107,8 @@ pub struct SlotRow {
     pub thing: EntityId,
     pub next_offset: u64,
     pub state: State,
+    /// As [`Memory::encode`] writes it.
+    pub memory: Option<String>,
 }
 
 /// What has to be written to the alarms.
@@ -71,7 +132,13 @@ pub struct Core {
     rules: Vec<Arc<Rule>>,
     slots: Vec<Slot>,
     by_datastream: AHashMap<i64, Vec<u32>>,
+    /// Slots that look at a Datastream beside their own, and as which of their inputs.
+    feeds: AHashMap<i64, Vec<(u32, u8)>>,
+    /// The city's; expressions may ask for the hour.
+    zone: Option<TimeZone>,
     standing: AHashMap<(u32, i64), Standing>,
+    /// By rule and district, of rules that ask for several Things.
+    gathered: AHashMap<(u32, String), Gathered>,
     heap: BinaryHeap<Reverse<(Timestamp, u32)>>,
     grace: Timestamp,
     now: Timestamp,
@@ -84,6 +151,13 @@ impl Core {
     /// Silence counts from `grace` at the earliest.
     pub fn new(grace: Timestamp) -> Self {
         Self { grace, now: Timestamp::MIN, ..Self::default() }
+    }
+
+    /// Hours and weekdays are those of this zone.
+    #[must_use]
+    pub fn in_zone(mut self, zone: TimeZone) -> Self {
+        self.zone = Some(zone);
+        self
     }
 
     /// The program has not been listening, or the clock has jumped: silence counts from `now`.
@@ -118,6 +192,7 @@ impl Core {
                     rule: at as u32,
                     facts: Arc::clone(facts),
                     state: State::default(),
+                    memory: self.rules[at].compiled().map(|c| Box::new(Memory::fitting(c, None))),
                     next_offset: 0,
                     dirty: false,
                     due: None,
@@ -137,20 +212,34 @@ impl Core {
         rules: Vec<Arc<Rule>>,
         facts: &[Arc<Facts>],
         stored: &[SlotRow],
-        open: &[(String, EntityId, Id<Alarm>)],
+        open: &[Open],
         now: Timestamp,
     ) {
-        let mut known: AHashMap<(String, i64), (State, u64, EntityId)> =
-            stored.iter().map(|r| ((r.rule.clone(), r.datastream.0), (r.state, r.next_offset, r.thing))).collect();
+        let mut known: AHashMap<(String, i64), (State, u64, Option<Memory>)> = stored
+            .iter()
+            .map(|r| {
+                let memory = r.memory.as_deref().and_then(Memory::decode);
+                ((r.rule.clone(), r.datastream.0), (r.state, r.next_offset, memory))
+            })
+            .collect();
         for slot in &self.slots {
             let key = (self.rules[slot.rule as usize].key.clone(), slot.facts.datastream.0);
-            known.insert(key, (slot.state, slot.next_offset, slot.facts.thing));
+            known.insert(key, (slot.state, slot.next_offset, slot.memory.as_deref().cloned()));
         }
-        let mut alarms: AHashMap<(String, i64), Id<Alarm>> =
-            open.iter().map(|(r, t, id)| ((r.clone(), t.0), *id)).collect();
+        let group = |open: &Open| match rules.iter().find(|r| r.key == open.rule) {
+            Some(rule) => Group::of(rule, open.thing, open.district.as_deref()),
+            None => Group::Thing(open.thing.0),
+        };
+        let mut alarms: AHashMap<(String, Group), Id<Alarm>> =
+            open.iter().map(|o| ((o.rule.clone(), group(o)), o.id)).collect();
         for ((rule, thing), standing) in &self.standing {
             if let Some(id) = standing.alarm {
-                alarms.insert((self.rules[*rule as usize].key.clone(), *thing), id);
+                alarms.insert((self.rules[*rule as usize].key.clone(), Group::Thing(*thing)), id);
+            }
+        }
+        for ((rule, district), gathered) in &self.gathered {
+            if let Some(id) = gathered.alarm {
+                alarms.insert((self.rules[*rule as usize].key.clone(), Group::District(district.clone())), id);
             }
         }
         let before: Vec<Slot> = std::mem::take(&mut self.slots);
@@ -160,24 +249,39 @@ impl Core {
             .map(|s| (self.rules[s.rule as usize].key.clone(), s.facts.datastream.0))
             .collect();
         (self.rules, self.by_datastream, self.standing) = (rules, AHashMap::new(), AHashMap::new());
+        self.gathered.clear();
         self.turned.clear();
         for facts in facts {
             for (at, rule) in self.rules.iter().enumerate().filter(|(_, r)| r.selects(facts)) {
                 let key = (rule.key.clone(), facts.datastream.0);
-                let (state, next_offset, _) = known.remove(&key).unwrap_or((State::default(), 0, facts.thing));
+                let (state, next_offset, memory) = known.remove(&key).unwrap_or_default();
+                let memory = rule.compiled().map(|c| Box::new(Memory::fitting(c, memory)));
                 // The clock may have been set back while nobody was listening.
                 let state = machine::forgive(&state, now);
                 let index = self.slots.len() as u32;
                 let (rule, dirty) = (at as u32, dirty.contains(&key));
-                self.slots.push(Slot { rule, facts: Arc::clone(facts), state, next_offset, dirty, due: None });
+                self.slots.push(Slot { rule, facts: Arc::clone(facts), state, memory, next_offset, dirty, due: None });
                 self.by_datastream.entry(facts.datastream.0).or_default().push(index);
                 if state.raised {
                     self.standing.entry((rule, facts.thing.0)).or_default().raised += 1;
                 }
             }
         }
+        let standing = self.slots.iter().filter(|s| s.state.raised);
+        let standing: Vec<_> = standing.map(|s| (s.rule, Arc::clone(&s.facts), s.state.since)).collect();
+        for (rule, facts, since) in standing {
+            self.gather(rule, &facts, since.unwrap_or(Timestamp::MIN));
+        }
+        self.connect(facts);
         for ((rule, thing), standing) in &mut self.standing {
-            standing.alarm = alarms.remove(&(self.rules[*rule as usize].key.clone(), *thing));
+            standing.alarm = alarms.remove(&(self.rules[*rule as usize].key.clone(), Group::Thing(*thing)));
+        }
+        for ((rule, district), gathered) in &mut self.gathered {
+            let rule = &self.rules[*rule as usize];
+            // Fewer than are asked for hold no alarm up; the rule may have changed.
+            if rule.area.is_some_and(|area| gathered.things(Timestamp::MIN) >= area.at_least as usize) {
+                gathered.alarm = alarms.remove(&(rule.key.clone(), Group::District(district.clone())));
+            }
         }
         // Whatever is left has nobody who could ever clear it.
         for ((rule, datastream), _) in known {
@@ -187,6 +291,57 @@ impl Core {
             self.changes.happenings.push(Happening::Cleared { id, rule, at: now, value: None });
         }
         self.reschedule();
+    }
+
+    /// A Datastream of a rule that asks for several Things fulfils the condition since then; the district's group.
+    fn gather(&mut self, rule: u32, facts: &Facts, since: Timestamp) -> Option<(Together, &mut Gathered)> {
+        let together = self.rules[rule as usize].area?;
+        let district = facts.district.clone().unwrap_or_default();
+        let gathered = self.gathered.entry((rule, district)).or_default();
+        gathered.raised.insert((facts.thing.0, facts.datastream.0), since);
+        Some((together, gathered))
+    }
+
+    /// It does no more; the alarm that falls with it.
+    fn scatter(&mut self, rule: u32, facts: &Facts) -> Option<Id<Alarm>> {
+        let together = self.rules[rule as usize].area?;
+        let key = (rule, facts.district.clone().unwrap_or_default());
+        let gathered = self.gathered.get_mut(&key)?;
+        gathered.raised.remove(&(facts.thing.0, facts.datastream.0));
+        let fewer = gathered.things(Timestamp::MIN) < together.at_least as usize;
+        let fallen = gathered.alarm.take_if(|_| fewer);
+        if gathered.raised.is_empty() {
+            self.gathered.remove(&key);
+        }
+        fallen
+    }
+
+    /// Whether one of these Datastreams is looked at from beside, or would look: then everything is matched anew.
+    pub fn entangles(&self, facts: &[Arc<Facts>]) -> bool {
+        let rules = || self.rules.iter().filter(|r| !r.inputs().is_empty());
+        facts.iter().any(|f| rules().any(|r| r.selects(f) || r.reads(f).is_some()))
+    }
+
+    /// Leads the Datastreams that expressions look at beside their own to them. Of two with the same key the first counts.
+    fn connect(&mut self, facts: &[Arc<Facts>]) {
+        self.feeds.clear();
+        let mut looking: AHashMap<(u32, i64), Vec<u32>> = AHashMap::new();
+        for (at, slot) in self.slots.iter().enumerate() {
+            if !self.rules[slot.rule as usize].inputs().is_empty() {
+                looking.entry((slot.rule, slot.facts.thing.0)).or_default().push(at as u32);
+            }
+        }
+        let mut fed: AHashSet<(u32, u8)> = AHashSet::new();
+        for facts in facts {
+            for (at, rule) in self.rules.iter().enumerate() {
+                let Some(input) = rule.reads(facts) else { continue };
+                for slot in looking.get(&(at as u32, facts.thing.0)).into_iter().flatten() {
+                    if fed.insert((*slot, input)) {
+                        self.feeds.entry(facts.datastream.0).or_default().push((*slot, input));
+                    }
+                }
+            }
+        }
     }
 
     fn reschedule(&mut self) {
@@ -247,6 +402,7 @@ impl Core {
         let mut touched: Vec<u32> = Vec::new();
         for at in order {
             let run = &runs[at as usize];
+            self.feed(offset, arrived, run, &mut touched);
             let Some(slots) = self.by_datastream.get(&run.datastream.0) else { continue };
             let mut columns = Columns::of(run);
             let slots = slots.len();
@@ -265,6 +421,55 @@ impl Core {
         }
     }
 
+    /// The newest value of a run, for those that look at its Datastream from beside.
+    fn feed(&mut self, offset: u64, arrived: Timestamp, run: &Run, touched: &mut Vec<u32>) {
+        let Some(slots) = self.feeds.get(&run.datastream.0) else { return };
+        for &(index, input) in slots {
+            let slot = &mut self.slots[index as usize];
+            if slot.next_offset > offset {
+                continue;
+            }
+            let trust = self.rules[slot.rule as usize].quality;
+            let believed = (0..run.len()).filter_map(|row| reading(run, row, trust));
+            let soon = arrived.plus_secs(MAX_AHEAD_SECS);
+            let newest = believed.filter(|r| r.at <= soon).max_by_key(|r| r.at);
+            if let (Some(Reading { at, value: Some(value), good }), Some(memory)) = (newest, &mut slot.memory) {
+                slot.dirty |= memory.heard(input, Sample { at: at.as_micros(), value, good });
+                touched.push(index);
+            }
+        }
+    }
+
+    /// One Observation for a rule with an expression.
+    fn judge(&mut self, index: u32, arrived: Timestamp, reading: Reading) {
+        let slot = &mut self.slots[index as usize];
+        let rule = &self.rules[slot.rule as usize];
+        let (Some(compiled), Some(memory), Some(value)) = (rule.compiled(), &mut slot.memory, reading.value) else {
+            return;
+        };
+        // What does not move the machine is not remembered either: a straggler would count twice.
+        if !machine::counts(&slot.state, reading.at, arrived) {
+            return;
+        }
+        memory.previous = slot.state.value;
+        for window in &mut memory.windows {
+            window.add(reading.at, value);
+        }
+        let utc = TimeZone::UTC;
+        let zone = self.zone.as_ref().unwrap_or(&utc);
+        let env = Env {
+            value,
+            time: reading.at,
+            good: reading.good,
+            district: slot.facts.district.as_deref().unwrap_or_default(),
+            system: slot.facts.system.as_deref().unwrap_or_default(),
+            local: compiled.local.then(|| cel::local(reading.at, zone)),
+            memory,
+        };
+        let verdict = compiled.verdict(&env);
+        self.step(index, &Event::Judged { at: reading.at, arrived, value, verdict });
+    }
+
     /// One run for one slot: at once when nothing in it can matter, row by row when something can.
     fn run(&mut self, index: u32, run: &Run, columns: &mut Columns, arrived: Timestamp) {
         let slot = &mut self.slots[index as usize];
@@ -279,10 +484,13 @@ impl Core {
             }
             return;
         }
-        let trust = rule.quality;
+        let (trust, judged) = (rule.quality, rule.compiled().is_some());
         for &row in columns.sorted(run) {
-            if let Some(event) = event(run, row as usize, arrived, trust) {
-                self.step(index, &event);
+            let Some(reading) = reading(run, row as usize, trust) else { continue };
+            if judged {
+                self.judge(index, arrived, reading);
+            } else {
+                self.step(index, &Event::Observation { at: reading.at, arrived, value: reading.value });
             }
         }
     }
@@ -301,23 +509,30 @@ impl Core {
     fn turned(&mut self, index: u32, Transition { turn, at, value }: Transition) {
         self.turned.push(index);
         let slot = &self.slots[index as usize];
-        let rule = &self.rules[slot.rule as usize];
-        let standing = self.standing.entry((slot.rule, slot.facts.thing.0)).or_default();
+        let (number, facts) = (slot.rule, Arc::clone(&slot.facts));
+        let rule = Arc::clone(&self.rules[number as usize]);
+        let id = alarm_id(&rule, facts.datastream, slot.state.raises, at);
+        let standing = self.standing.entry((number, facts.thing.0)).or_default();
         match turn {
             Turn::Raise => {
                 standing.raised += 1;
-                if standing.raised == 1 {
-                    let id = alarm_id(rule, slot.facts.datastream, slot.state.raises, at);
-                    standing.alarm = Some(id);
-                    let (rule, facts) = (Arc::clone(rule), Arc::clone(&slot.facts));
-                    self.changes.happenings.push(Happening::Raised { id, rule, facts, at, value });
+                match rule.area {
+                    None if standing.raised > 1 => return,
+                    None => standing.alarm = Some(id),
+                    Some(_) => match self.gather(number, &facts, at) {
+                        // The alarm is about the district, and names the Thing that made them enough.
+                        Some((together, all)) if all.alarm.is_none() && all.suffices(together, at) => {
+                            all.alarm = Some(id);
+                        }
+                        _ => return,
+                    },
                 }
+                self.changes.happenings.push(Happening::Raised { id, rule, facts, at, value });
             }
             Turn::Clear => {
                 standing.raised = standing.raised.saturating_sub(1);
-                if standing.raised == 0
-                    && let Some(id) = standing.alarm.take()
-                {
+                let own = if standing.raised == 0 { standing.alarm.take() } else { None };
+                if let Some(id) = own.or_else(|| self.scatter(number, &facts)) {
                     self.changes.happenings.push(Happening::Cleared { id, rule: rule.key.clone(), at, value });
                 }
             }
@@ -326,9 +541,17 @@ impl Core {
 
     /// A Datastream was deleted with everything in it.
     pub fn dropped(&mut self, datastream: EntityId, now: Timestamp) {
+        for (index, input) in self.feeds.remove(&datastream.0).unwrap_or_default() {
+            let slot = &mut self.slots[index as usize];
+            if let Some(memory) = &mut slot.memory {
+                memory.forget(input);
+                slot.dirty = true;
+            }
+        }
         for index in self.by_datastream.remove(&datastream.0).unwrap_or_default() {
             let slot = &mut self.slots[index as usize];
             let raised = std::mem::take(&mut slot.state).raised;
+            slot.memory = self.rules[slot.rule as usize].compiled().map(|c| Box::new(Memory::fitting(c, None)));
             // The entry in the heap, if any, finds nothing due; the slot itself goes with the next `install`.
             (slot.due, slot.dirty) = (None, false);
             self.changes.gone.push((self.rules[slot.rule as usize].key.clone(), datastream));
@@ -359,6 +582,7 @@ impl Core {
                 thing: slot.facts.thing,
                 next_offset: slot.next_offset,
                 state: slot.state,
+                memory: slot.memory.as_deref().map(Memory::encode),
             });
         }
         changes
@@ -391,86 +615,6 @@ fn alarm_id(rule: &Rule, datastream: EntityId, raises: u32, at: Timestamp) -> Id
     let digest: [u8; 32] = hash.finalize().into();
     let (entropy, _) = digest.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
     Id::new(at, u128::from_be_bytes(*entropy))
-}
-
-/// An Observation as the machine sees it; `None` when the rule does not believe it.
-fn event(run: &Run, row: usize, arrived: Timestamp, trust: Trust) -> Option<Event> {
-    let start = Timestamp::from_micros(run.times[row]);
-    let Some(extra) = run.extra(row) else {
-        return Some(Event::Observation { at: start, arrived, value: Some(run.values[row]) });
-    };
-    if trust == Trust::Good && extra.quality.as_ref().is_some_and(|q| quality::is_faulty(q.get())) {
-        return None;
-    }
-    let value = match extra.result.as_ref().map(|r| r.get().trim()) {
-        None => Some(run.values[row]),
-        Some("null") => return None,
-        // A Truth is a number to a rule: raise = 1, clear = 0.
-        Some("true") => Some(1.0),
-        Some("false") => Some(0.0),
-        Some(_) => None,
-    };
-    Some(Event::Observation { at: extra.end.unwrap_or(start), arrived, value })
-}
-
-/// What all slots of one run share, computed once.
-struct Columns {
-    /// No row has anything but an instant and a number.
-    plain: bool,
-    least: f64,
-    greatest: f64,
-    latest: i64,
-    /// The first row with the latest time.
-    newest: usize,
-    sorted: Vec<u32>,
-}
-
-impl Columns {
-    fn of(run: &Run) -> Self {
-        let mut all = Self {
-            plain: run.extras.is_empty(),
-            least: f64::INFINITY,
-            greatest: f64::NEG_INFINITY,
-            latest: i64::MIN,
-            newest: 0,
-            sorted: Vec::new(),
-        };
-        for (row, (&time, &value)) in run.times.iter().zip(&run.values).enumerate() {
-            all.least = all.least.min(value);
-            all.greatest = all.greatest.max(value);
-            if time > all.latest {
-                (all.latest, all.newest) = (time, row);
-            }
-        }
-        all
-    }
-
-    /// Whether no row can do more than become the newest.
-    fn calm(&self, state: &State, rule: &Rule, arrived: Timestamp) -> bool {
-        let ahead = self.latest > arrived.plus_secs(MAX_AHEAD_SECS).as_micros();
-        self.plain
-            && !ahead
-            && state.turning.is_none()
-            && match (rule.when, state.raised) {
-                (Condition::Absence { .. }, raised) => !raised,
-                (Condition::Above(level), false) => self.greatest < level.raise,
-                (Condition::Above(level), true) => self.least > level.clear,
-                (Condition::Below(level), false) => self.least > level.raise,
-                (Condition::Below(level), true) => self.greatest < level.clear,
-            }
-    }
-
-    /// Rows in the order of the ends of their times.
-    fn sorted(&mut self, run: &Run) -> &[u32] {
-        if self.sorted.is_empty() {
-            let end = |row: u32| {
-                run.extra(row as usize).and_then(|e| e.end).map_or(run.times[row as usize], |e| e.as_micros())
-            };
-            self.sorted = (0..run.len() as u32).collect();
-            self.sorted.sort_by_key(|row| end(*row));
-        }
-        &self.sorted
-    }
 }
 
 #[cfg(test)]

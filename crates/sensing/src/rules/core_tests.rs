@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     observe::Extra,
-    rules::model::{Level, RuleDeclaration, Selection, Severity},
+    rules::model::{Condition, Expression, Level, RuleDeclaration, Selection, Severity, Trust},
 };
 
 pub fn rule(key: &str, when: Condition) -> Arc<Rule> {
@@ -19,6 +19,8 @@ pub fn rule(key: &str, when: Condition) -> Arc<Rule> {
         quality: Trust::Good,
         max_age: 86_400,
         notify: Vec::new(),
+        area: None,
+        public_alert: None,
         enabled: true,
     };
     Arc::new(Rule::new(declaration).expect("valid"))
@@ -37,11 +39,32 @@ fn facts(datastream: i64, thing: i64) -> Arc<Facts> {
         district: None,
         thing_name: Text::plain("Gauge"),
         unit: None,
+        position: None,
+        simulated: false,
     })
 }
 
 fn above(hold: u32) -> Condition {
     Condition::Above(Level { raise: 10.0, clear: 8.0, hold, clear_hold: hold })
+}
+
+/// What it says depends on what it remembers.
+fn rising(hold: u32) -> Condition {
+    Condition::Expression(Box::new(Expression {
+        expression: "mean > 8.5 && value - previous > 1.0".to_owned(),
+        clear: Some("mean < 9.0".to_owned()),
+        hold,
+        clear_hold: hold / 2,
+        window: Some(30),
+        windows: std::collections::BTreeMap::new(),
+    }))
+}
+
+/// A rule that asks for several Things of a district.
+fn several(key: &str, when: Condition, at_least: u32, within: Option<u32>) -> Arc<Rule> {
+    let one = rule(key, when);
+    let area = Some(Together { at_least, within });
+    Arc::new(Rule::new(RuleDeclaration { area, ..one.declaration().clone() }).expect("valid"))
 }
 
 fn secs(s: i64) -> Timestamp {
@@ -102,6 +125,50 @@ fn two_datastreams_of_one_thing_are_one_alarm() {
     assert_eq!(raised.len(), 1, "still standing at the second Datastream: {raised:?}");
     core.apply(2, secs(7), &batch(&[(2, 7, 7.0)]));
     assert_eq!(shown(&core.take(false).happenings), [(false, raised[0].1, 7)]);
+}
+
+/// Three Things of one district and one of another, each with one Datastream.
+fn districts(together: Arc<Rule>) -> Core {
+    let of = |datastream: i64, district: &str| {
+        let facts = Facts { district: Some(district.to_owned()), ..Facts::clone(&facts(datastream, datastream + 100)) };
+        Arc::new(facts)
+    };
+    let mut core = Core::new(secs(0));
+    let facts = [of(1, "North"), of(2, "North"), of(3, "North"), of(4, "South")];
+    core.install(vec![together], &facts, &[], &[], secs(0));
+    core
+}
+
+#[test]
+fn several_things_of_a_district_are_one_alarm() {
+    let mut core = districts(several("several", above(0), 2, None));
+    let happened = |core: &mut Core| shown(&core.take(false).happenings);
+    core.apply(0, secs(1), &batch(&[(1, 1, 11.0), (4, 1, 11.0)]));
+    assert!(happened(&mut core).is_empty(), "one in each district is too few");
+    core.apply(1, secs(900), &batch(&[(2, 900, 11.0)]));
+    let raised = happened(&mut core);
+    assert_eq!(raised.iter().map(|h| (h.0, h.2)).collect::<Vec<_>>(), [(true, 900)]);
+    core.apply(2, secs(901), &batch(&[(3, 901, 11.0)]));
+    core.apply(3, secs(902), &batch(&[(1, 902, 1.0)]));
+    assert!(happened(&mut core).is_empty(), "two are left");
+    core.apply(4, secs(903), &batch(&[(3, 903, 1.0)]));
+    assert_eq!(happened(&mut core), [(false, raised[0].1, 903)]);
+    core.apply(5, secs(904), &batch(&[(1, 904, 11.0)]));
+    assert_eq!(happened(&mut core).len(), 1, "again enough, and another alarm");
+}
+
+#[test]
+fn several_things_must_begin_within_the_span() {
+    let mut core = districts(several("several", above(0), 2, Some(60)));
+    core.apply(0, secs(1), &batch(&[(1, 1, 11.0)]));
+    core.apply(1, secs(100), &batch(&[(2, 100, 11.0)]));
+    assert!(!core.has_happened(), "the first began too long before");
+    core.apply(2, secs(130), &batch(&[(3, 130, 11.0)]));
+    assert_eq!(shown(&core.take(false).happenings).len(), 1);
+    // A changed rule that asks for more lets the alarm go.
+    let facts: Vec<_> = core.slots.iter().map(|s| Arc::clone(&s.facts)).collect();
+    core.install(vec![several("several", above(0), 4, None)], &facts, &[], &[], secs(131));
+    assert!(matches!(&core.take(false).happenings[..], [Happening::Cleared { .. }]));
 }
 
 #[test]
@@ -218,9 +285,10 @@ impl Stored {
             .alarms
             .iter()
             .filter(|(_, a)| a.3.is_none())
-            .map(|(id, a)| (a.0.clone(), EntityId(a.1), *id))
+            .map(|(id, a)| Open { rule: a.0.clone(), thing: EntityId(a.1), district: None, id: *id })
             .collect();
-        let rules = vec![rule("high", above(hold)), rule("silent", Condition::Absence { after: 60 })];
+        let mut rules = vec![rule("high", above(hold)), rule("silent", Condition::Absence { after: 60 })];
+        rules.extend([rule("rising", rising(hold)), several("several", above(hold), 2, Some(30))]);
         core.install(rules, &[facts(1, 10), facts(2, 10), facts(3, 11)], &rows, &open, secs(1 << 30));
         core
     }

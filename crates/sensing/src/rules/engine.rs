@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::tz::TimeZone;
 use kernel::{Caller, Clock, Timestamp};
 use records::Records;
 use tokio::sync::{Notify, watch};
@@ -29,7 +30,7 @@ use crate::{
         self, Alarms, Failure,
         model::{Alarm, AlarmState, Command},
     },
-    notify,
+    alerts, notify,
     observe::{Batch, Frame},
 };
 
@@ -70,6 +71,8 @@ pub struct Options {
     /// A clock that moves by so much more or less than time has passed has jumped.
     pub jump: Duration,
     pub elapsed: Elapsed,
+    /// The city's, for hours and weekdays in expressions.
+    pub zone: TimeZone,
 }
 
 impl Default for Options {
@@ -81,6 +84,7 @@ impl Default for Options {
             refresh: Duration::from_secs(300),
             jump: Duration::from_secs(5),
             elapsed: Arc::new(move || start.elapsed()),
+            zone: TimeZone::UTC,
         }
     }
 }
@@ -159,7 +163,7 @@ pub async fn start<F: Feed>(feed: F, alarms: Alarms, clock: Arc<dyn Clock>, opti
         records.write(move |tx| store::put_position(tx, next)).await.map_err(alarms::stored)?;
     }
     let stats = Arc::new(Stats::default());
-    let core = Core::new(clock.now());
+    let core = Core::new(clock.now()).in_zone(options.zone.clone());
     let mut engine = Engine {
         feed,
         records,
@@ -314,6 +318,14 @@ impl<F: Feed> Engine<F> {
             let (rules, after) = (self.core.rules().to_vec(), self.newest);
             let found = self.records.read(move |read| facts::between(read, &rules, after, through)).await;
             match found.map_err(alarms::stored) {
+                // A Datastream that others look at, or that looks at others, is matched with them: rarely, and not alone.
+                Ok(found) if self.core.entangles(&found) => {
+                    if !self.load_patiently(stop).await {
+                        return false;
+                    }
+                    self.newest = self.newest.max(through);
+                    return true;
+                }
                 Ok(found) => {
                     self.core.extend(&found);
                     self.newest = through;
@@ -370,7 +382,7 @@ impl<F: Feed> Engine<F> {
 
     async fn write_changes(&self, changes: &Arc<Changes>, position: Option<u64>) -> Result<(u64, u64), Error> {
         // One transaction for everything that happened and all states that moved: neither is ever there without the other.
-        let changes = Arc::clone(changes);
+        let (changes, publisher) = (Arc::clone(changes), self.alarms.publisher());
         let command = move |tx: &mut records::Tx<'_>| {
             let caller = Caller::system("rules");
             let (mut raised, mut cleared) = (0, 0);
@@ -400,9 +412,12 @@ impl<F: Feed> Engine<F> {
                             closed: None,
                             version: 1,
                         };
-                        if alarms::raise(tx, &caller, &alarm)? {
+                        if alarms::raise(tx, &caller, &alarm, rule.area.is_some())? {
                             raised += 1;
                             notify::enqueue(tx, &alarm, notify::Occasion::Raised, &rule.notify)?;
+                            if let Some(publisher) = &publisher {
+                                alerts::raised(tx, publisher, &caller, &alarm, rule, facts)?;
+                            }
                         }
                     }
                     Happening::Cleared { id, rule, at, value } => {
@@ -412,6 +427,9 @@ impl<F: Feed> Engine<F> {
                                 cleared += 1;
                                 let told = notify::told_by(tx, rule)?;
                                 notify::enqueue(tx, &alarm, notify::Occasion::Cleared, &told)?;
+                                if let Some(publisher) = &publisher {
+                                    alerts::ended(tx, publisher, &caller, &alarm)?;
+                                }
                             }
                             Err(Failure::Records(error)) => return Err(error),
                             // Closed by a person, or written before the connection was lost: there is nothing left to clear.

@@ -1,7 +1,11 @@
 //! What rules select by, found in the catalogue's tables: each rule asks by its own fields, over their indexes, so that reading costs what the
 //! rules watch and not what the city has.
 
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+    sync::Arc,
+};
 
 use kernel::{Tenant, Text};
 use records::{Param, Read, Row, ToParam, params};
@@ -10,7 +14,8 @@ use serde_json::Value;
 use super::model::{Facts, Rule, Selection};
 use crate::model::EntityId;
 
-const COLUMNS: &str = "d.id, d.tenant, d.public, d.key, d.unit, d.thing_id, t.key, t.name, t.properties, p.key";
+const COLUMNS: &str = "d.id, d.tenant, d.public, d.key, d.unit, d.thing_id, t.key, t.name, t.properties, p.key,
+     t.x, t.y, t.simulated, d.properties";
 const DATASTREAM: &str = "sensing_datastream d";
 const THING: &str = "sensing_thing t";
 const PROPERTY: &str = "sensing_observed_property p";
@@ -36,12 +41,16 @@ pub fn load(read: &mut Read<'_>, rules: &[Arc<Rule>]) -> Result<(Vec<Arc<Facts>>
             selected(read, rule, &mut found)?;
         }
     }
+    for rule in rules.iter().filter(|r| r.enabled && !r.inputs().is_empty()) {
+        neighbours(read, rule, &mut found)?;
+    }
     let newest =
         read.query_one("SELECT MAX(id) FROM sensing_datastream", params![], |row| row.get::<Option<i64>>(0))?;
     Ok((found.into_values().collect(), newest.unwrap_or(0)))
 }
 
-/// The Datastreams with ids from `after` (exclusive) to `through` that any of `rules` selects.
+/// The Datastreams with ids from `after` (exclusive) to `through` that any of `rules` selects or looks at from
+/// beside.
 ///
 /// # Errors
 /// Those of `records`.
@@ -56,7 +65,7 @@ pub fn between(
     let sql = format!("{facts_in_order} AND d.id > $1 AND d.id <= $2 ORDER BY d.id");
     read.for_each(&sql, params![after, through], |row| {
         let facts = facts(row)?;
-        if rules.iter().any(|r| r.selects(&facts)) {
+        if rules.iter().any(|r| r.selects(&facts) || r.reads(&facts).is_some()) {
             found.push(Arc::new(facts));
         }
         Ok(ControlFlow::Continue(()))
@@ -99,10 +108,37 @@ fn selected(read: &mut Read<'_>, rule: &Rule, found: &mut BTreeMap<i64, Arc<Fact
     })
 }
 
+/// Things of one statement.
+const THINGS: usize = 200;
+
+/// Adds what the expression of one rule looks at beside what it selects: other Datastreams of the same Things.
+fn neighbours(read: &mut Read<'_>, rule: &Rule, found: &mut BTreeMap<i64, Arc<Facts>>) -> Result<(), records::Error> {
+    let things: BTreeSet<i64> = found.values().filter(|f| rule.selects(f)).map(|f| f.thing.0).collect();
+    let things: Vec<i64> = things.into_iter().collect();
+    for things in things.chunks(THINGS) {
+        let marks: Vec<String> = (2..things.len() + 2).map(|n| format!("${n}")).collect();
+        let sql = format!("{FACTS} WHERE d.tenant = $1 AND d.thing_id IN ({})", marks.join(", "));
+        let mut values: Vec<Param<'_>> = vec![rule.tenant.to_param()];
+        values.extend(things.iter().map(ToParam::to_param));
+        read.for_each(&sql, &values, |row| {
+            let facts = facts(row)?;
+            if rule.reads(&facts).is_some() {
+                found.entry(facts.datastream.0).or_insert_with(|| Arc::new(facts));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
+    Ok(())
+}
+
 fn facts(row: &Row<'_>) -> Result<Facts, records::Error> {
     let unit: Option<Value> = row.get::<Option<String>>(4)?.and_then(|u| serde_json::from_str(&u).ok());
     let properties: Value =
         row.get::<Option<String>>(8)?.and_then(|p| serde_json::from_str(&p).ok()).unwrap_or_default();
+    let declared: Value =
+        row.get::<Option<String>>(13)?.and_then(|p| serde_json::from_str(&p).ok()).unwrap_or_default();
+    let simulated: bool = row.get(12)?;
+    let position = row.get::<Option<f64>>(10)?.zip(row.get::<Option<f64>>(11)?);
     let text = |name: &str| properties.get(name).and_then(Value::as_str).map(str::to_owned);
     Ok(Facts {
         datastream: EntityId(row.get(0)?),
@@ -116,6 +152,8 @@ fn facts(row: &Row<'_>) -> Result<Facts, records::Error> {
         system: text("system"),
         district: text("district"),
         observed_property: row.get(9)?,
+        position: position.map(|(x, y)| [x, y]),
+        simulated: simulated || declared.get("simulated") == Some(&Value::Bool(true)),
     })
 }
 

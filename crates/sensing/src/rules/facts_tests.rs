@@ -82,6 +82,8 @@ fn rule(key: usize, owner: &str, select: Selection) -> Arc<Rule> {
         quality: Trust::Good,
         max_age: 60,
         notify: Vec::new(),
+        area: None,
+        public_alert: None,
         enabled: true,
     };
     Arc::new(Rule::new(declaration).expect("valid"))

@@ -2,6 +2,7 @@ use kernel::{Tenant, Text};
 use proptest::prelude::*;
 
 use super::*;
+use crate::rules::model::Level;
 use crate::rules::model::{RuleDeclaration, Selection, Severity, Trust};
 
 fn rule(when: Condition) -> Rule {
@@ -17,6 +18,8 @@ fn rule(when: Condition) -> Rule {
         quality: Trust::Good,
         max_age: 86_400,
         notify: Vec::new(),
+        area: None,
+        public_alert: None,
         enabled: true,
     })
     .expect("valid")
@@ -146,6 +149,7 @@ fn naive(rule: &Rule, events: &[Event]) -> Vec<(Turn, i64)> {
                 kept.push((at, arrived, value.expect("numbers")));
                 None
             }
+            Event::Judged { .. } => unreachable!("the rule has no expression"),
             Event::Tick { now, .. } => Some(now.as_micros() / 1_000_000),
         };
         let raised = flips.len() % 2 == 1;

@@ -1,6 +1,9 @@
 //! Rules: what raises an alarm. Declared by the pack, watched by the [`engine`], read through this facade.
 
 pub mod api;
+pub mod cel;
+mod columns;
+pub mod condition;
 pub mod core;
 pub mod engine;
 pub mod facts;

@@ -17,14 +17,24 @@
 //! name = { en = "No data", zh-hant = "沒有數據", zh-hans = "没有数据" }
 //! select = { system = "lamppost" }
 //! when = { absence = { after = 1800 } }
+//!
+//! [[rule]]
+//! key = "flood-rising"
+//! …
+//! when = { expression = "rate * 600.0 > 0.3 && value > 0.5", window = 900, hold = 60 }
 //! ```
 
-use std::{fmt, ops::Deref};
+use std::{fmt, ops::Deref, sync::Arc};
 
 use kernel::{FieldError, Problem, Tenant, Text};
 use serde::{Deserialize, Serialize};
 
-use crate::model::EntityId;
+pub use super::condition::{Condition, Expression, Level};
+use super::{cel::Compiled, condition};
+use crate::{
+    alerts::model::{self as warning, PublicAlert},
+    model::EntityId,
+};
 
 /// How grave it is: `severity` of the Common Alerting Protocol (OASIS CAP 1.2 section 3.2.2), without `Unknown`, because whoever
 /// writes a rule knows. Ordered: `Extreme` is the greatest.
@@ -103,6 +113,10 @@ pub struct Facts {
     /// The Thing's name for people.
     pub thing_name: Text,
     pub unit: Option<String>,
+    /// Longitude and latitude of the Thing.
+    pub position: Option<[f64; 2]>,
+    /// Whether Thing or Datastream says that its values are made up.
+    pub simulated: bool,
 }
 
 impl Selection {
@@ -127,31 +141,6 @@ impl Selection {
     }
 }
 
-/// A threshold with hysteresis: raised at or beyond `raise`, cleared at or beyond `clear`, in between everything stays as it is.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Level {
-    pub raise: f64,
-    pub clear: f64,
-    /// Seconds that the value must stay beyond `raise` before the alarm is raised; 0 raises at once.
-    #[serde(default)]
-    pub hold: u32,
-    /// Seconds that the value must stay beyond `clear` before the alarm is cleared.
-    #[serde(default)]
-    pub clear_hold: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Condition {
-    /// Raised while the value is high. `clear` lies below `raise`.
-    Above(Level),
-    /// Raised while the value is low. `clear` lies above `raise`.
-    Below(Level),
-    /// Raised when nothing new has arrived for `after` seconds.
-    Absence { after: u32 },
-}
-
 /// Which Observations a rule believes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -161,6 +150,16 @@ pub enum Trust {
     Good,
     /// All that carry a result.
     Any,
+}
+
+/// How many Things of one district must fulfil a rule's condition before it is raised there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Together {
+    pub at_least: u32,
+    /// Seconds within which they must have begun to, by the time of measurement; without it, it is enough that they do at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<u32>,
 }
 
 /// A rule as the pack writes it. [`Rule::new`] turns it into one that is known to make sense.
@@ -186,6 +185,12 @@ pub struct RuleDeclaration {
     /// Keys of the recipients who are told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<String>,
+    /// Makes one alarm of several Things in a district.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<Together>,
+    /// Makes the alarm a public warning as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_alert: Option<PublicAlert>,
     #[serde(default = "yes")]
     pub enabled: bool,
 }
@@ -197,21 +202,25 @@ const fn yes() -> bool {
     true
 }
 
-const DAY: u32 = 86_400;
+pub(super) const DAY: u32 = 86_400;
 /// The longest time a rule may wait for anything.
-const MAX_WAIT: u32 = 366 * DAY;
+pub(super) const MAX_WAIT: u32 = 366 * DAY;
 const MAX_TEXT: usize = 500;
 const MAX_RECIPIENTS: usize = 32;
 
 /// A declaration whose every field has been checked.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(transparent)]
-pub struct Rule(RuleDeclaration);
+pub struct Rule {
+    declaration: RuleDeclaration,
+    #[serde(skip)]
+    compiled: Option<Arc<Compiled>>,
+}
 
 impl Deref for Rule {
     type Target = RuleDeclaration;
     fn deref(&self) -> &RuleDeclaration {
-        &self.0
+        &self.declaration
     }
 }
 
@@ -240,7 +249,7 @@ impl Rule {
                 wrong(&format!("/select/{name}"), "1 to 200 characters are expected".to_owned());
             }
         }
-        check_condition(&d.when, &mut wrong);
+        let compiled = condition::check(&d.key, &d.when, &mut wrong);
         if d.max_age == 0 || d.max_age > MAX_WAIT {
             wrong("/max_age", format!("1 to {MAX_WAIT} seconds are expected"));
         }
@@ -252,43 +261,46 @@ impl Rule {
                 wrong(&format!("/notify/{at}"), format!("'{}' is not the key of a recipient", shorten(key)));
             }
         }
-        if errors.is_empty() { Ok(Self(declaration)) } else { Err(errors) }
+        if let Some(Together { at_least, within }) = d.area {
+            if !(2..=1_000).contains(&at_least) {
+                wrong("/area/at_least", "2 to 1,000 Things are expected".to_owned());
+            }
+            if within.is_some_and(|within| within == 0 || within > MAX_WAIT) {
+                wrong("/area/within", format!("1 to {MAX_WAIT} seconds are expected"));
+            }
+        }
+        if let Some(alert) = &d.public_alert {
+            errors.extend(warning::check(alert));
+        }
+        if errors.is_empty() { Ok(Self { declaration, compiled }) } else { Err(errors) }
     }
 
     pub fn declaration(&self) -> &RuleDeclaration {
-        &self.0
+        &self.declaration
+    }
+
+    /// The rule's expression, where it has one.
+    pub fn compiled(&self) -> Option<&Arc<Compiled>> {
+        self.compiled.as_ref()
+    }
+
+    /// The keys of other Datastreams that the rule looks at, below the key of their Thing.
+    pub fn inputs(&self) -> &[String] {
+        self.compiled.as_ref().map_or(&[], |c| c.inputs.as_slice())
+    }
+
+    /// Which of [`Rule::inputs`] this Datastream is, if any.
+    pub fn reads(&self, facts: &Facts) -> Option<u8> {
+        if !self.enabled || self.tenant != facts.tenant {
+            return None;
+        }
+        let own = facts.datastream_key.as_deref()?.strip_prefix(facts.thing_key.as_deref()?)?.strip_prefix('.')?;
+        self.inputs().iter().position(|key| key == own).and_then(|at| u8::try_from(at).ok())
     }
 
     /// Whether the rule watches this Datastream: a rule never reaches into another tenant's data.
     pub fn selects(&self, facts: &Facts) -> bool {
         self.enabled && self.tenant == facts.tenant && self.select.matches(facts)
-    }
-}
-
-fn check_condition(when: &Condition, wrong: &mut impl FnMut(&str, String)) {
-    let (at, level, side, right) = match when {
-        Condition::Above(level) => ("/when/above", level, "below", level.clear < level.raise),
-        Condition::Below(level) => ("/when/below", level, "above", level.clear > level.raise),
-        Condition::Absence { after } => {
-            if *after == 0 || *after > MAX_WAIT {
-                wrong("/when/absence/after", format!("1 to {MAX_WAIT} seconds are expected"));
-            }
-            return;
-        }
-    };
-    for (name, value) in [("raise", level.raise), ("clear", level.clear)] {
-        if !value.is_finite() {
-            wrong(&format!("{at}/{name}"), "a finite number is expected".to_owned());
-        }
-    }
-    // Without a gap between the two, a value that trembles around the limit would raise and clear without end.
-    if level.raise.is_finite() && level.clear.is_finite() && !right {
-        wrong(&format!("{at}/clear"), format!("it must lie {side} raise ({})", level.raise));
-    }
-    for (name, value) in [("hold", level.hold), ("clear_hold", level.clear_hold)] {
-        if value > MAX_WAIT {
-            wrong(&format!("{at}/{name}"), format!("at most {MAX_WAIT} seconds are expected"));
-        }
     }
 }
 
@@ -315,7 +327,7 @@ pub fn is_key(key: &str) -> bool {
         && key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'))
 }
 
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     text.chars().take(60).collect()
 }
 
@@ -443,6 +455,8 @@ mod tests {
             district: None,
             thing_name: Text::plain("Gauge"),
             unit: None,
+            position: None,
+            simulated: false,
         };
         assert!(rule.selects(&facts));
         assert!(!rule.selects(&Facts { system: None, ..facts.clone() }));

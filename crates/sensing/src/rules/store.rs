@@ -2,15 +2,15 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
-use kernel::{Id, Timestamp};
+use kernel::Timestamp;
 use records::{Param, Read, ToParam, Tx, params};
 
 use super::{
-    core::SlotRow,
+    core::{Open, SlotRow},
     machine::{State, Turning},
     model::{Rule, RuleDeclaration},
 };
-use crate::{alarms::model::Alarm, model::EntityId};
+use crate::model::EntityId;
 
 /// All rules, by key. One that this program does not understand (written by a newer one) is left out and named in the log.
 pub fn rules(read: &mut Read<'_>) -> Result<Vec<Arc<Rule>>, records::Error> {
@@ -48,7 +48,8 @@ pub fn delete_rule(tx: &mut Tx<'_>, key: &str) -> Result<bool, records::Error> {
 pub fn states(read: &mut Read<'_>) -> Result<Vec<SlotRow>, records::Error> {
     let mut all = Vec::new();
     read.for_each(
-        "SELECT rule, datastream, thing, next_offset, latest, seen, value, raised, raises, turning_since, turning_arrived
+        "SELECT rule, datastream, thing, next_offset, latest, seen, value, raised, raises, turning_since, turning_arrived,
+             memory, raised_at
          FROM sensing_rule_state",
         params![],
         |row| {
@@ -65,8 +66,10 @@ pub fn states(read: &mut Read<'_>) -> Result<Vec<SlotRow>, records::Error> {
                     value: row.get(6)?,
                     raised: row.get(7)?,
                     raises: row.get(8)?,
+                    since: row.get(12)?,
                     turning: since.zip(arrived).map(|(since, arrived)| Turning { since, arrived }),
                 },
+                memory: row.get(11)?,
             });
             Ok(ControlFlow::Continue(()))
         },
@@ -74,7 +77,7 @@ pub fn states(read: &mut Read<'_>) -> Result<Vec<SlotRow>, records::Error> {
     Ok(all)
 }
 
-const COLUMNS: usize = 11;
+const COLUMNS: usize = 13;
 /// Rows of one statement; a statement holds 4,096 parameters at most.
 const ROWS: usize = 200;
 
@@ -83,7 +86,7 @@ pub fn put_states(tx: &mut Tx<'_>, rows: &[SlotRow]) -> Result<(), records::Erro
     for rows in rows.chunks(ROWS) {
         let mut sql = String::from(
             "INSERT INTO sensing_rule_state (rule, datastream, thing, next_offset, latest, seen, value, raised, raises,
-                turning_since, turning_arrived) VALUES ",
+                turning_since, turning_arrived, memory, raised_at) VALUES ",
         );
         let offsets: Vec<i64> = rows.iter().map(|r| i64::try_from(r.next_offset).unwrap_or(i64::MAX)).collect();
         let turning: Vec<_> =
@@ -108,13 +111,16 @@ pub fn put_states(tx: &mut Tx<'_>, rows: &[SlotRow]) -> Result<(), records::Erro
                 s.raises.to_param(),
                 turning[nth].0.to_param(),
                 turning[nth].1.to_param(),
+                row.memory.to_param(),
+                s.since.to_param(),
             ]);
         }
         sql.push_str(
             " ON CONFLICT (rule, datastream) DO UPDATE SET thing = excluded.thing, next_offset = excluded.next_offset,
                 latest = excluded.latest, seen = excluded.seen, value = excluded.value, raised = excluded.raised,
                 raises = excluded.raises, turning_since = excluded.turning_since,
-                turning_arrived = excluded.turning_arrived",
+                turning_arrived = excluded.turning_arrived, memory = excluded.memory,
+                raised_at = excluded.raised_at",
         );
         tx.execute(&sql, &values)?;
     }
@@ -142,9 +148,9 @@ pub fn put_position(tx: &mut Tx<'_>, next: u64) -> Result<(), records::Error> {
     Ok(())
 }
 
-/// Alarms whose condition stands: rule, Thing, id.
-pub fn standing(read: &mut Read<'_>) -> Result<Vec<(String, EntityId, Id<Alarm>)>, records::Error> {
-    read.query("SELECT rule, thing, id FROM sensing_alarm WHERE open_key IS NOT NULL", params![], |row| {
-        Ok((row.get(0)?, EntityId(row.get(1)?), row.get(2)?))
+/// Alarms whose condition stands.
+pub fn standing(read: &mut Read<'_>) -> Result<Vec<Open>, records::Error> {
+    read.query("SELECT rule, thing, district, id FROM sensing_alarm WHERE open_key IS NOT NULL", params![], |row| {
+        Ok(Open { rule: row.get(0)?, thing: EntityId(row.get(1)?), district: row.get(2)?, id: row.get(3)? })
     })
 }

@@ -36,6 +36,23 @@ name = { en = "walled-garden-7731 water", zh-hant = "walled-garden-7731", zh-han
 select = { system = "flood" }
 when = { above = { raise = 1000, clear = 900 } }
 notify = ["walls-mail", "walls-other-mail"]
+
+# A warning is for everybody, and tells nothing of what raised it.
+[[rule]]
+key = "walls-warning"
+tenant = "dsd"
+severity = "Severe"
+name = { en = "High water", zh-hant = "水位過高", zh-hans = "水位过高" }
+select = { system = "flood" }
+when = { expression = "value > 1000.0", clear = "value < 900.0" }
+
+[rule.public_alert]
+category = "Met"
+urgency = "Immediate"
+certainty = "Observed"
+headline = { en = "High water at {thing}", zh-hant = "{thing}水位過高", zh-hans = "{thing}水位过高" }
+description = { en = "High water in {district}.", zh-hant = "水位過高", zh-hans = "水位过高" }
+area = { circle = 1 }
 "#;
 
 const CONNECTOR: &str = r#"
@@ -223,6 +240,15 @@ impl World {
         };
         let nobody = "01900000-0000-7000-8000-000000000000";
         name("alarm", &alarm, nobody);
+        let warning = loop {
+            tries.next().expect("a warning");
+            let (_, alerts) = ask("GET", "/api/alerts?rule=walls-warning", Value::Null).await;
+            match alerts["alerts"][0]["message"]["identifier"].as_str() {
+                Some(identifier) => break identifier.to_owned(),
+                None => tokio::time::sleep(PAUSE).await,
+            }
+        };
+        name("warning", &warning, "none");
         name("delivery", &delivery, nobody);
         name("letter", &letter, nobody);
         loop {

@@ -9,6 +9,7 @@ use kernel::SystemClock;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::*;
+use crate::rules::{self, core::Happening, model::Expression};
 
 const FOLDER: &str = "LAMPPOST_TEST_KILL_FOLDER";
 const THINGS: i64 = 5;
@@ -19,6 +20,22 @@ fn record(n: u64, base: i64) -> Vec<(i64, i64, f64)> {
     (1..=THINGS)
         .map(|id| (id, base + i64::try_from(n).expect("small"), [7.0, 9.0, 11.0][random.random_range(0..3)]))
         .collect()
+}
+
+/// An expression that needs what it remembers: a mean over ten seconds and the value before.
+pub fn rising() -> RuleDeclaration {
+    RuleDeclaration {
+        key: "rising".to_owned(),
+        when: Condition::Expression(Box::new(Expression {
+            expression: "mean > 9.0 && value - previous > 1.0".to_owned(),
+            clear: Some("mean < 9.0 && thing[\"level-1\"].value < 10.0".to_owned()),
+            hold: 0,
+            clear_hold: 2,
+            window: Some(10),
+            windows: std::collections::BTreeMap::new(),
+        })),
+        ..high(0)
+    }
 }
 
 async fn open(folder: &Path) -> (Alarms, Rules, Topic, Stream) {
@@ -66,7 +83,7 @@ async fn killed_at_random_moments() {
         for id in 1..=THINGS {
             gauge(alarms.records(), id, id, "dsd", true).await;
         }
-        rules.apply(&Caller::system("test"), vec![high(0)], vec![]).await.expect("applied");
+        rules.apply(&Caller::system("test"), vec![high(0), rising()], vec![]).await.expect("applied");
         let first = engine::start(TopicFeed(topic), alarms.clone(), Arc::new(SystemClock), Options::default())
             .await
             .expect("engine");
@@ -118,7 +135,7 @@ async fn killed_at_random_moments() {
     }
     expected.sort_unstable();
     let read = alarms.records().read(|r| {
-        r.query("SELECT thing, raised_at, cleared_at FROM sensing_alarm", params![], |row| {
+        r.query("SELECT thing, raised_at, cleared_at FROM sensing_alarm WHERE rule = 'high'", params![], |row| {
             let second = |micros: i64| micros / 1_000_000;
             Ok((row.get::<i64>(0)?, second(row.get(1)?), row.get::<Option<i64>>(2)?.map(second)))
         })
@@ -127,4 +144,44 @@ async fn killed_at_random_moments() {
     found.sort_unstable();
     assert_eq!(found, expected);
     engine.stop().await;
+
+    // What the expression gives when the same records are read in one go, from nothing.
+    let (loaded, facts) = alarms
+        .records()
+        .read(|read| {
+            let loaded = rules::store::rules(read)?;
+            let (facts, _) = rules::facts::load(read, &loaded)?;
+            Ok::<_, records::Error>((loaded, facts))
+        })
+        .await
+        .expect("rules");
+    let mut core = rules::core::Core::new(Timestamp::MIN);
+    core.install(loaded, &facts, &[], &[], Timestamp::MIN);
+    let mut reader = TopicFeed(topic.clone()).read(0).await.expect("reads");
+    for _ in 0..topic.end().0 {
+        let arrived = reader.next().await.expect("a record");
+        let Frame::Observed(batch) = &arrived.frame else { panic!("only observations were sent") };
+        core.apply(arrived.offset, arrived.at, batch);
+    }
+    let mut expected: Vec<(String, Timestamp, Option<Timestamp>)> = Vec::new();
+    for happening in core.take(true).happenings {
+        match happening {
+            Happening::Raised { id, rule, at, .. } if rule.key == "rising" => expected.push((id.to_string(), at, None)),
+            Happening::Cleared { id, rule, at, .. } if rule == "rising" => {
+                let one = expected.iter_mut().find(|e| e.0 == id.to_string()).expect("raised before");
+                one.2 = Some(at);
+            }
+            _ => {}
+        }
+    }
+    expected.sort_unstable();
+    let read = alarms.records().read(|r| {
+        r.query("SELECT id, raised_at, cleared_at FROM sensing_alarm WHERE rule = 'rising'", params![], |row| {
+            Ok((row.get::<String>(0)?, row.get::<Timestamp>(1)?, row.get::<Option<Timestamp>>(2)?))
+        })
+    });
+    let mut found = read.await.expect("alarms");
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    assert!(!found.is_empty(), "the expression was never true: the test has tested little");
 }

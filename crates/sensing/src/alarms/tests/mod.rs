@@ -1,6 +1,8 @@
 //! The whole way on real stores: stream → engine → records, on SQLite and PostgreSQL.
 
+mod alerts;
 mod api;
+mod expressions;
 mod kill;
 mod live;
 mod notify;
@@ -32,10 +34,11 @@ const CATALOGUE: &[Migration] = &[Migration {
     version: 1,
     name: "what rules read of the catalogue",
     sql: "CREATE TABLE sensing_thing (id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
-              name TEXT NOT NULL, properties TEXT, system TEXT NOT NULL, district TEXT NOT NULL);
+              name TEXT NOT NULL, properties TEXT, system TEXT NOT NULL, district TEXT NOT NULL,
+              simulated BIGINT NOT NULL DEFAULT 0, x DOUBLE PRECISION, y DOUBLE PRECISION);
           CREATE TABLE sensing_observed_property (id BIGINT NOT NULL PRIMARY KEY, key TEXT);
           CREATE TABLE sensing_datastream (id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
-              unit TEXT NOT NULL, thing_id BIGINT NOT NULL, observed_property_id BIGINT NOT NULL);
+              unit TEXT NOT NULL, thing_id BIGINT NOT NULL, observed_property_id BIGINT NOT NULL, properties TEXT);
           INSERT INTO sensing_observed_property (id, key) VALUES (1, 'water-level')",
 }];
 
@@ -204,8 +207,8 @@ pub async fn gauge(records: &Records, id: i64, thing: i64, slug: &str, public: b
     let add = records.write(move |tx| {
         let properties = r#"{"system":"flood","district":"Yuen Long","name_zh_hant":"新田"}"#;
         tx.execute(
-            "INSERT INTO sensing_thing (id, tenant, public, key, name, properties, system, district)
-             VALUES ($1, $2, $3, $4, 'San Tin', $5, 'flood', 'Yuen Long') ON CONFLICT DO NOTHING",
+            "INSERT INTO sensing_thing (id, tenant, public, key, name, properties, system, district, x, y)
+             VALUES ($1, $2, $3, $4, 'San Tin', $5, 'flood', 'Yuen Long', 114.0725, 22.4985) ON CONFLICT DO NOTHING",
             params![thing, slug, public, format!("thing-{thing}"), properties],
         )?;
         tx.execute(
@@ -241,6 +244,8 @@ pub fn high(hold: u32) -> RuleDeclaration {
         quality: Trust::Good,
         max_age: 86_400,
         notify: Vec::new(),
+        area: None,
+        public_alert: None,
         enabled: true,
     }
 }

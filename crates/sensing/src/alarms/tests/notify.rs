@@ -62,6 +62,8 @@ fn recipient(key: &str) -> Recipient {
         language: Language::ZhHant,
         min_severity: Severity::Minor,
         occasions: [notify::Occasion::Raised, notify::Occasion::Cleared].into(),
+        districts: BTreeSet::new(),
+        group: 0,
         email: None,
         webhook: None,
     }
@@ -290,4 +292,66 @@ async fn nobody_else_is_told() {
 fn the_letters_are_whole_in_every_language() {
     let catalogue = ui::Catalogue::new(&[notify::TEXTS]).expect("texts");
     assert_eq!(catalogue.check(), []);
+}
+
+/// Ten thousand gauges of two districts go over their level within three seconds of the program's clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_alarms_is_a_bounded_number_of_letters() {
+    const GAUGES: i64 = 10_000;
+    let city = City::new(Store::Sqlite).await;
+    let grouped = Recipient { group: 300, ..hook("https://control.example/alarms".to_owned()) };
+    let elsewhere =
+        Recipient { key: "elsewhere".to_owned(), districts: ["South".to_owned()].into(), ..grouped.clone() };
+    let alarm = |n: i64| Alarm {
+        id: kernel::Id::new(secs(NOW), n as u128 + 1),
+        rule: "high".to_owned(),
+        tenant: tenant("dsd"),
+        public: false,
+        severity: Severity::Severe,
+        state: crate::alarms::model::AlarmState::Open,
+        name: Text::plain("High water"),
+        instruction: None,
+        thing: EntityId(n),
+        thing_name: Text::plain("Gauge"),
+        datastream: EntityId(n),
+        system: None,
+        district: Some(if n % 2 == 0 { "North" } else { "Yuen Long" }.to_owned()),
+        value: Some(11.0),
+        unit: None,
+        raised_at: secs(NOW),
+        recorded_at: secs(NOW),
+        acknowledged: None,
+        cleared_at: None,
+        closed: None,
+        version: 1,
+    };
+    let keys = [grouped.key.clone(), elsewhere.key.clone()];
+    let (first, second) = (grouped, elsewhere);
+    let recipients = city.records.write(move |tx| {
+        notify::store::put_recipient(tx, &first)?;
+        notify::store::put_recipient(tx, &second)
+    });
+    recipients.await.expect("stored");
+    for from in (0..GAUGES).step_by(1_000) {
+        let (alarms, keys) = ((from..from + 1_000).map(alarm).collect::<Vec<_>>(), keys.clone());
+        let told = city.records.write(move |tx| {
+            for alarm in &alarms {
+                notify::enqueue(tx, alarm, notify::Occasion::Raised, &keys)?;
+            }
+            Ok::<_, records::Error>(())
+        });
+        told.await.expect("told");
+        city.clock.advance_micros(300_000);
+    }
+    let all = deliveries(&city).await;
+    assert_eq!(all.len(), 4, "for each district one at once and one at the end of the span: {all:?}");
+    assert_eq!(all.iter().map(|d| i64::from(d.gathered)).sum::<i64>(), GAUGES, "nobody is forgotten");
+    assert!(all.iter().all(|d| d.recipient == "hook"), "nothing has happened in the south");
+    assert_eq!(city.count("SELECT COUNT(*) FROM records_job").await, 4);
+    // After the span the next is told at once again.
+    city.clock.advance_micros(300 * 1_000_000);
+    let (late, keys) = (alarm(GAUGES), keys.clone());
+    let told = city.records.write(move |tx| notify::enqueue(tx, &late, notify::Occasion::Raised, &keys));
+    told.await.expect("told");
+    assert_eq!(deliveries(&city).await.len(), 5);
 }
