@@ -78,7 +78,7 @@ fn the_rules_of_the_pack_watch_what_the_pack_has() {
         all.extend(toml::from_str::<crate::rules::model::RuleFile>(&text).expect("a rule file").rule);
     }
     let rules = crate::rules::model::check_all(all).expect("valid");
-    assert_eq!(rules.len(), 7);
+    assert_eq!(rules.len(), 8);
     for rule in rules {
         let (system, property) = (
             rule.select.system.as_deref().expect("system"),
