@@ -217,7 +217,8 @@ fn run(writer: &mut Writer<'_, '_>, step: &Step, names: &Names, guard: Option<&G
         }
         Deed::Observe { body, datastream, feature } => {
             let draft = ObservationDraft::parse(&named(body)?)?;
-            let datastream = datastream.as_ref().map(|(of, whose)| Ok::<_, Error>((*of, id(*of, whose)?))).transpose()?;
+            let datastream =
+                datastream.as_ref().map(|(of, whose)| Ok::<_, Error>((*of, id(*of, whose)?))).transpose()?;
             let feature = feature.as_ref().map(|whose| id(EntityType::FeatureOfInterest, whose)).transpose()?;
             let observation = writer.complete(&draft, datastream, feature)?;
             if let Some(guard) = guard {

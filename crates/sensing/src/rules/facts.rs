@@ -117,7 +117,8 @@ fn neighbours(read: &mut Read<'_>, rule: &Rule, found: &mut BTreeMap<i64, Arc<Fa
     let things: Vec<i64> = things.into_iter().collect();
     for things in things.chunks(THINGS) {
         let marks: Vec<String> = (2..things.len() + 2).map(|n| format!("${n}")).collect();
-        let sql = format!("{FACTS} WHERE d.tenant = $1 AND d.thing_id IN ({})", marks.join(", "));
+        let facts_in_order = facts_of([THING, DATASTREAM, PROPERTY]);
+        let sql = format!("{facts_in_order} AND d.tenant = $1 AND t.id IN ({})", marks.join(", "));
         let mut values: Vec<Param<'_>> = vec![rule.tenant.to_param()];
         values.extend(things.iter().map(ToParam::to_param));
         read.for_each(&sql, &values, |row| {

@@ -40,7 +40,8 @@ impl SensorThings {
             Some(rights) => rights(caller, &info),
             None => {
                 // Policies see kinds, tenants and roles, never one thing.
-                let resource = Resource { kind: of.singular(), id: "", tenant: Some(&info.tenant), public: info.public };
+                let resource =
+                    Resource { kind: of.singular(), id: "", tenant: Some(&info.tenant), public: info.public };
                 catalog.scopes().policy().allows(caller, action::OBSERVE, &resource)
             }
         };
@@ -134,7 +135,8 @@ impl SensorThings {
         while let Some(group) = reader.group().map_err(broken)? {
             let near = catalog.datastream_cached(group.datastream);
             let like = before.take().zip(near).filter(|(before, info)| {
-                let same = (&before.tenant, before.public, before.entity()) == (&info.tenant, info.public, info.entity());
+                let same =
+                    (&before.tenant, before.public, before.entity()) == (&info.tenant, info.public, info.entity());
                 !device && same && info.entity() == group.of
             });
             let info = match like {
