@@ -21,6 +21,7 @@ pub mod route;
 pub mod rules;
 pub mod scope;
 pub mod sta;
+pub mod tasking;
 
 pub use catalog::Catalog;
 pub use error::Error;

@@ -60,7 +60,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
 
     // --- rights ---------------------------------------------------------------------------------------------------
 
-    fn allows(&mut self, action: Action, entity: EntityType, owner: &Owner) -> bool {
+    pub fn allows(&mut self, action: Action, entity: EntityType, owner: &Owner) -> bool {
         let Context { caller, policy, .. } = self.context;
         if caller.is_system() {
             return true;
@@ -152,6 +152,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
             fields,
             ones,
         };
+        self.check_tasking(&entity, &draft.pointer)?;
         self.insert_row(&entity, &draft.pointer, None)?;
         self.counts.add(&entity, 1);
         self.note(Operation::Created, &entity)?;
@@ -350,7 +351,26 @@ impl<'w, 'tx> Writer<'w, 'tx> {
             other.public = owner.public;
         }
         self.update_row(&other, at)?;
+        self.hand_down(&other)?;
         self.note(Operation::Updated, &other)
+    }
+
+    /// Whether a TaskingCapability is one: its parameters are a DataRecord, and what it says of its Tasks fits them.
+    pub(super) fn check_tasking(&self, entity: &Entity, pointer: &str) -> Result<(), Error> {
+        if entity.entity != EntityType::TaskingCapability {
+            return Ok(());
+        }
+        let parameters = entity.field("taskingParameters").to_value();
+        crate::tasking::terms::check_capability(pointer, &parameters, &entity.properties())
+    }
+
+    /// Whoever owns a TaskingCapability owns its Tasks.
+    pub(super) fn hand_down(&mut self, capability: &Entity) -> Result<(), Error> {
+        if capability.entity == EntityType::TaskingCapability {
+            let sql = "UPDATE sensing_task SET tenant = $1, public = $2 WHERE tasking_capability_id = $3";
+            self.tx.execute(sql, params![capability.tenant, capability.public, capability.id.0])?;
+        }
+        Ok(())
     }
 
     /// Sets the many-to-many ties of `entity`. A Thing's Locations are where it is now, so they replace the old ones.
@@ -545,7 +565,7 @@ impl<'a> Assignments<'a> {
     }
     fn fields(&mut self, schema: &'static Schema, entity: &'a Entity) {
         for (property, field) in schema.properties.iter().zip(&entity.fields) {
-            let Source::Column(column) = property.source else { continue };
+            let (Source::Column(column) | Source::Service(column)) = property.source else { continue };
             let value = match field {
                 Field::Null if property.kind == super::schema::Kind::Time => Param::Null(ColumnKind::Integer),
                 Field::Null => Param::Null(ColumnKind::Text),
