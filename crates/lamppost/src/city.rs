@@ -25,6 +25,7 @@ use sensing::{
     query::Engine,
     rules::{self, Rules, engine},
     sta::{self, SensorThings, Settings},
+    tasking::{self, Tasking},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,7 @@ pub struct City {
     pub rules: Rules,
     pub live: Live<Catalog>,
     pub connect: Connect,
+    pub tasking: Tasking,
     devices: Devices,
     engine: engine::Handle,
     door: Option<mqtt::Door>,
@@ -129,6 +131,17 @@ impl City {
         apply_connectors(pack, &connect).await?;
         tasks.spawn(connect.clone().run(stop.clone()));
 
+        let register = devices.clone();
+        let owns: tasking::Owns = Arc::new(move |caller, tenant, thing| register.has(caller, tenant, thing));
+        let tasking = Tasking::new(catalog.clone(), Arc::new(observe.clone()), owns);
+        tasks.spawn(tasking.clone().follow(observe.clone(), stop.clone()));
+        let (worker, until) = (tasking.clone(), stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = worker.run(until.cancelled_owned()).await {
+                tracing::error!(%error, "the time limits of Tasks are not looked at any more");
+            }
+        });
+
         let events = stores.stream.topic(EVENTS)?;
         let from = events.end();
         let live = Live::new(catalog.clone(), alarms.clone(), notify::live::Options::default(), from.0);
@@ -136,7 +149,7 @@ impl City {
         tasks.spawn(live.clone().follow_events(events.subscribe(from).await?, stop.clone()));
 
         let door = match &config.mqtt {
-            Some(mqtt) => Some(open_door(mqtt, &address, stores, catalog, devices, &observe, clock).await?),
+            Some(mqtt) => Some(open_door(mqtt, &address, stores, (catalog, devices, &tasking), &observe, clock).await?),
             None => None,
         };
         if let Some(door) = &door {
@@ -144,7 +157,7 @@ impl City {
             devices.cutting_with(Box::new(move |label| handle.disconnect(label)));
         }
         let (catalog, devices) = (catalog.clone(), devices.clone());
-        Ok(Self { catalog, observe, alarms, rules, live, connect, devices, engine, door, tasks, stop })
+        Ok(Self { catalog, observe, alarms, rules, live, connect, tasking, devices, engine, door, tasks, stop })
     }
 
     /// Where devices connect; `None` when the door is closed.
@@ -175,7 +188,7 @@ impl City {
             sta::Sent::Refused(why) => watching.refused(caller, why),
         });
         let settings = Settings { base_url: config.http.public_url.clone(), mqtt };
-        let things = SensorThings::new(engine, settings).guarded(rights).watched(watch);
+        let things = SensorThings::new(engine, settings).guarded(rights).tasking(self.tasking.clone()).watched(watch);
         let systems = pack.city.system.iter().map(|s| System { key: s.key.get_ref().clone(), name: s.name.clone() });
         let owners = pack.city.tenant.iter().map(|t| (t.slug.get_ref().clone(), t.name.clone())).collect();
         let parts = (self.catalog.clone(), self.observe.clone(), self.alarms.clone(), self.devices.clone());
@@ -186,6 +199,7 @@ impl City {
             .merge(notify::api::router(self.alarms.clone()))
             .merge(notify::live::router(self.live.clone()))
             .merge(connect::api::router(self.connect.clone()))
+            .merge(tasking::api::router(self.tasking.clone()))
             .merge(sensing::pages::router(pages))
     }
 
@@ -252,13 +266,14 @@ impl City {
 
 /// All routes of the room.
 pub fn routes() -> Vec<Route> {
-    let parts: [&[Route]; 6] = [
+    let parts: [&[Route]; 7] = [
         sta::ROUTES,
         alarms::api::ROUTES,
         rules::api::ROUTES,
         notify::api::ROUTES,
         notify::live::ROUTES,
         connect::api::ROUTES,
+        tasking::api::ROUTES,
     ];
     let mut routes = parts.concat();
     routes.extend(sensing::pages::routes());
@@ -319,8 +334,7 @@ async fn open_door(
     config: &crate::config::Mqtt,
     address: &str,
     stores: &Stores,
-    catalog: &Catalog,
-    devices: &Devices,
+    (catalog, devices, tasking): (&Catalog, &Devices, &Tasking),
     observe: &Observe,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<mqtt::Door> {
@@ -332,7 +346,7 @@ async fn open_door(
         mqtt::Options { plain: Some(config.listen), tls, base: format!("{address}/v1.1"), ..mqtt::Options::default() };
     let engine = Engine::new(catalog.clone(), Arc::new(observe.clone()), Limits::DEFAULT);
     let entities = mqtt::Catalogued::new(engine, stores.stream.topic(EVENTS)?);
-    let observed = mqtt::Observed::new(observe.clone(), catalog.clone());
+    let observed = mqtt::Observed::new(observe.clone(), catalog.clone()).tasking(tasking.clone());
     let keeper = Keeper { devices: devices.clone(), catalog: catalog.clone() };
     let records = stores.records.clone();
     let store = tokio::task::spawn_blocking(move || mqtt::Store::open(records)).await?.context("MQTT sessions")?;
