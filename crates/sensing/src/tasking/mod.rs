@@ -467,10 +467,12 @@ impl Tasking {
                     Err(failure) => return Err(failure),
                 }
             }
-            match store::step(tx, &store::system(), id, how(), &Event::Tick, &eyes) {
-                // It is over, or deleted: the time has nothing to do to it.
-                Ok(_) | Err(Failure::Refused(_) | Failure::Gone) => {}
-                Err(failure) => return Err(failure),
+            for event in [Event::Tick, Event::Dispatch] {
+                match store::step(tx, &store::system(), id, how(), &event, &eyes) {
+                    // It is over, or deleted: the time has nothing to do to it.
+                    Ok(_) | Err(Failure::Refused(_) | Failure::Gone) => {}
+                    Err(failure) => return Err(failure),
+                }
             }
             if let Some(job) = &job {
                 tx.complete(job)?;

@@ -27,6 +27,8 @@ const SAFE_SECONDS: i64 = 7 * 86_400;
 /// Waiting Tasks of one actuator that one step looks at, and lines of one history that are shown.
 const NEXT: i64 = 20;
 const LINES: i64 = 1_000;
+/// Tasks that are sent in the transaction that lifts a kill switch.
+const AT_ONCE: usize = 200;
 /// Steps that one step may bring about: the safe state, and those that waited and are of no use any more.
 const CHAIN: usize = 64;
 /// Jobs are tried for hours: what they guard must not be given up because the database was away.
@@ -238,11 +240,16 @@ pub fn throw(
     let payload = json!({"type": kind, "tenant": tenant, "public": false, "at": tx.now(), "reason": reason});
     tx.emit(Outgoing { topic: TOPIC.to_owned(), key: scope.to_owned(), payload })?;
     if !on {
-        // One of each actuator; the others follow as the lease is given back.
-        let waiting = "SELECT MIN(task_id) FROM sensing_task_run WHERE status = 'approved' GROUP BY actuator_id ORDER BY 1 LIMIT 1000";
+        // What brings a device back goes first. Those beyond the first are looked at by a job each, so that this stays a short transaction.
+        let waiting = "SELECT task_id FROM sensing_task_run WHERE status = 'approved'
+                       ORDER BY CASE WHEN proposer = 'system:tasking' THEN 0 ELSE 1 END, task_id";
         let waiting: Vec<EntityId> = tx.query(waiting, params![], |row| row.get(0).map(EntityId))?;
-        for id in waiting {
-            step(tx, &system(), id, (action::TASK_PROPOSE, None, ""), &Event::Dispatch, eyes)?;
+        for (n, id) in waiting.into_iter().enumerate() {
+            if n < AT_ONCE {
+                step(tx, &system(), id, (action::TASK_PROPOSE, None, ""), &Event::Dispatch, eyes)?;
+            } else {
+                wake(tx, id, Some(tx.now()))?;
+            }
         }
     }
     Ok(())

@@ -20,7 +20,10 @@ async fn a_landing_page_names_the_sets_and_what_holds() {
             "Sensors",
             "ObservedProperties",
             "Observations",
-            "FeaturesOfInterest"
+            "FeaturesOfInterest",
+            "TaskingCapabilities",
+            "Actuators",
+            "Tasks"
         ]
     );
     for set in root["value"].as_array().expect("sets") {
