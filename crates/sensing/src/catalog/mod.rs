@@ -16,6 +16,7 @@ pub mod listing;
 mod migrations;
 mod multi;
 pub mod schema;
+mod tasking;
 mod write;
 
 use std::{collections::BTreeSet, sync::Arc};

@@ -223,6 +223,29 @@ impl Request {
         Ok(request)
     }
 
+    /// Of a Task that is there, its terms stay as they are: they are what it was proposed with.
+    ///
+    /// # Errors
+    /// The member that would change something else.
+    pub fn parameters_only(&self) -> Result<(), Error> {
+        let others = [
+            ("TaskingCapability", self.capability.is_some()),
+            ("@lamppost.expires", self.expires.is_some()),
+            ("@lamppost.expect", self.expect.is_some()),
+            ("@lamppost.verify", self.verify.is_some()),
+            ("@lamppost.hold", self.hold.is_some()),
+            ("@lamppost.undo", self.undo.is_some()),
+            ("@lamppost.busy", self.busy.is_some()),
+            ("@lamppost.idempotencyKey", self.key.is_some()),
+        ];
+        match others.iter().find(|(_, given)| *given) {
+            Some((name, _)) => {
+                Err(Error::field(format!("/{name}"), "of a Task that is there only taskingParameters change"))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// What depends on the capability.
     ///
     /// # Errors

@@ -197,6 +197,9 @@ async fn a_second_person_approves() {
     let version = city.found("/api/tasks/1").await["task"]["version"].clone();
     let own = act(&city, &person("dsd"), 1, "approve", json!({ "version": version })).await;
     assert_eq!(own.status, StatusCode::FORBIDDEN, "{}", own.text);
+    let mut terms = speed(2);
+    terms["@lamppost.expires"] = json!("2026-11-22T10:00:00Z");
+    assert_eq!(city.patch("/v1.1/Tasks(1)", terms).await.json()["errors"][0]["field"], "/@lamppost.expires");
     assert_eq!(city.patch("/v1.1/Tasks(1)", speed(2)).await.status, StatusCode::OK);
     let stale = act(&city, &colleague(), 1, "approve", json!({ "version": version })).await;
     assert_eq!(stale.status, StatusCode::PRECONDITION_FAILED, "what was seen is not what is there");
@@ -257,7 +260,13 @@ async fn one_key_is_one_task() {
     assert_eq!(with("a", speed(1)).await.path(), "/v1.1/Tasks(1)");
     assert_eq!(with("a", speed(1)).await.path(), "/v1.1/Tasks(1)");
     assert_eq!(with("a", speed(2)).await.status, StatusCode::CONFLICT);
-    assert_eq!(with("b", speed(1)).await.path(), "/v1.1/Tasks(2)");
+    let (one, other) = (json!({"speed": 1, "mode": "day"}), json!({"mode": "day", "speed": 1}));
+    assert_eq!(with("b", json!({"taskingParameters": one})).await.path(), "/v1.1/Tasks(2)");
+    assert_eq!(
+        with("b", json!({"taskingParameters": other})).await.path(),
+        "/v1.1/Tasks(2)",
+        "the same in another order"
+    );
     assert_eq!(city.found("/v1.1/Tasks").await["value"].as_array().expect("value").len(), 2);
     assert_eq!(history(&city, 1).await.iter().filter(|e| *e == "sent").count(), 1);
 }
