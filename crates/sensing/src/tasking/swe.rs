@@ -279,8 +279,8 @@ impl Constraint {
 
     fn number(&self, at: &str, number: f64) -> Result<(), Error> {
         let free = self.values.is_empty() && self.intervals.is_empty();
-        #[expect(clippy::float_cmp, reason = "an allowed value is meant exactly as it is written")]
-        let listed = self.values.iter().any(|v| *v == number);
+        // An allowed value is meant exactly as it is written.
+        let listed = self.values.contains(&number);
         if free || listed || self.intervals.iter().any(|(low, high)| (*low..=*high).contains(&number)) {
             return Ok(());
         }
