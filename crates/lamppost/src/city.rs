@@ -26,6 +26,7 @@ use sensing::{
     query::Engine,
     rules::{self, Rules, engine},
     sta::{self, SensorThings, Settings},
+    tasking::{self, Tasking},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +51,7 @@ pub struct City {
     pub rules: Rules,
     pub live: Live<Catalog>,
     pub connect: Connect,
+    pub tasking: Tasking,
     devices: Devices,
     engine: engine::Handle,
     door: Option<mqtt::Door>,
@@ -135,6 +137,17 @@ impl City {
         apply_connectors(pack, &connect).await?;
         tasks.spawn(connect.clone().run(stop.clone()));
 
+        let register = devices.clone();
+        let owns: tasking::Owns = Arc::new(move |caller, tenant, thing| register.has(caller, tenant, thing));
+        let tasking = Tasking::new(catalog.clone(), Arc::new(observe.clone()), owns);
+        tasks.spawn(tasking.clone().follow(observe.clone(), stop.clone()));
+        let (worker, until) = (tasking.clone(), stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = worker.run(until.cancelled_owned()).await {
+                tracing::error!(%error, "the time limits of Tasks are not looked at any more");
+            }
+        });
+
         let events = stores.stream.topic(EVENTS)?;
         let from = events.end();
         let live = Live::new(catalog.clone(), alarms.clone(), notify::live::Options::default(), from.0);
@@ -142,7 +155,7 @@ impl City {
         tasks.spawn(live.clone().follow_events(events.subscribe(from).await?, stop.clone()));
 
         let door = match &config.mqtt {
-            Some(mqtt) => Some(open_door(mqtt, &address, stores, catalog, devices, &observe, clock).await?),
+            Some(mqtt) => Some(open_door(mqtt, &address, stores, (catalog, devices, &tasking), &observe, clock).await?),
             None => None,
         };
         if let Some(door) = &door {
@@ -150,7 +163,7 @@ impl City {
             devices.cutting_with(Box::new(move |label| handle.disconnect(label)));
         }
         let (catalog, devices) = (catalog.clone(), devices.clone());
-        Ok(Self { catalog, observe, alarms, alerts, rules, live, connect, devices, engine, door, tasks, stop })
+        Ok(Self { catalog, observe, alarms, alerts, rules, live, connect, tasking, devices, engine, door, tasks, stop })
     }
 
     /// Where devices connect; `None` when the door is closed.
@@ -181,7 +194,7 @@ impl City {
             sta::Sent::Refused(why) => watching.refused(caller, why),
         });
         let settings = Settings { base_url: config.http.public_url.clone(), mqtt };
-        let things = SensorThings::new(engine, settings).guarded(rights).watched(watch);
+        let things = SensorThings::new(engine, settings).guarded(rights).tasking(self.tasking.clone()).watched(watch);
         let systems = pack.city.system.iter().map(|s| System { key: s.key.get_ref().clone(), name: s.name.clone() });
         let owners = pack.city.tenant.iter().map(|t| (t.slug.get_ref().clone(), t.name.clone())).collect();
         let parts = (self.catalog.clone(), self.observe.clone(), self.alarms.clone(), self.devices.clone());
@@ -194,6 +207,7 @@ impl City {
             .merge(notify::api::router(self.alarms.clone()))
             .merge(notify::live::router(self.live.clone()))
             .merge(connect::api::router(self.connect.clone()))
+            .merge(tasking::api::router(self.tasking.clone()))
             .merge(sensing::pages::router(pages))
     }
 
@@ -268,6 +282,7 @@ pub fn routes() -> Vec<Route> {
         notify::api::ROUTES,
         notify::live::ROUTES,
         connect::api::ROUTES,
+        tasking::api::ROUTES,
     ];
     let mut routes = parts.concat();
     routes.extend(sensing::pages::routes());
@@ -378,8 +393,7 @@ async fn open_door(
     config: &crate::config::Mqtt,
     address: &str,
     stores: &Stores,
-    catalog: &Catalog,
-    devices: &Devices,
+    (catalog, devices, tasking): (&Catalog, &Devices, &Tasking),
     observe: &Observe,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<mqtt::Door> {
@@ -391,7 +405,7 @@ async fn open_door(
         mqtt::Options { plain: Some(config.listen), tls, base: format!("{address}/v1.1"), ..mqtt::Options::default() };
     let engine = Engine::new(catalog.clone(), Arc::new(observe.clone()), Limits::DEFAULT);
     let entities = mqtt::Catalogued::new(engine, stores.stream.topic(EVENTS)?);
-    let observed = mqtt::Observed::new(observe.clone(), catalog.clone());
+    let observed = mqtt::Observed::new(observe.clone(), catalog.clone()).tasking(tasking.clone());
     let keeper = Keeper { devices: devices.clone(), catalog: catalog.clone() };
     let records = stores.records.clone();
     let store = tokio::task::spawn_blocking(move || mqtt::Store::open(records)).await?.context("MQTT sessions")?;

@@ -23,6 +23,7 @@ pub mod rules;
 pub mod scope;
 mod spreadsheet;
 pub mod sta;
+pub mod tasking;
 
 pub use catalog::Catalog;
 pub use error::Error;

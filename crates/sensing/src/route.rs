@@ -52,5 +52,17 @@ pub mod action {
     pub const DEVICE_MANAGE: Action = Action("device:manage");
     pub const CONNECTOR_READ: Action = Action("connector:read");
     pub const CONNECTOR_MANAGE: Action = Action("connector:manage");
+    /// Ask for a Task, cancel it, renew and release its hold.
+    pub const TASK_PROPOSE: Action = Action("task:propose");
+    /// Have one's own Task sent without a second person, where the TaskingCapability does not demand one.
+    pub const TASK_ALONE: Action = Action("task:alone");
+    /// Approve or reject somebody else's Task.
+    pub const TASK_APPROVE: Action = Action("task:approve");
+    /// See what has become of a Task, and who did what.
+    pub const TASK_READ: Action = Action("task:read");
+    /// Say for an actuator that it has done a Task, or cannot.
+    pub const TASK_ACKNOWLEDGE: Action = Action("task:acknowledge");
+    /// Throw the kill switch of a tenant or of the city.
+    pub const TASK_STOP: Action = Action("task:stop");
     pub const OPS_READ: Action = Action("ops:read");
 }

@@ -193,6 +193,10 @@ impl Parser {
         pointer: String,
         parent: Option<&str>,
     ) -> Result<Draft, Error> {
+        if entity == EntityType::Task {
+            let detail = "a Task is created alone, with POST /v1.1/Tasks or /v1.1/TaskingCapabilities(1)/Tasks (17-079 section 8)";
+            return Err(Error::field(pointer, detail));
+        }
         let schema = Schema::of(entity);
         let map = self.object(body, &pointer)?;
         let mut draft = Draft {
@@ -256,6 +260,10 @@ impl Parser {
                 draft.observations.push(observation);
             }
             return Ok(());
+        }
+        if navigation.target == EntityType::Task {
+            let detail = "a Task stays with the TaskingCapability that it was created for; create Tasks with POST";
+            return Err(Error::field(at, detail));
         }
         let targets = if navigation.to_many() {
             let items = value.as_array().ok_or_else(|| wrong(at, "an array", value))?;

@@ -95,7 +95,9 @@ impl Writer<'_, '_> {
         if after != before {
             let owner = Owner { tenant: after.tenant.clone(), public: after.public };
             self.require(action::WRITE, after.entity, &owner, &format!("{}({})", after.entity.set(), after.id))?;
+            self.check_tasking(&after, &draft.pointer)?;
             self.update_row(&after, &draft.pointer)?;
+            self.hand_down(&after)?;
             self.counts.add(&before, -1);
             self.counts.add(&after, 1);
             self.note_changed(&before, &after)?;
@@ -109,10 +111,18 @@ impl Writer<'_, '_> {
         match after.entity {
             EntityType::Thing if (&before.tenant, before.public) != (&after.tenant, after.public) => {
                 // Whoever owns the Thing owns its series and its history, and they are as public as it is.
-                for table in ["sensing_datastream", "sensing_multi_datastream", "sensing_historical_location"] {
+                for table in [
+                    "sensing_datastream",
+                    "sensing_multi_datastream",
+                    "sensing_historical_location",
+                    "sensing_tasking_capability",
+                ] {
                     let sql = format!("UPDATE {table} SET tenant = $1, public = $2 WHERE thing_id = $3");
                     self.tx.execute(&sql, params![after.tenant, after.public, after.id.0])?;
                 }
+                let sql = "UPDATE sensing_task SET tenant = $1, public = $2 WHERE tasking_capability_id IN
+                           (SELECT c.id FROM sensing_tasking_capability c WHERE c.thing_id = $3)";
+                self.tx.execute(sql, params![after.tenant, after.public, after.id.0])?;
                 self.stale_series(after.id)
             }
             // Who follows a system must learn that the Thing has left it.

@@ -58,6 +58,7 @@ impl Writer<'_, '_> {
                 self.tx.execute(sql, params![entity.id.0])?;
                 self.changes.dropped.push(entity.id);
             }
+            EntityType::Task => crate::tasking::forget(self.tx, entity.id)?,
             EntityType::FeatureOfInterest => {
                 let sql =
                     "SELECT datastream_id FROM sensing_observed_feature WHERE feature_id = $1 ORDER BY datastream_id";

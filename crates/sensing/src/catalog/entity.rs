@@ -54,7 +54,7 @@ impl Entity {
         let mut column = COMMON.len();
         let mut fields = Vec::with_capacity(schema.properties.len());
         for property in schema.properties {
-            if !matches!(property.source, Source::Column(_)) {
+            if !matches!(property.source, Source::Column(_) | Source::Service(_)) {
                 fields.push(Field::Null);
                 continue;
             }

@@ -6,6 +6,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "catalogue", sql: CATALOGUE },
     Migration { version: 2, name: "things by system, district, name and place", sql: LISTING },
     Migration { version: 3, name: "multi-datastreams", sql: MULTI_DATASTREAMS },
+    Migration { version: 4, name: "tasking", sql: TASKING },
 ];
 
 const CATALOGUE: &str = "
@@ -112,4 +113,45 @@ CREATE TABLE sensing_multi_observed_property (
   multi_datastream_id BIGINT NOT NULL, place BIGINT NOT NULL, observed_property_id BIGINT NOT NULL,
   PRIMARY KEY (multi_datastream_id, place));
 CREATE INDEX sensing_multi_observed_property_back ON sensing_multi_observed_property (observed_property_id, multi_datastream_id);
+";
+
+/// The entities of 17-079, and what becomes of a Task (`crate::tasking`): one history, because one transaction writes both. `body` is the whole
+/// machine as JSON; what is looked for has a column. A lease's key is the Actuator, so there cannot be two.
+const TASKING: &str = "
+CREATE TABLE sensing_tasking_capability (
+  id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
+  name TEXT NOT NULL, description TEXT NOT NULL, tasking_parameters TEXT NOT NULL, properties TEXT,
+  thing_id BIGINT NOT NULL, actuator_id BIGINT NOT NULL);
+CREATE UNIQUE INDEX sensing_tasking_capability_key ON sensing_tasking_capability (tenant, key);
+CREATE INDEX sensing_tasking_capability_name ON sensing_tasking_capability (name, id);
+CREATE INDEX sensing_tasking_capability_thing ON sensing_tasking_capability (thing_id, id);
+CREATE INDEX sensing_tasking_capability_actuator ON sensing_tasking_capability (actuator_id, id);
+
+CREATE TABLE sensing_actuator (
+  id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
+  name TEXT NOT NULL, description TEXT NOT NULL, encoding_type TEXT NOT NULL, metadata TEXT NOT NULL, properties TEXT);
+CREATE UNIQUE INDEX sensing_actuator_key ON sensing_actuator (tenant, key);
+CREATE INDEX sensing_actuator_name ON sensing_actuator (name, id);
+
+CREATE TABLE sensing_task (
+  id BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, public BIGINT NOT NULL, key TEXT,
+  tasking_parameters TEXT NOT NULL, creation_time BIGINT NOT NULL, status TEXT NOT NULL, tasking_capability_id BIGINT NOT NULL);
+CREATE UNIQUE INDEX sensing_task_key ON sensing_task (tenant, key);
+CREATE INDEX sensing_task_capability ON sensing_task (tasking_capability_id, id);
+CREATE INDEX sensing_task_status ON sensing_task (status, id);
+
+CREATE TABLE sensing_task_run (
+  task_id BIGINT NOT NULL PRIMARY KEY, version BIGINT NOT NULL, status TEXT NOT NULL, actuator_id BIGINT NOT NULL,
+  watched BIGINT, proposer TEXT NOT NULL, idempotency_key TEXT, request TEXT NOT NULL, body TEXT NOT NULL);
+CREATE UNIQUE INDEX sensing_task_run_key ON sensing_task_run (proposer, idempotency_key);
+CREATE INDEX sensing_task_run_status ON sensing_task_run (status, task_id);
+CREATE INDEX sensing_task_run_actuator ON sensing_task_run (actuator_id, status, task_id);
+
+CREATE TABLE sensing_task_entry (
+  task_id BIGINT NOT NULL, version BIGINT NOT NULL, at BIGINT NOT NULL, actor TEXT NOT NULL, status TEXT NOT NULL,
+  event TEXT NOT NULL, remark TEXT, PRIMARY KEY (task_id, version));
+
+CREATE TABLE sensing_task_lease (actuator_id BIGINT NOT NULL PRIMARY KEY, task_id BIGINT NOT NULL);
+
+CREATE TABLE sensing_task_stop (scope TEXT NOT NULL PRIMARY KEY, at BIGINT NOT NULL, actor TEXT NOT NULL, reason TEXT NOT NULL);
 ";

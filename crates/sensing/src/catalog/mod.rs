@@ -17,6 +17,7 @@ pub mod listing;
 mod migrations;
 mod multi;
 pub mod schema;
+mod tasking;
 mod write;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -36,11 +37,12 @@ use crate::{
 };
 use body::{Draft, Purpose};
 use cache::Cache;
-use write::{Bound, Context, Owner, Writer};
+use write::{Bound, Context};
 
-pub(crate) use body::{ObservationDraft, Target};
+pub(crate) use body::{ObservationDraft, Target, kind_of};
 pub(crate) use change::patched;
 pub(crate) use feature::no_result;
+pub(crate) use write::{Owner, Writer};
 
 /// Entities that one bulk upsert writes in one transaction.
 const CHUNK: usize = 500;
@@ -181,6 +183,15 @@ impl Catalog {
             self.inner.cache.forget(changes.stale.iter().copied());
         }
         changes.tenants.iter().for_each(|tenant| self.inner.scopes.know(tenant));
+    }
+
+    /// Runs a command of another topic that writes entities too: the Tasks' own rows stand beside what becomes of them.
+    pub(crate) async fn with_writer<T, F>(&self, caller: &Caller, action: Action, command: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Fn(&mut Writer<'_, '_>) -> Result<T, Error> + Send + 'static,
+    {
+        self.command(self.context(caller), action, command).await.map(|(value, _)| value)
     }
 
     // --- writing --------------------------------------------------------------------------------------------------

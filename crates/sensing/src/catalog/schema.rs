@@ -1,7 +1,7 @@
-//! The entity model as a table: 18-088 sections 8.2 and 12 in one place.
+//! The entity model as a table: 18-088 sections 8.2 and 12 and 17-079 section 7 in one place.
 //!
 //! Bodies are checked, rows are read and written, paths in $filter are resolved and answers are printed from this table and from
-//! nothing else. A new property or entity type (Tasking) is a new line here and a migration.
+//! nothing else. A new property or entity type is a new line here and a migration.
 
 use crate::model::EntityType;
 
@@ -25,6 +25,8 @@ pub enum Kind {
 pub enum Source {
     /// A column of the entity's table.
     Column(&'static str),
+    /// A column that the service alone writes, such as a Task's creationTime; ignored when sent.
+    Service(&'static str),
     /// The head of the series of a Datastream or MultiDatastream: never written by a client, ignored when sent (18-088 table 11).
     Head,
     /// A column of the series.
@@ -145,6 +147,7 @@ static THING: Schema = Schema {
         many("HistoricalLocations", E::HistoricalLocation, "thing_id", "Thing"),
         many("Datastreams", E::Datastream, "thing_id", "Thing"),
         many("MultiDatastreams", E::MultiDatastream, "thing_id", "Thing"),
+        many("TaskingCapabilities", E::TaskingCapability, "thing_id", "Thing"),
     ],
     geometry: None,
     extra: &[],
@@ -342,6 +345,65 @@ static FEATURE: Schema = Schema {
     extra: &["origin"],
 };
 
+static TASKING_CAPABILITY: Schema = Schema {
+    entity: E::TaskingCapability,
+    table: "sensing_tasking_capability",
+    properties: &[
+        text("name", "name"),
+        text("description", "description"),
+        Property {
+            name: "taskingParameters",
+            kind: Kind::Object,
+            required: true,
+            source: Source::Column("tasking_parameters"),
+        },
+        properties(),
+    ],
+    navigation: &[
+        one("Thing", E::Thing, "thing_id", "TaskingCapabilities"),
+        one("Actuator", E::Actuator, "actuator_id", "TaskingCapabilities"),
+        many("Tasks", E::Task, "tasking_capability_id", "TaskingCapability"),
+    ],
+    geometry: None,
+    extra: &[],
+};
+
+static ACTUATOR: Schema = Schema {
+    entity: E::Actuator,
+    table: "sensing_actuator",
+    properties: &[
+        text("name", "name"),
+        text("description", "description"),
+        text("encodingType", "encoding_type"),
+        json("metadata", "metadata"),
+        properties(),
+    ],
+    navigation: &[many("TaskingCapabilities", E::TaskingCapability, "actuator_id", "Actuator")],
+    geometry: None,
+    extra: &[],
+};
+
+/// What becomes of a Task stands in `crate::tasking`; here is what 17-079 says of it, and where it is at.
+pub const STATUS: &str = "@lamppost.status";
+
+static TASK: Schema = Schema {
+    entity: E::Task,
+    table: "sensing_task",
+    properties: &[
+        Property {
+            name: "taskingParameters",
+            kind: Kind::Object,
+            required: true,
+            source: Source::Column("tasking_parameters"),
+        },
+        Property { name: "creationTime", kind: Kind::Time, required: true, source: Source::Service("creation_time") },
+        Property { name: STATUS, kind: Kind::Text, required: true, source: Source::Service("status") },
+    ],
+    navigation: &[one("TaskingCapability", E::TaskingCapability, "tasking_capability_id", "Tasks")],
+    geometry: None,
+    extra: &[],
+};
+
 /// The columns that every table starts with.
 pub const COMMON: [&str; 4] = ["id", "tenant", "public", "key"];
 
@@ -357,6 +419,9 @@ impl Schema {
             E::ObservedProperty => &OBSERVED_PROPERTY,
             E::Observation => &OBSERVATION,
             E::FeatureOfInterest => &FEATURE,
+            E::TaskingCapability => &TASKING_CAPABILITY,
+            E::Actuator => &ACTUATOR,
+            E::Task => &TASK,
         }
     }
     pub fn property(&self, name: &str) -> Option<(usize, &'static Property)>
@@ -389,7 +454,7 @@ impl Schema {
     pub fn columns(&self, alias: &str) -> String {
         let mut out = String::new();
         let stored = self.properties.iter().filter_map(|p| match p.source {
-            Source::Column(column) => Some(column),
+            Source::Column(column) | Source::Service(column) => Some(column),
             _ => None,
         });
         for column in COMMON.into_iter().chain(stored).chain(self.ones().map(|(_, column)| column)) {
@@ -443,6 +508,8 @@ mod tests {
                             | "Datastream"
                             | "MultiDatastream"
                             | "FeatureOfInterest"
+                            | "TaskingCapability"
+                            | "Actuator"
                     )
                 );
             }

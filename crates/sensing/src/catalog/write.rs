@@ -60,7 +60,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
 
     // --- rights ---------------------------------------------------------------------------------------------------
 
-    pub(super) fn allows(&mut self, action: Action, entity: EntityType, owner: &Owner) -> bool {
+    pub fn allows(&mut self, action: Action, entity: EntityType, owner: &Owner) -> bool {
         let Context { caller, policy, .. } = self.context;
         if caller.is_system() {
             return true;
@@ -162,6 +162,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
             fields,
             ones,
         };
+        self.check_tasking(&entity, &draft.pointer)?;
         self.insert_row(&entity, &draft.pointer, None)?;
         self.counts.add(&entity, 1);
         self.note(Operation::Created, &entity)?;
@@ -360,6 +361,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
             other.public = owner.public;
         }
         self.update_row(&other, at)?;
+        self.hand_down(&other)?;
         self.note(Operation::Updated, &other)
     }
 
@@ -555,7 +557,7 @@ impl<'a> Assignments<'a> {
     }
     fn fields(&mut self, schema: &'static Schema, entity: &'a Entity) {
         for (property, field) in schema.properties.iter().zip(&entity.fields) {
-            let Source::Column(column) = property.source else { continue };
+            let (Source::Column(column) | Source::Service(column)) = property.source else { continue };
             let value = match field {
                 Field::Null if property.kind == super::schema::Kind::Time => Param::Null(ColumnKind::Integer),
                 Field::Null => Param::Null(ColumnKind::Text),

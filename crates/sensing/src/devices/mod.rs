@@ -323,6 +323,13 @@ impl Devices {
         self.inner.policy.allows(caller, action::OBSERVE, &resource)
     }
 
+    /// Whether a caller is a device of this tenant, in service, that has the Thing (a gateway has all of them). Answers from memory.
+    pub fn has(&self, caller: &Caller, tenant: &Tenant, thing: EntityId) -> bool {
+        let Principal::Device { id } = &caller.principal else { return false };
+        let entry = self.inner.live.get(id);
+        entry.is_some_and(|device| device.tenant == *tenant && (device.gateway || device.things.contains(&thing)))
+    }
+
     /// A device sent `count` Observations; `phenomenon` is the time of the newest. Callers that are no device are ignored.
     pub fn observed(&self, caller: &Caller, phenomenon: Option<Timestamp>, count: u64) {
         if let Principal::Device { id } = &caller.principal {

@@ -2,7 +2,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The entity types of the Sensing profile and its MultiDatastream extension. Observations are the only ones that are not rows of `records`.
+/// The entity types of the Sensing profile with its MultiDatastream extension, and of the Tasking profile (17-079). Observations are the only
+/// ones that are not rows of `records`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum EntityType {
     Thing,
@@ -14,10 +15,13 @@ pub enum EntityType {
     ObservedProperty,
     Observation,
     FeatureOfInterest,
+    TaskingCapability,
+    Actuator,
+    Task,
 }
 
 impl EntityType {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Thing,
         Self::Location,
         Self::HistoricalLocation,
@@ -27,6 +31,9 @@ impl EntityType {
         Self::ObservedProperty,
         Self::Observation,
         Self::FeatureOfInterest,
+        Self::TaskingCapability,
+        Self::Actuator,
+        Self::Task,
     ];
 
     /// `Thing`, as in a navigation link to one entity.
@@ -41,6 +48,9 @@ impl EntityType {
             Self::ObservedProperty => "ObservedProperty",
             Self::Observation => "Observation",
             Self::FeatureOfInterest => "FeatureOfInterest",
+            Self::TaskingCapability => "TaskingCapability",
+            Self::Actuator => "Actuator",
+            Self::Task => "Task",
         }
     }
     /// `Things`, as in the entity set's address.
@@ -55,6 +65,9 @@ impl EntityType {
             Self::ObservedProperty => "ObservedProperties",
             Self::Observation => "Observations",
             Self::FeatureOfInterest => "FeaturesOfInterest",
+            Self::TaskingCapability => "TaskingCapabilities",
+            Self::Actuator => "Actuators",
+            Self::Task => "Tasks",
         }
     }
     pub fn from_set(name: &str) -> Option<Self> {

@@ -79,6 +79,10 @@ pub trait Field: Send + Sync + 'static {
         datastream: Option<(EntityType, EntityId)>,
         feature: Option<EntityId>,
     ) -> BoxFuture<'static, Result<Option<Observation>, RecordError>>;
+    /// What `caller` says of a Task: resolves when it is durable.
+    fn task(&self, _caller: &Caller, _task: EntityId, _body: Vec<u8>) -> BoxFuture<'static, Result<(), RecordError>> {
+        Box::pin(std::future::ready(Err(RecordError::Refused("no Tasks are taken here".to_owned()))))
+    }
     /// Datastreams and MultiDatastreams by id, after `after`, for a wildcard's retained values.
     fn page(&self, after: EntityId, limit: usize) -> BoxFuture<'static, Vec<Arc<DatastreamInfo>>>;
 }

@@ -225,6 +225,12 @@ impl Hub {
         let Some(entity) = row.item.as_entity().cloned() else { return };
         self.stats.entities.add(1);
         let mut names = own_names(&entity, changed, row);
+        if changed.entity == EntityType::Task && !changed.created {
+            // A device that follows Tasks is to be told of each once, when it is sent; what becomes of it has a name of its own.
+            names.retain(|name| matches!(name.part, Part::Property(..)));
+            self.under(&names, row, false);
+            return;
+        }
         for parent in self.entities.parents(Arc::clone(&entity)).await {
             let topic = format!("v1.1/{}", parent.collection);
             names.push(Name::new(format!("{topic}({})", entity.id), Part::Whole, Some(parent.owner.clone())));

@@ -39,6 +39,8 @@ pub struct Known {
 pub enum Routed {
     Observations(Vec<Observation>),
     Tenant(Tenant),
+    /// What a device says of a Task.
+    Task(EntityId),
     /// Not to be had: the reason for MQTT 5, and a sentence for its owner.
     Refused(PublishAckReason, String),
     /// Could not be decided; the client is to send it again.
@@ -129,6 +131,9 @@ impl Known {
             }
             _ => {}
         }
+        if let Address::Task(id) = address {
+            return Routed::Task(id);
+        }
         let observations = match address {
             Address::Observations(of) => self.one(hub, caller, body, of, None).await.map(|one| vec![one]),
             Address::OfFeature(id) => self.one(hub, caller, body, None, Some(id)).await.map(|one| vec![one]),
@@ -142,7 +147,7 @@ impl Known {
                     Err(_) => Err(Routed::Unavailable),
                 },
             },
-            Address::Nothing | Address::Tenant(_) => Err(hidden()),
+            Address::Nothing | Address::Tenant(_) | Address::Task(_) => Err(hidden()),
         };
         match observations {
             Ok(observations) => Routed::Observations(observations),

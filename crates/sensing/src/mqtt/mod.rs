@@ -7,6 +7,7 @@
 //! | `v1.1/MultiDatastreams(<id>)/Observations` | create body of an Observation, or a bare array |
 //! | `v1.1/FeaturesOfInterest(<id>)/Observations`, `v1.1/Observations` | create body that names its Datastream or MultiDatastream |
 //! | `v1.1/CreateObservations` | data array |
+//! | `v1.1/Tasks(<id>)` | `{"@lamppost.status": "acknowledged"}`, or `failed` with `@lamppost.reason`: what a device says of a Task (docs/tasking.md) |
 //! | `devices/<device>/<datastream key>` | create body, a bare number or a bare array, for devices that know no ids |
 //! | `tenant/<slug>/...` | anything; a tenant's own messages, for its signed-in callers |
 //!
@@ -17,6 +18,8 @@
 //! | `v1.1/Observations('<id>')`, and with a property behind it | that Observation when it is written again |
 //! | `v1.1/Things`, any other entity set | each entity that is created or changed |
 //! | `v1.1/Things(<id>)` | the entity when it is changed |
+//! | `v1.1/TaskingCapabilities(<id>)/Tasks`, `v1.1/Tasks` | each Task when it is sent, and not before (17-079 section 9) |
+//! | `v1.1/Tasks(<id>)/@lamppost.status` | what becomes of a Task that was sent |
 //! | `v1.1/Things(<id>)/name`, any other property | `{"name": …}` when it has another value |
 //! | `v1.1/Things(<id>)/Datastreams`, any other path | the entities where the path leads |
 //! | any of these with `?$select=name,description` | those properties alone, under the topic as it was subscribed to |

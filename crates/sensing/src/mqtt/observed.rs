@@ -18,6 +18,7 @@ use crate::{
     Catalog,
     model::{DatastreamInfo, EntityId, EntityType, Observation},
     observe::{self, Batch, Observe},
+    tasking::Tasking,
 };
 
 /// Callers that may wait to be recorded; then the next one waits before it waits.
@@ -43,6 +44,7 @@ pub struct Observed {
     /// What was found once. It is a hint: the Datastream is looked at again before it is believed.
     names: Arc<RwLock<HashMap<Name, EntityId, RandomState>>>,
     queue: mpsc::Sender<Waiting>,
+    tasking: Option<Tasking>,
 }
 
 impl Observed {
@@ -50,7 +52,13 @@ impl Observed {
     pub fn new(observe: Observe, catalog: Catalog) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(gather(observe.clone(), waiting));
-        Self { observe, catalog, names: Arc::default(), queue }
+        Self { observe, catalog, names: Arc::default(), queue, tasking: None }
+    }
+    /// Takes what devices say of Tasks.
+    #[must_use]
+    pub fn tasking(mut self, tasking: Tasking) -> Self {
+        self.tasking = Some(tasking);
+        self
     }
 }
 
@@ -253,6 +261,26 @@ impl Field for Observed {
                 },
                 Err(error) => {
                     tracing::warn!(%error, "an Observation could not be completed");
+                    Err(RecordError::Unavailable)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn task(&self, caller: &Caller, task: EntityId, body: Vec<u8>) -> BoxFuture<'static, Result<(), RecordError>> {
+        let (tasking, caller) = (self.tasking.clone(), caller.clone());
+        async move {
+            let Some(tasking) = tasking else {
+                return Err(RecordError::Refused("no Tasks are taken here".to_owned()));
+            };
+            match tasking.published(&caller, task, &body).await {
+                Ok(()) => Ok(()),
+                Err(crate::Error::Refused(problem)) if problem.status.is_client_error() => {
+                    Err(RecordError::Refused(payload::sentence(crate::Error::Refused(problem))))
+                }
+                Err(error) => {
+                    tracing::warn!(%error, task = task.0, "what a device says of a Task could not be written");
                     Err(RecordError::Unavailable)
                 }
             }

@@ -77,6 +77,8 @@ pub enum Address<'a> {
     OfFeature(EntityId),
     /// `v1.1/CreateObservations`: a data array.
     DataArray,
+    /// `v1.1/Tasks(<id>)`: what a device says of a Task that was sent to it.
+    Task(EntityId),
     /// `devices/<device>/<datastream key>`: a device that knows no ids.
     Device { device: &'a str, key: &'a str },
     /// `tenant/<slug>/...`: a tenant's own messages, which are not observations.
@@ -98,6 +100,7 @@ impl<'a> Address<'a> {
         match (first, second, third, rest) {
             (Some("v1.1"), Some("Observations"), None, None) => Self::Observations(None),
             (Some("v1.1"), Some("CreateObservations"), None, None) => Self::DataArray,
+            (Some("v1.1"), Some(level), None, None) => id_of(level, "Tasks").map_or(Self::Nothing, Self::Task),
             (Some("v1.1"), Some(level), Some("Observations"), None) => {
                 let series = EntityType::SERIES.into_iter().find_map(|of| Some((of, id_of(level, of.set())?)));
                 let series = series.map(|named| Self::Observations(Some(named)));

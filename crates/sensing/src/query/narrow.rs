@@ -137,7 +137,11 @@ pub fn column(schema: &Schema, leaf: &Leaf) -> Option<(&'static str, Kind)> {
         Leaf::Property(index, path) if path.is_empty() => {
             let property = schema.properties.get(*index)?;
             match (property.source, property.kind) {
-                (Source::Column(column), kind @ (Kind::Text | Kind::Time)) if property.required => Some((column, kind)),
+                (Source::Column(column) | Source::Service(column), kind @ (Kind::Text | Kind::Time))
+                    if property.required =>
+                {
+                    Some((column, kind))
+                }
                 _ => None,
             }
         }

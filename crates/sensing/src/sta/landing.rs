@@ -35,6 +35,10 @@ const EXTENSIONS: &[&str] = &[
     "https://fraunhoferiosb.github.io/FROST-Server/extensions/GeoJSON-ResultFormat.html",
     "https://github.com/INSIDE-information-systems/SensorThingsAPI/blob/master/CSV-ResultFormat/CSV-ResultFormat.md",
 ];
+const TASKING: &str = "http://www.opengis.net/spec/iot_tasking/1.0/req/";
+
+/// Those of 17-079.
+const TASKING_CONFORMANCE: &[&str] = &["tasking-capability", "task", "actuator", "create-tasks"];
 
 const MQTT: &[&str] =
     &["create-observations-via-mqtt/observations-creation", "receive-updates-via-mqtt/receive-updates"];
@@ -43,6 +47,12 @@ pub async fn landing(State(state): State<SensorThings>, headers: HeaderMap) -> R
     let base = state.base(&headers);
     let mut conformance: Vec<String> = CONFORMANCE.iter().map(|c| format!("{REQ}{c}")).collect();
     conformance.extend(EXTENSIONS.iter().map(|&c| c.to_owned()));
+    if state.tasking.is_some() {
+        conformance.extend(TASKING_CONFORMANCE.iter().map(|c| format!("{TASKING}{c}")));
+        if !state.settings.mqtt.is_empty() {
+            conformance.push(format!("{TASKING}receive-updates-via-mqtt"));
+        }
+    }
     let mut settings = Map::new();
     let mqtt = &state.settings.mqtt;
     if !mqtt.is_empty() {

@@ -11,7 +11,7 @@ mod read;
 mod write;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -54,6 +54,7 @@ pub struct SensorThings {
     engine: Engine,
     settings: Arc<Settings>,
     rights: Option<Rights>,
+    tasking: Option<crate::tasking::Tasking>,
     watch: Option<Watch>,
     /// How long a batch may begin further requests.
     patience: std::time::Duration,
@@ -75,12 +76,18 @@ pub type Rights = Arc<dyn Fn(&kernel::Caller, &crate::model::DatastreamInfo) -> 
 
 impl SensorThings {
     pub fn new(engine: Engine, settings: Settings) -> Self {
-        Self { engine, settings: Arc::new(settings), rights: None, watch: None, patience: batch::TIME }
+        Self { engine, settings: Arc::new(settings), rights: None, tasking: None, watch: None, patience: batch::TIME }
     }
     /// Asks `rights` instead of the policy alone who may add Observations: a device writes to its own Things only.
     #[must_use]
     pub fn guarded(mut self, rights: Rights) -> Self {
         self.rights = Some(rights);
+        self
+    }
+    /// Takes Tasks; without it they are read only.
+    #[must_use]
+    pub fn tasking(mut self, tasking: crate::tasking::Tasking) -> Self {
+        self.tasking = Some(tasking);
         self
     }
     /// Tells `watch` of every Observation that came by HTTP.

@@ -50,6 +50,11 @@ impl SensorThings {
         Ok((path, place))
     }
 
+    /// Who takes Tasks, in a program that does.
+    fn tasks(&self) -> Result<&crate::tasking::Tasking, Error> {
+        self.tasking.as_ref().ok_or_else(|| Problem::not_implemented("This server takes no Tasks.").into())
+    }
+
     /// 201 with the new entity's address, and the entity itself when the client asks for it.
     pub(super) async fn created(
         &self,
@@ -278,6 +283,15 @@ pub async fn create(
         let observation = observed?;
         return state.created(&caller, &headers, path.entity, TokenId::Observation(observation.id())).await;
     }
+    if path.entity == EntityType::Task {
+        let capability = match source {
+            Source::Related { id, .. } => Some(id),
+            _ => None,
+        };
+        let key = headers.get("idempotency-key").and_then(|v| v.to_str().ok()).map(|v| v.trim().trim_matches('"'));
+        let id = state.tasks()?.propose(&caller, &body, capability, key).await?;
+        return state.created(&caller, &headers, path.entity, TokenId::Entity(id)).await;
+    }
     let parent = match source {
         Source::Related { entity, id, navigation } => Some(Parent { entity, id, navigation: navigation.name }),
         _ => None,
@@ -332,6 +346,10 @@ async fn change(
     let (Place::One(item), Tail::Entities) = (place, &path.tail) else { return Ok(not_allowed("GET, POST")) };
     let body = parse(&body)?;
     let id = match &item {
+        Item::Entity(entity, _) if entity.entity == EntityType::Task => {
+            state.tasks()?.update(&caller, entity, &body, how).await?;
+            TokenId::Entity(entity.id)
+        }
         Item::Entity(entity, extent) => {
             let catalog = state.engine.catalog();
             match extent.phenomenon {

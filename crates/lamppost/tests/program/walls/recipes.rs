@@ -175,6 +175,13 @@ pub const RECIPES: &[Recipe] = &[
     read("/v1.1/MultiDatastreams?$filter=Thing/name%20eq%20'walled-garden-7731'&$count=true").shows(),
     read("/v1.1/Observations?$filter=MultiDatastream/name%20eq%20'walled-garden-7731%20both'&$expand=MultiDatastream")
         .shows(),
+    read("/v1.1/TaskingCapabilities({capability})").shows(),
+    read("/v1.1/TaskingCapabilities({capability})/Tasks"),
+    read("/v1.1/Things({thing})/TaskingCapabilities").shows(),
+    read("/v1.1/Actuators({actuator})").shows(),
+    read("/v1.1/Actuators({actuator})/TaskingCapabilities").shows(),
+    read("/v1.1/Tasks({task})"),
+    read("/v1.1/Tasks({task})/TaskingCapability").shows(),
     // SensorThings: writing.
     ask("POST", STA, "/v1.1/Things", r#"{"name": "a", "description": "d"}"#).answers(201, 0, 403).own(),
     ask("POST", STA, "/v1.1/Things({thing})/Datastreams", STREAM).answers(201, 404, 403),
@@ -194,6 +201,11 @@ pub const RECIPES: &[Recipe] = &[
         .device()
         .silent(),
     ask("PATCH", STA, "/v1.1/MultiDatastreams({multi})", r#"{"description": "changed"}"#),
+    ask("POST", STA, "/v1.1/TaskingCapabilities({capability})/Tasks", r#"{"taskingParameters": {"level": 2}}"#)
+        .answers(201, 404, 403),
+    ask("PATCH", STA, "/v1.1/TaskingCapabilities({capability})", r#"{"description": "changed"}"#),
+    ask("PATCH", STA, "/v1.1/Actuators({actuator})", r#"{"description": "changed"}"#),
+    ask("PATCH", STA, "/v1.1/Tasks({task})", r#"{"taskingParameters": {"level": 3}}"#),
     ask("PATCH", STA, "/v1.1/Things({thing})", r#"{"description": "changed"}"#),
     ask("PATCH", STA, "/v1.1/Datastreams({datastream})", r#"{"description": "changed"}"#),
     ask("PATCH", STA, "/v1.1/Locations({location})", r#"{"description": "changed"}"#),
@@ -273,6 +285,19 @@ pub const RECIPES: &[Recipe] = &[
     Recipe::new("GET", "/api/deliveries", "/api/deliveries"),
     // Rules are managed by people, not by keys.
     ask("POST", "/api/deliveries/{id}/retry", "/api/deliveries/{delivery}/retry", "").right(Right::ManagerBrowser),
+    // Tasks.
+    Recipe::new("GET", "/api/tasks", "/api/tasks"),
+    Recipe::new("GET", "/api/tasks/{id}", "/api/tasks/{task}"),
+    ask("POST", "/api/tasks/{id}/{deed}", "/api/tasks/{task}/cancel", r#"{"comment": "a test"}"#),
+    Recipe::new("GET", "/api/tasking/stop", "/api/tasking/stop"),
+    // The kill switch is thrown by people, not by keys.
+    ask(
+        "PUT",
+        "/api/tasking/stop",
+        "/api/tasking/stop",
+        r#"{"tenant": "{tenant}", "stopped": true, "reason": "a test"}"#,
+    )
+    .right(Right::ManagerBrowser),
     Recipe::new("GET", "/api/connectors", "/api/connectors").shows(),
     Recipe::new("GET", "/api/connectors/{key}", "/api/connectors/{connector}").shows(),
     ask("POST", "/api/connectors/{key}/run", "/api/connectors/{connector}/run", "").answers(202, 404, 403),

@@ -153,6 +153,17 @@ fn thing() -> Value {
                 "description": "Made by a test",
             },
         }],
+        "TaskingCapabilities": [{
+            "name": format!("{MARK} gate"),
+            "description": "Made by a test",
+            "taskingParameters": {"type": "DataRecord", "field": [{"name": "level", "type": "Count"}]},
+            "Actuator": {
+                "name": format!("{MARK} motor"),
+                "description": "Made by a test",
+                "encodingType": "text/html",
+                "metadata": "https://example.org/motor.html",
+            },
+        }],
     })
 }
 
@@ -192,7 +203,7 @@ impl World {
             |key: &'static str, real: &str, missing: &str| names.insert(key, (real.to_owned(), missing.to_owned()));
         name("thing", &thing, "999999999");
         let id = |value: &Value| value["@iot.id"].to_string();
-        let expand = "Locations,Datastreams($expand=Sensor,ObservedProperty),HistoricalLocations";
+        let expand = "Locations,Datastreams($expand=Sensor,ObservedProperty),HistoricalLocations,TaskingCapabilities($expand=Actuator)";
         let (_, found) = ask("GET", &format!("/v1.1/Things({thing})?$expand={expand}"), Value::Null).await;
         let datastream = id(&found["Datastreams"][0]);
         name("datastream", &datastream, "999999999");
@@ -214,6 +225,14 @@ impl World {
         let (made, _) = ask("POST", &format!("/v1.1/Things({thing})/MultiDatastreams"), several).await;
         let made = made.unwrap();
         name("multi", made[made.rfind('(').unwrap() + 1..].trim_end_matches(')'), "999999999");
+        let capability = id(&found["TaskingCapabilities"][0]);
+        name("capability", &capability, "999999999");
+        name("actuator", &id(&found["TaskingCapabilities"][0]["Actuator"]), "999999999");
+        // A program's Task waits for a person: it is proposed, and not sent.
+        let body = json!({"taskingParameters": {"level": 1}});
+        let (made, _) = ask("POST", &format!("/v1.1/TaskingCapabilities({capability})/Tasks"), body).await;
+        let made = made.unwrap();
+        name("task", made[made.rfind('(').unwrap() + 1..].trim_end_matches(')'), "999999999");
         // One of long ago, which rules leave alone, and one of now, above the level.
         for body in [json!({"phenomenonTime": "2024-01-01T00:00:00Z", "result": 1500}), json!({"result": 2000})] {
             ask("POST", &format!("/v1.1/Datastreams({datastream})/Observations"), body).await;
@@ -361,6 +380,10 @@ impl World {
             "/api/devices?tenant=dsd",
             "/api/alarms/{alarm}",
             "/api/deliveries",
+            "/v1.1/Tasks",
+            "/v1.1/TaskingCapabilities?$expand=Actuator",
+            "/api/tasks/{task}",
+            "/api/tasking/stop",
             "/api/rules",
             "/api/connectors/{connector}",
         ] {

@@ -65,7 +65,8 @@ impl Connection {
                 let message = message(&will.topic, &will.message, Some(properties), 0, will.retain);
                 let _ = self.hub.publish_tenant(tenant, message, will.qos).await;
             }
-            Routed::Refused(..) | Routed::Unavailable => self.hub.stats.rejected.add(1),
+            // Nobody's last will is that something was done.
+            Routed::Task(_) | Routed::Refused(..) | Routed::Unavailable => self.hub.stats.rejected.add(1),
         }
     }
 }

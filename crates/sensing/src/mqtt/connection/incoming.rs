@@ -114,6 +114,13 @@ impl Connection {
                 self.remember(std::slice::from_ref(&ack), &outcome);
                 self.wait(vec![ack], outcome);
             }
+            Routed::Task(id) => {
+                // In order behind the observations that came before: a reading may be among them.
+                self.flush();
+                let outcome = self.hub.field.task(&self.caller, id, publish.payload.to_vec()).boxed().shared();
+                self.remember(std::slice::from_ref(&ack), &outcome);
+                self.wait(vec![ack], outcome);
+            }
             Routed::Refused(reason, why) => {
                 self.hub.stats.rejected.add(1);
                 self.hub.rights.refused(&self.caller, &why);

@@ -18,6 +18,7 @@ use crate::{
     },
     observe::{self, Observe, SeriesQuery},
     query::Engine,
+    tasking::{Deed, Tasking},
 };
 
 struct Everything;
@@ -38,6 +39,7 @@ pub struct City {
     pub catalog: Catalog,
     pub engine: Engine,
     pub door: Door,
+    pub tasking: Tasking,
     datastream: EntityId,
 }
 
@@ -112,8 +114,9 @@ impl City {
         catalog.upsert(&of("dsd"), EntityType::Thing, &owner, "t", declared("d1.level")).await.expect("declared");
         let find = catalog.by_key(EntityType::Datastream, &owner, "d1.level").await.expect("found").expect("there");
         let engine = Engine::new(catalog.clone(), Arc::new(observe.clone()), Limits::DEFAULT);
+        let tasking = Tasking::new(catalog.clone(), Arc::new(observe.clone()), Arc::new(|_, _, _| true));
         let parts = Parts {
-            field: Arc::new(Observed::new(observe.clone(), catalog.clone())),
+            field: Arc::new(Observed::new(observe.clone(), catalog.clone()).tasking(tasking.clone())),
             entities: Arc::new(Catalogued::new(engine.clone(), events.clone())),
             rights: Arc::new(Law),
             authenticate: Arc::new(Register),
@@ -124,7 +127,7 @@ impl City {
         let city_events = events.clone();
         Self::relay_to(&records, &city_events).await;
         let door = Door::open(Options { queue, ..options() }, parts).await.expect("opens");
-        Self { stream, observations, events, observe, records, catalog, engine, door, datastream: find }
+        Self { stream, observations, events, observe, records, catalog, engine, door, tasking, datastream: find }
     }
 
     pub async fn close(self) {
@@ -374,4 +377,52 @@ async fn who_is_overtaken_by_retention_is_told() {
 async fn who_is_overtaken_by_retention_is_told_with_nats() {
     let server = testkit::nats::Server::start();
     overtaken(&Keeping { nats: Some(server.url()), retain_bytes: Some(4 << 10) }).await;
+}
+
+/// 17-079 section 9: a device that follows Tasks is told of each when it is sent, once, also when it was away; and not before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_is_told_of_a_task_when_it_is_sent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let city = City::open(folder.path()).await;
+    let fan = json!({
+        "name": "fan", "description": "d", "Thing": {"@iot.key": "t"}, "properties": {"tasking": {"four_eyes": true}},
+        "taskingParameters": {"type": "DataRecord", "field": [{"name": "speed", "type": "Count"}]},
+        "Actuator": {"@iot.key": "m", "name": "m", "description": "d", "encodingType": "text/html", "metadata": "m"},
+    });
+    let fan = city
+        .catalog
+        .upsert(&of("dsd"), EntityType::TaskingCapability, &tenant("dsd"), "fan", fan)
+        .await
+        .expect("declared");
+    let to = To::new(V5, "dsd-d1", "d").lasting();
+    let (mut device, _) = city.connect(to).await;
+    let topic = format!("v1.1/TaskingCapabilities({fan})/Tasks");
+    assert_eq!(device.subscribe(&topic, QoS::AtLeastOnce).await, 1);
+    let asked = json!({"taskingParameters": {"speed": 3}});
+    let id = city.tasking.propose(&of("dsd"), &asked, Some(fan), None).await.expect("proposed");
+    city.relay().await;
+    assert!(device.silent().await, "nobody has approved it");
+    drop(device);
+
+    let second = Caller { principal: Principal::System { part: "second" }, ..of("dsd") };
+    let (seen, _) = city.tasking.get(&second, id).await.expect("there");
+    let approved = city.tasking.act(&second, id, Deed::Approve, Some(seen.task.version), "").await.expect("approved");
+    assert_eq!(approved.task.status.name(), "sent");
+    city.relay().await;
+    let (mut device, present) = city.connect(to).await;
+    assert!(present);
+    let got = device.message().await;
+    let sent: Value = serde_json::from_str(&got.payload).expect("json");
+    assert_eq!((got.topic.as_str(), &sent["taskingParameters"]["speed"]), (topic.as_str(), &json!(3)));
+    assert_eq!(sent["@lamppost.status"], "sent");
+    let address = format!("v1.1/Tasks({id})");
+    device.publish(&address, r#"{"@lamppost.status": "done"}"#, QoS::AtLeastOnce, 1).await;
+    assert_ne!(acknowledged(&mut device).await, 0, "no such word");
+    device.publish(&address, r#"{"@lamppost.status": "acknowledged"}"#, QoS::AtLeastOnce, 2).await;
+    assert_eq!(acknowledged(&mut device).await, 0);
+    let (done, _) = city.tasking.get(&second, id).await.expect("there");
+    assert_eq!(done.task.status.name(), "completed", "acknowledged is durable");
+    city.relay().await;
+    assert!(device.silent().await, "it is told once");
+    city.close().await;
 }

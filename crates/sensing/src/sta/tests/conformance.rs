@@ -20,7 +20,10 @@ async fn a_landing_page_names_the_sets_and_what_holds() {
             "Sensors",
             "ObservedProperties",
             "Observations",
-            "FeaturesOfInterest"
+            "FeaturesOfInterest",
+            "TaskingCapabilities",
+            "Actuators",
+            "Tasks"
         ]
     );
     for set in root["value"].as_array().expect("sets") {
@@ -45,7 +48,8 @@ async fn datamodel_and_create_entity() {
             "Locations@iot.navigationLink": "http://city.example/v1.1/Things(1)/Locations",
             "HistoricalLocations@iot.navigationLink": "http://city.example/v1.1/Things(1)/HistoricalLocations",
             "Datastreams@iot.navigationLink": "http://city.example/v1.1/Things(1)/Datastreams",
-            "MultiDatastreams@iot.navigationLink": "http://city.example/v1.1/Things(1)/MultiDatastreams"
+            "MultiDatastreams@iot.navigationLink": "http://city.example/v1.1/Things(1)/MultiDatastreams",
+            "TaskingCapabilities@iot.navigationLink": "http://city.example/v1.1/Things(1)/TaskingCapabilities"
         })
     );
     let sensor =

@@ -28,6 +28,7 @@ use crate::{
     model::{EntityId, Observation, ObservationId},
     observe::Batch,
     query::{Engine, Extent, Series, Span},
+    tasking::Tasking,
 };
 
 /// Who acts for a tenant may do everything there, and nothing elsewhere.
@@ -146,6 +147,7 @@ pub struct City {
     pub engine: Engine,
     pub memory: Arc<Memory>,
     pub clock: Arc<FixedClock>,
+    pub tasking: Tasking,
     router: Router,
     _folder: tempfile::TempDir,
 }
@@ -199,8 +201,14 @@ impl City {
         let catalog = Catalog::open(records, Arc::new(OwnTenant), clock.clone()).expect("catalogue");
         let memory = Arc::new(Memory::default());
         let engine = Engine::new(catalog.clone(), memory.clone(), limits);
-        let door = SensorThings::new(engine.clone(), Settings::default());
-        Self { catalog, engine, memory, clock, router: router(door), _folder: folder }
+        // The device `gauge` has every Thing of its department.
+        let owns = |caller: &Caller, tenant: &Tenant, _: EntityId| {
+            caller.label() == "device:gauge" && caller.tenant.as_ref() == Some(tenant)
+        };
+        let tasking = Tasking::new(catalog.clone(), memory.clone(), Arc::new(owns));
+        let door = SensorThings::new(engine.clone(), Settings::default()).tasking(tasking.clone());
+        let router = router(door).merge(crate::tasking::api::router(tasking.clone()));
+        Self { catalog, engine, memory, clock, tasking, router, _folder: folder }
     }
 
     pub async fn send(&self, caller: &Caller, method: &str, path: &str, kind: &str, body: Vec<u8>) -> Answer {
