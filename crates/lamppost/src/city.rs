@@ -274,7 +274,7 @@ impl City {
 
 /// All routes of the room.
 pub fn routes() -> Vec<Route> {
-    let parts: [&[Route]; 7] = [
+    let parts: [&[Route]; 8] = [
         sta::ROUTES,
         alarms::api::ROUTES,
         alerts::api::ROUTES,
