@@ -98,8 +98,15 @@ async fn feed(State(alerts): State<Alerts>, asked: Queried<FeedAsked>, headers: 
         }
     };
     let since = alerts.now().plus_secs(-KEPT_DAYS * 86_400);
-    let filter = Filter { district: checked("district", asked.district)?, since: Some(since), ..Filter::default() };
-    let found = alerts.list(filter, MAX_LISTED).await?;
+    let district = checked("district", asked.district)?;
+    // What stands comes first: many short warnings must not push a long one out.
+    let standing = Filter { district: district.clone(), standing: true, ..Filter::default() };
+    let mut found = alerts.list(standing, MAX_LISTED).await?;
+    let recent = alerts.list(Filter { district, since: Some(since), ..Filter::default() }, MAX_LISTED).await?;
+    let now = alerts.now();
+    found.extend(recent.into_iter().filter(|s| !s.stands(now)));
+    found.truncate(MAX_LISTED);
+    found.sort_by(|a, b| b.sent.cmp(&a.sent));
     Ok(conditional(&headers, atom(&alerts, language, &found), "application/atom+xml; charset=utf-8", FEED_AGE))
 }
 

@@ -156,9 +156,11 @@ pub(crate) fn raised(
     facts: &Facts,
 ) -> Result<(), records::Error> {
     let Some(declared) = &rule.public_alert else { return Ok(()) };
+    // An exercise must not hide what is real, nor hold it up when it is over.
+    let exercise = if declared.exercise || facts.simulated { "/exercise" } else { "" };
     let open_key = match (declared.area, &alarm.district) {
-        (Place::District, Some(district)) => format!("{}/{district}", rule.key),
-        _ => format!("{}/{}", rule.key, alarm.thing),
+        (Place::District, Some(district)) => format!("{}/{district}{exercise}", rule.key),
+        _ => format!("{}/{}{exercise}", rule.key, alarm.thing),
     };
     // A hundred gauges of one district are one warning, not a hundred.
     if let Some(standing) = store::standing(tx, &open_key)? {

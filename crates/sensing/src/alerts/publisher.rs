@@ -222,11 +222,10 @@ impl Publisher {
         let named = district.map(|(name, _)| name.get(language).to_owned()).or_else(|| facts.district.clone());
         let area_desc = named.unwrap_or_else(|| self.city.get(language).to_owned());
         match (alert.area, facts.position) {
-            (Place::Circle(radius), Some([lon, lat])) => {
+            // Where a department's instrument stands is public only when the instrument is; else the district is named.
+            (Place::Circle(radius), Some([lon, lat])) if facts.public => {
                 let circle = Some(format!("{lat:.5},{lon:.5} {radius}"));
-                // Where a department's instrument stands is public only when the instrument is.
-                let name = facts.thing_name.get(language);
-                let area_desc = if facts.public { format!("{name} ({area_desc})") } else { area_desc };
+                let area_desc = format!("{} ({area_desc})", facts.thing_name.get(language));
                 Area { area_desc, polygon: Vec::new(), circle }
             }
             _ => {

@@ -95,7 +95,7 @@ impl Writer<'_, '_> {
         if after != before {
             let owner = Owner { tenant: after.tenant.clone(), public: after.public };
             self.require(action::WRITE, after.entity, &owner, &format!("{}({})", after.entity.set(), after.id))?;
-            self.check_tasking(&after, &draft.pointer)?;
+            self.check_tasking(Some(&before), &after, &draft.pointer)?;
             self.update_row(&after, &draft.pointer)?;
             self.hand_down(&after)?;
             self.counts.add(&before, -1);

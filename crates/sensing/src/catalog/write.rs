@@ -162,7 +162,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
             fields,
             ones,
         };
-        self.check_tasking(&entity, &draft.pointer)?;
+        self.check_tasking(None, &entity, &draft.pointer)?;
         self.insert_row(&entity, &draft.pointer, None)?;
         self.counts.add(&entity, 1);
         self.note(Operation::Created, &entity)?;
@@ -355,6 +355,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
         let mut other = self.visible(navigation.target, id, at)?;
         let before = Owner { tenant: other.tenant.clone(), public: other.public };
         self.require(action::WRITE, navigation.target, &before, &format!("{}({id})", navigation.target.set()))?;
+        self.at_rest(&other)?;
         other.set_one(navigation.inverse, entity.id);
         if entity.entity == EntityType::Thing {
             other.tenant = owner.tenant.clone();

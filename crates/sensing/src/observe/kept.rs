@@ -174,7 +174,10 @@ impl Checkpoint {
         let mut loaded = Loaded { through: base.through, heads: AHashMap::new() };
         let mut at = 0usize;
         // Entries that the base holds already are what a crash between the two files leaves.
-        while let Some(end) = read_entry(&bytes, at, base.through, &mut loaded) {
+        // A log alone knows only what has changed since a base that is lost: the lake is asked instead.
+        while base.file.is_some()
+            && let Some(end) = read_entry(&bytes, at, base.through, &mut loaded)
+        {
             at = end;
         }
         // A torn last entry is what a crash leaves; it must not stand before the next one.
@@ -206,7 +209,8 @@ impl Checkpoint {
     /// Whether a new base is due before so many more heads are appended.
     pub fn wants_rewrite(&self, more: usize) -> bool {
         let log = self.log_bytes + more as u64 * HEAD;
-        self.broken || log > self.log_least.max((self.base.end / LOG_SHARE).min(LOG_MOST))
+        // Without a base the log is not believed.
+        self.broken || self.base.file.is_none() || log > self.log_least.max((self.base.end / LOG_SHARE).min(LOG_MOST))
     }
 
     /// Makes a new base of the old one and `changes` (`None` for what is gone). Reads and writes all of it.

@@ -31,6 +31,7 @@ proptest! {
         // What memory holds since the last base, as the sealer keeps it.
         let mut memory: BTreeMap<i64, Option<Sealed>> = BTreeMap::new();
         let (mut checkpoint, _) = Checkpoint::open(&path, 0).expect("open");
+        checkpoint.restart(0, BTreeMap::new()).expect("written");
         let mut whole = 0;
         for (n, (changed, gone)) in seals.iter().enumerate() {
             let changed: BTreeMap<i64, Sealed> = changed.iter().filter(|(id, _)| id != gone).cloned().collect();
@@ -40,10 +41,10 @@ proptest! {
             memory.extend(changed.iter().map(|(id, head)| (*id, Some(head.clone()))));
             model.extend(changed.clone());
             if n == rewrite_at {
-                let base = checkpoint.rewrite(n as u64, std::mem::take(&mut memory)).expect("rewrite");
+                let base = checkpoint.rewrite(n as u64 + 1, std::mem::take(&mut memory)).expect("rewrite");
                 prop_assert_eq!(base.heads(), model.len() as u64);
             } else {
-                checkpoint.append(n as u64, &touched, changed.iter().map(|(id, s)| (*id, s, false))).expect("append");
+                checkpoint.append(n as u64 + 1, &touched, changed.iter().map(|(id, s)| (*id, s, false))).expect("append");
             }
             whole = std::fs::metadata(path.with_extension("log")).expect("size").len();
         }
@@ -54,7 +55,7 @@ proptest! {
         let mut log = OpenOptions::new().append(true).open(path.with_extension("log")).expect("open");
         log.write_all(&next).expect("write");
         let (_, loaded) = Checkpoint::open(&path, 0).expect("open");
-        prop_assert_eq!(loaded.through, Some(seals.len() as u64 - 1));
+        prop_assert_eq!(loaded.through, Some(seals.len() as u64));
         for id in 0..301 {
             prop_assert_eq!(of(&path, id), model.get(&id).cloned(), "{}", id);
         }
@@ -95,6 +96,7 @@ fn what_the_base_holds_is_not_undone_by_the_log() {
         Sealed { count, phenomenon: latest.phenomenon, latest, result_time: None }
     };
     let (mut checkpoint, _) = Checkpoint::open(&path, 0).expect("open");
+    checkpoint.restart(0, BTreeMap::new()).expect("written");
     checkpoint.append(1, &[5], [(5, &head(1), false)].into_iter()).expect("append");
     let log = std::fs::read(path.with_extension("log")).expect("read");
     checkpoint.rewrite(2, BTreeMap::from([(5, Some(head(2)))])).expect("rewrite");
@@ -103,4 +105,20 @@ fn what_the_base_holds_is_not_undone_by_the_log() {
     let (checkpoint, loaded) = Checkpoint::open(&path, 0).expect("open");
     assert_eq!((loaded.through, loaded.heads.len()), (Some(2), 0));
     assert_eq!(checkpoint.base().get(5).map(|h| h.count), Some(2));
+}
+
+/// The base was found damaged and has gone; the log after it is not all there is.
+#[test]
+fn a_log_without_its_base_is_not_believed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("heads");
+    let (mut checkpoint, _) = Checkpoint::open(&path, 1 << 20).expect("open");
+    assert!(checkpoint.wants_rewrite(0), "the first seal makes a base");
+    checkpoint.restart(1, BTreeMap::new()).expect("written");
+    assert!(!checkpoint.wants_rewrite(0));
+    checkpoint.append(2, &[5], std::iter::empty()).expect("append");
+    drop(checkpoint);
+    assert_eq!(Checkpoint::open(&path, 0).expect("open").1.through, Some(2));
+    std::fs::remove_file(&path).expect("removed");
+    assert_eq!(Checkpoint::open(&path, 0).expect("open").1.through, None);
 }

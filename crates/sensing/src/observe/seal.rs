@@ -108,6 +108,10 @@ async fn seal(inner: &Arc<Inner>, turned: &Turned, checkpoint: &Arc<Mutex<Checkp
     touched.sort_unstable();
     touched.dedup();
     for id in &touched {
+        // A head whose newest row was removed must not be kept with that row; whoever removed it may have gone.
+        if let Err(error) = super::Observe(inner.clone()).refresh(EntityId(*id)).await {
+            tracing::warn!(%error, "a head could not be put right after a removal");
+        }
         let series = report.series.binary_search_by_key(id, |s| s.series).ok().map(|at| &report.series[at]);
         let (inserted, deleted) = series.map_or((0, 0), |s| (s.inserted, s.deleted));
         let (sealed, in_base) = inner.heads.change(*id, |head| {

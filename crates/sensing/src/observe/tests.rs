@@ -277,6 +277,7 @@ async fn no_start_reads_a_long_log_of_heads_twice() {
     // As a program left it that let the log grow.
     let city = City::open_with(folder.path(), |options| options.heads_log = 1 << 30).await;
     record(&city, 10).await;
+    record(&city, 11).await;
     assert!(log() > 10_000);
     city.crash().await;
     let city = City::open(folder.path()).await;

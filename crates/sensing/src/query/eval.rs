@@ -1,6 +1,6 @@
 //! The reference: a predicate decided in Rust, row by row.
 
-use std::{borrow::Cow, cell::Cell, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use geo::{Distance, Euclidean, Geometry, Intersects, Length, Relate};
 use kernel::Timestamp;
@@ -18,9 +18,6 @@ use crate::{
     catalog::{Field, geometry},
     model::ResultValue,
 };
-
-/// Combinations of related rows that one entity's filter may look at.
-const COMBINATIONS: usize = 200_000;
 
 /// Whether the filter holds for `root` and some combination of the rows that are tied to it.
 pub fn holds(filter: &Node, variables: &[Variable], root: &Item, loaded: &Loaded) -> Result<bool, Error> {
@@ -56,22 +53,20 @@ type Rows<'a, 'r> = &'r [Option<&'a Item>];
 struct Question<'a> {
     variables: &'a [Variable],
     loaded: &'a Loaded,
-    /// Combinations that may still be looked at; `None` when there were too many.
-    budget: Cell<Option<usize>>,
 }
 
 impl<'a> Question<'a> {
     fn new(variables: &'a [Variable], loaded: &'a Loaded) -> Self {
-        Self { variables, loaded, budget: Cell::new(Some(COMBINATIONS)) }
+        Self { variables, loaded }
     }
 
     fn finished(&self) -> Result<(), Error> {
-        match self.budget.get() {
-            Some(_) => Ok(()),
-            None => Err(Error::bad_request(
+        if self.loaded.is_spent() {
+            return Err(Error::bad_request(
                 "The filter combines too many related entities; narrow it, or ask for the related set itself.",
-            )),
+            ));
         }
+        Ok(())
     }
 
     fn of(&self, root: &'a Item, test: &mut dyn FnMut(Rows<'a, '_>) -> bool) -> bool {
@@ -89,9 +84,8 @@ impl<'a> Question<'a> {
         test: &mut dyn FnMut(Rows<'a, '_>) -> bool,
     ) -> bool {
         let Some(variable) = self.variables.get(next) else {
-            self.budget.set(self.budget.get().and_then(|left| left.checked_sub(1)));
             // With nothing left the answer no longer matters, and the search ends.
-            return self.budget.get().is_none() || test(rows);
+            return !self.loaded.spend() || test(rows);
         };
         if variable.scope != scope || variable.ranges {
             return self.assign(scope, next + 1, rows, test);

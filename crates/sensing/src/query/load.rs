@@ -1,6 +1,12 @@
 //! Related entities, a whole level at a time: one statement for all parents of a page, never one for each.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use ahash::RandomState;
 use kernel::Interval;
@@ -68,15 +74,27 @@ impl Item {
 
 pub type Related = HashMap<EntityId, Vec<Item>, RandomState>;
 
+/// Combinations of related rows that the filter of all rows of a chunk may look at together: a second's work at most, which nothing interrupts.
+const COMBINATIONS: usize = 2_000_000;
+
 /// The rows behind each variable of a filter.
 #[derive(Default)]
 pub struct Loaded {
     levels: Vec<Arc<Related>>,
+    /// Combinations that have been looked at.
+    spent: AtomicUsize,
 }
 
 impl Loaded {
     pub fn new(variables: usize) -> Self {
-        Self { levels: (0..variables).map(|_| Arc::default()).collect() }
+        Self { levels: (0..variables).map(|_| Arc::default()).collect(), spent: AtomicUsize::new(0) }
+    }
+    /// Takes note of one more combination; `false` when there are too many.
+    pub fn spend(&self) -> bool {
+        self.spent.fetch_add(1, Relaxed) < COMBINATIONS
+    }
+    pub fn is_spent(&self) -> bool {
+        self.spent.load(Relaxed) > COMBINATIONS
     }
     pub fn set(&mut self, variable: usize, related: Related) {
         if let Some(level) = self.levels.get_mut(variable) {

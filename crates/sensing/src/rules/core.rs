@@ -76,14 +76,19 @@ struct Gathered {
 impl Gathered {
     /// Whether enough of them have begun to within the span that ends with `at`.
     fn suffices(&self, together: Together, at: Timestamp) -> bool {
-        let from = together.within.map_or(Timestamp::MIN, |within| at.plus_secs(-i64::from(within)));
-        self.things(from) >= together.at_least as usize
+        let enough = together.at_least as usize;
+        let Some(within) = together.within.map(i64::from) else {
+            return self.things(Timestamp::MIN, Timestamp::MAX) >= enough;
+        };
+        // A record may come late, so the span may end after `at`; it holds `at` in any case.
+        let mut begins = self.raised.values().filter(|since| **since <= at && **since >= at.plus_secs(-within));
+        begins.any(|since| self.things(*since, since.plus_secs(within)) >= enough)
     }
 
-    /// Things of which a Datastream began to at `from` or later.
-    fn things(&self, from: Timestamp) -> usize {
+    /// Things of which a Datastream began to between these times, both inclusive.
+    fn things(&self, from: Timestamp, to: Timestamp) -> usize {
         let (mut count, mut last) = (0, None);
-        for ((thing, _), _) in self.raised.iter().filter(|(_, since)| **since >= from) {
+        for ((thing, _), _) in self.raised.iter().filter(|(_, since)| (from..=to).contains(*since)) {
             count += usize::from(last.replace(thing) != Some(thing));
         }
         count
@@ -230,8 +235,14 @@ impl Core {
             Some(rule) => Group::of(rule, open.thing, open.district.as_deref()),
             None => Group::Thing(open.thing.0),
         };
-        let mut alarms: AHashMap<(String, Group), Id<Alarm>> =
-            open.iter().map(|o| ((o.rule.clone(), group(o)), o.id)).collect();
+        let mut alarms: AHashMap<(String, Group), Id<Alarm>> = AHashMap::new();
+        for one in open {
+            // Several alarms of one group are left by a rule that asked for single Things before: one goes on, the others are over.
+            if let Some(other) = alarms.insert((one.rule.clone(), group(one)), one.id) {
+                let rule = one.rule.clone();
+                self.changes.happenings.push(Happening::Cleared { id: other, rule, at: now, value: None });
+            }
+        }
         for ((rule, thing), standing) in &self.standing {
             if let Some(id) = standing.alarm {
                 alarms.insert((self.rules[*rule as usize].key.clone(), Group::Thing(*thing)), id);
@@ -250,7 +261,6 @@ impl Core {
             .collect();
         (self.rules, self.by_datastream, self.standing) = (rules, AHashMap::new(), AHashMap::new());
         self.gathered.clear();
-        self.turned.clear();
         for facts in facts {
             for (at, rule) in self.rules.iter().enumerate().filter(|(_, r)| r.selects(facts)) {
                 let key = (rule.key.clone(), facts.datastream.0);
@@ -267,6 +277,8 @@ impl Core {
                 }
             }
         }
+        // What has moved and is not written yet goes with the next alarm, which may rest on it.
+        self.turned = (0..self.slots.len() as u32).filter(|at| self.slots[*at as usize].dirty).collect();
         let standing = self.slots.iter().filter(|s| s.state.raised);
         let standing: Vec<_> = standing.map(|s| (s.rule, Arc::clone(&s.facts), s.state.since)).collect();
         for (rule, facts, since) in standing {
@@ -274,12 +286,15 @@ impl Core {
         }
         self.connect(facts);
         for ((rule, thing), standing) in &mut self.standing {
+            if self.rules[*rule as usize].area.is_some() {
+                continue;
+            }
             standing.alarm = alarms.remove(&(self.rules[*rule as usize].key.clone(), Group::Thing(*thing)));
         }
         for ((rule, district), gathered) in &mut self.gathered {
             let rule = &self.rules[*rule as usize];
             // Fewer than are asked for hold no alarm up; the rule may have changed.
-            if rule.area.is_some_and(|area| gathered.things(Timestamp::MIN) >= area.at_least as usize) {
+            if rule.area.is_some_and(|area| gathered.things(Timestamp::MIN, Timestamp::MAX) >= area.at_least as usize) {
                 gathered.alarm = alarms.remove(&(rule.key.clone(), Group::District(district.clone())));
             }
         }
@@ -308,7 +323,7 @@ impl Core {
         let key = (rule, facts.district.clone().unwrap_or_default());
         let gathered = self.gathered.get_mut(&key)?;
         gathered.raised.remove(&(facts.thing.0, facts.datastream.0));
-        let fewer = gathered.things(Timestamp::MIN) < together.at_least as usize;
+        let fewer = gathered.things(Timestamp::MIN, Timestamp::MAX) < together.at_least as usize;
         let fallen = gathered.alarm.take_if(|_| fewer);
         if gathered.raised.is_empty() {
             self.gathered.remove(&key);
@@ -532,7 +547,8 @@ impl Core {
             Turn::Clear => {
                 standing.raised = standing.raised.saturating_sub(1);
                 let own = if standing.raised == 0 { standing.alarm.take() } else { None };
-                if let Some(id) = own.or_else(|| self.scatter(number, &facts)) {
+                let scattered = self.scatter(number, &facts);
+                if let Some(id) = own.or(scattered) {
                     self.changes.happenings.push(Happening::Cleared { id, rule: rule.key.clone(), at, value });
                 }
             }

@@ -28,6 +28,8 @@ const PAGES: usize = 20_000;
 const COLUMNS: usize = 500;
 /// Names in the properties of one Feature.
 const NAMES: usize = 10_000;
+/// And their bytes.
+const NAME_BYTES: usize = 4 << 20;
 
 // --- CSV ----------------------------------------------------------------------------------------------------------
 
@@ -286,14 +288,20 @@ impl SensorThings {
 struct Feature<'a> {
     base: &'a str,
     properties: Map<String, Value>,
+    /// Of the names so far: each repeats the way to it, so few long ones could be gigabytes.
+    bytes: usize,
     /// The first geometry that is found, from the entity downwards.
     geometry: Option<Value>,
 }
 
 impl Feature<'_> {
     fn put(&mut self, name: String, value: Value) -> Result<(), Error> {
-        if self.properties.len() >= NAMES {
-            return Err(Error::field("$expand", format!("a Feature has at most {NAMES} properties; expand less")));
+        self.bytes += name.len();
+        if self.properties.len() >= NAMES || self.bytes > NAME_BYTES {
+            let detail = format!(
+                "a Feature has at most {NAMES} properties, whose names take at most {NAME_BYTES} bytes; expand less"
+            );
+            return Err(Error::field("$expand", detail));
         }
         self.properties.insert(name, value);
         Ok(())
@@ -398,7 +406,7 @@ pub(super) fn geojson(
     }
     out.raw("\"features\":[");
     for (index, row) in answer.rows.iter().enumerate() {
-        let mut feature = Feature { base, properties: Map::new(), geometry: None };
+        let mut feature = Feature { base, properties: Map::new(), bytes: 0, geometry: None };
         feature.row(plan, options, row, "")?;
         out.raw(if index > 0 { ",{\"type\":\"Feature\",\"geometry\":" } else { "{\"type\":\"Feature\",\"geometry\":" });
         out.value(&feature.geometry.unwrap_or(Value::Null));

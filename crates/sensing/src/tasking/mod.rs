@@ -34,9 +34,9 @@ use model::{Event, Status, Verify};
 use store::Failure;
 pub use store::{Entry, Run, Stop};
 use swe::Record;
-use terms::{REASON_BYTES, Request};
+use terms::{REASON_BYTES, Request, Terms};
 
-pub(crate) use store::forget;
+pub(crate) use store::{forget, is_busy};
 
 /// Whether a caller is the device of a Thing; what the register of devices knows.
 pub type Owns = Arc<dyn Fn(&Caller, &Tenant, EntityId) -> bool + Send + Sync>;
@@ -240,6 +240,18 @@ impl Tasking {
                 return Ok(());
             }
             store::set_parameters(writer.tx, id, &request.parameters)?;
+            // What the capability says is to be read back follows the parameters; what the Task itself has said stays.
+            let terms = Terms::parse("/TaskingCapability", &capability.properties(), &record)?;
+            let mut task = run.task.clone();
+            if let (Some(declared), Some(verify)) = (&terms.verify, &mut task.verify)
+                && terms::expected(declared, &record, &run.parameters).as_ref() == Some(&verify.reading.value)
+            {
+                match terms::expected(declared, &record, &request.parameters) {
+                    Some(value) => verify.reading.value = value,
+                    None => task.verify = None,
+                }
+                store::set_verify(writer.tx, id, &task)?;
+            }
             let how = (action::TASK_PROPOSE, None, "");
             store::step(writer.tx, &actor, id, how, &Event::Amend { by: actor.label() }, &eyes)
                 .map_err(|failure| failure.of(id))?;
@@ -275,8 +287,13 @@ impl Tasking {
             if matches!(actor.principal, Principal::Device { .. }) && !owns(&actor, &run.tenant, run.thing) {
                 return Err(Problem::forbidden(format!("{what} is of another device's Thing.")).into());
             }
-            // Said again: the answer may have been lost.
-            if event == Event::Acknowledge && matches!(run.task.status, Status::Acknowledged | Status::Verified) {
+            // Said again (the answer may have been lost), or too late: repeating it would change nothing, and refusing it would make a device of
+            // MQTT 3.1.1 repeat it for ever.
+            let said = match event {
+                Event::Acknowledge => matches!(run.task.status, Status::Acknowledged | Status::Verified),
+                _ => false,
+            };
+            if said || (run.task.sent_at.is_some() && run.task.status.is_over()) {
                 return Ok(None);
             }
             let how = (action::TASK_ACKNOWLEDGE, None, why.as_str());

@@ -182,15 +182,30 @@ pub fn set_parameters(tx: &mut Tx<'_>, id: EntityId, parameters: &Value) -> Resu
     tx.execute(sql, params![id.0, parameters.to_string()]).map(|_| ())
 }
 
-/// What is left of a Task that is deleted.
+/// What is read back of a Task that waits for its approval.
+pub fn set_verify(tx: &mut Tx<'_>, id: EntityId, task: &Task) -> Result<(), records::Error> {
+    let watched = task.verify.as_ref().map(|v| v.reading.datastream.0);
+    let sql = "UPDATE sensing_task_run SET body = $2, watched = $3 WHERE task_id = $1";
+    tx.execute(sql, params![id.0, form(task), watched]).map(|_| ())
+}
+
+/// Whether any Task of the capability is not over.
+pub fn is_busy(tx: &mut Tx<'_>, capability: EntityId) -> Result<bool, records::Error> {
+    let sql = "SELECT r.status FROM sensing_task_run r JOIN sensing_task t ON t.id = r.task_id
+               WHERE t.tasking_capability_id = $1 AND r.status IN ('proposed', 'validated', 'approved', 'sent', 'acknowledged', 'verified')
+               LIMIT 1";
+    Ok(tx.query_opt(sql, params![capability.0], |row| row.get::<String>(0))?.is_some())
+}
+
+/// What is left of a Task that is deleted. Cancelling is a right of its own, so a Task that is not over is not simply deleted.
 ///
 /// # Errors
-/// 409 while the device may be acting on it.
+/// 409 while it is not over.
 pub fn forget(tx: &mut Tx<'_>, id: EntityId) -> Result<(), Error> {
     let sql = "SELECT status FROM sensing_task_run WHERE task_id = $1";
     let status: Option<String> = tx.query_opt(sql, params![id.0], |row| row.get(0))?;
-    if status.as_deref().and_then(Status::from_name).is_some_and(Status::is_out) {
-        return Err(Error::conflict(format!("Tasks({id}) is under way; cancel it first.")));
+    if status.as_deref().and_then(Status::from_name).is_some_and(|status| !status.is_over()) {
+        return Err(Error::conflict(format!("Tasks({id}) is not over; cancel it first.")));
     }
     for table in ["sensing_task_run", "sensing_task_entry", "sensing_task_lease"] {
         tx.execute(&format!("DELETE FROM {table} WHERE task_id = $1"), params![id.0])?;

@@ -54,8 +54,9 @@ pub enum Group {
     Set(Option<String>, Vec<Part>),
 }
 
-/// What of a part's header counts: what describes its body and its answer. `Host`, `Authorization` and `Cookie` are the batch's.
-const COUNTED: [HeaderName; 2] = [header::CONTENT_TYPE, HeaderName::from_static("prefer")];
+/// What of a part's header counts: what describes its body and its answer, and what names it when it is sent again. `Host`, `Authorization` and `Cookie` are the batch's.
+const COUNTED: [HeaderName; 3] =
+    [header::CONTENT_TYPE, HeaderName::from_static("prefer"), HeaderName::from_static("idempotency-key")];
 
 fn method(text: &str) -> Option<Method> {
     [Method::GET, Method::POST, Method::PATCH, Method::PUT, Method::DELETE]
@@ -121,14 +122,20 @@ const TOLD: [HeaderName; 6] = [
 ];
 
 impl Reply {
-    async fn of(name: Option<&String>, response: Response, left: &mut usize) -> Self {
+    /// `wrote` says that the part was no question: what it has done is told even where its answer has no room.
+    async fn of(name: Option<&String>, response: Response, left: &mut usize, wrote: bool) -> Self {
         let (head, body) = response.into_parts();
+        let told = |header: &HeaderName| Some((header.clone(), head.headers.get(header)?.clone()));
         let Ok(body) = axum::body::to_bytes(body, *left).await else {
+            if wrote && head.status.is_success() {
+                let mut headers: HeaderMap = TOLD.iter().filter_map(told).collect();
+                headers.remove(header::CONTENT_TYPE);
+                return Self { name: name.cloned(), status: StatusCode::NO_CONTENT, headers, body: Bytes::new() };
+            }
             let detail = "The answers of the batch are larger than may be; ask for this by itself, or for less.";
             return Self::problem(name, Problem::too_large(detail));
         };
         *left -= body.len().min(*left);
-        let told = |header: &HeaderName| Some((header.clone(), head.headers.get(header)?.clone()));
         Self { name: name.cloned(), status: head.status, headers: TOLD.iter().filter_map(told).collect(), body }
     }
     fn problem(name: Option<&String>, problem: Problem) -> Self {
@@ -190,17 +197,28 @@ impl SensorThings {
             let answered = match group {
                 Group::One(part) => {
                     let name = part.name.as_ref();
-                    let response = if late {
-                        Err(too_late())
-                    } else {
-                        match waits(&failed, std::slice::from_ref(part)) {
-                            Some(error) => Err(error),
-                            None => self.part(caller, outer, part, &names).await,
+                    let asks = part.method == Method::GET;
+                    let answer = async {
+                        let response = if late {
+                            Err(too_late())
+                        } else {
+                            match waits(&failed, std::slice::from_ref(part)) {
+                                Some(error) => Err(error),
+                                None => self.part(caller, outer, part, &names).await,
+                            }
+                        };
+                        match response {
+                            Ok(response) => Reply::of(name, response, &mut left, !asks).await,
+                            Err(error) => Reply::problem(name, error.into()),
                         }
                     };
-                    let reply = match response {
-                        Ok(response) => Reply::of(name, response, &mut left).await,
-                        Err(error) => Reply::problem(name, error.into()),
+                    // A question may not outlast the batch, whose other answers wait for it; what writes is never broken off.
+                    let reply = if asks && !late {
+                        let until = begun + self.patience;
+                        let answered = tokio::time::timeout_at(until, answer).await;
+                        answered.unwrap_or_else(|_| Reply::problem(name, too_late().into()))
+                    } else {
+                        answer.await
                     };
                     if let (Some(name), false) = (name, reply.failed()) {
                         names.learn(name, &reply);
@@ -223,7 +241,7 @@ impl SensorThings {
                             for (part, response) in parts.iter().zip(responses) {
                                 let name = part.name.as_ref();
                                 all.push(match response {
-                                    Ok(response) => Reply::of(name, response, &mut left).await,
+                                    Ok(response) => Reply::of(name, response, &mut left, true).await,
                                     Err(error) => Reply::problem(name, error.into()),
                                 });
                             }
@@ -313,14 +331,19 @@ pub async fn batch(
     if query.is_some_and(|query| query.contains('$')) {
         return Err(Error::field("query", "a batch takes no query options; its parts do"));
     }
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let on = ["continue-on-error", "continue-on-error=true", "odata.continue-on-error", "odata.continue-on-error=true"]
         .iter()
         .any(|wish| prefers(&headers, wish));
-    let groups = read_groups(kind, &body)?;
-    let replies = state.batch(&caller, &headers, &groups, on).await;
+    let groups = read_groups(&kind, &body)?;
+    // On a task of its own: whoever hangs up in the middle must not tear a change set from its Observations.
+    let work = tokio::spawn(async move {
+        let replies = state.batch(&caller, &headers, &groups, on).await;
+        (groups, replies)
+    });
+    let (groups, replies) = work.await.map_err(|stopped| Error::internal(format!("the batch broke off: {stopped}")))?;
     // The answer has the form of the question.
-    if essence(kind) == "multipart/mixed" {
+    if essence(&kind) == "multipart/mixed" {
         Ok(multipart::response(&replies))
     } else {
         Ok(json::response(&groups, &replies))
