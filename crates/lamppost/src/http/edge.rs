@@ -11,6 +11,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use kernel::Problem;
 use tokio::sync::Semaphore;
@@ -44,6 +45,9 @@ pub struct Edge {
 /// Bytes of a framework's own words that are passed on.
 const MAX_SAID: usize = 2_000;
 
+/// How long, and for how many bytes, a client whose request is refused for its head is listened to.
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 << 20);
+
 pub async fn edge(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     request.extensions_mut().insert(id.clone());
@@ -53,6 +57,7 @@ pub async fn edge(State(edge): State<Arc<Edge>>, mut request: Request, next: Nex
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched".into(), |m| Arc::<str>::from(m.as_str()));
 
     let mut response = if let Some(refusal) = edge.refusal(&request) {
+        linger(request).await;
         refusal.into_response()
     } else if let Ok(_permit) = edge.permits.clone().try_acquire_owned() {
         edge.metrics.began();
@@ -80,6 +85,24 @@ pub async fn edge(State(edge): State<Arc<Edge>>, mut request: Request, next: Nex
     }
     edge.secure(response.headers_mut());
     response
+}
+
+/// Takes what is on its way: a connection that is closed with unread input is reset (RFC 9112 section 9.6), and the client may then never see
+/// why. Whoever asks first (`Expect: 100-continue`) has sent nothing yet.
+async fn linger(request: Request) {
+    if request.headers().contains_key(header::EXPECT) {
+        return;
+    }
+    let (mut body, mut left) = (request.into_body().into_data_stream(), LINGER.1);
+    let take = async {
+        while let Some(Ok(data)) = body.next().await
+            && data.len() < left
+        {
+            left -= data.len();
+        }
+    };
+    // Whoever goes on sending after that does not listen.
+    let _ = tokio::time::timeout(LINGER.0, take).await;
 }
 
 /// Refusals of the framework itself (a method, an address or a form that does not fit, a body that is cut off) are plain text or nothing:
