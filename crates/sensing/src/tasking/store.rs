@@ -197,15 +197,16 @@ pub fn is_busy(tx: &mut Tx<'_>, capability: EntityId) -> Result<bool, records::E
     Ok(tx.query_opt(sql, params![capability.0], |row| row.get::<String>(0))?.is_some())
 }
 
-/// What is left of a Task that is deleted. Cancelling is a right of its own, so a Task that is not over is not simply deleted.
+/// What is left of a Task that is deleted. Cancelling is a right of its own, so one that is approved (a safe state that waits for the kill
+/// switch, say) is not simply deleted.
 ///
 /// # Errors
-/// 409 while it is not over.
+/// 409 from its approval until it is over.
 pub fn forget(tx: &mut Tx<'_>, id: EntityId) -> Result<(), Error> {
     let sql = "SELECT status FROM sensing_task_run WHERE task_id = $1";
     let status: Option<String> = tx.query_opt(sql, params![id.0], |row| row.get(0))?;
-    if status.as_deref().and_then(Status::from_name).is_some_and(|status| !status.is_over()) {
-        return Err(Error::conflict(format!("Tasks({id}) is not over; cancel it first.")));
+    if status.as_deref().and_then(Status::from_name).is_some_and(|s| s.is_out() || s == Status::Approved) {
+        return Err(Error::conflict(format!("Tasks({id}) is under way; cancel it first.")));
     }
     for table in ["sensing_task_run", "sensing_task_entry", "sensing_task_lease"] {
         tx.execute(&format!("DELETE FROM {table} WHERE task_id = $1"), params![id.0])?;
