@@ -106,7 +106,7 @@ async fn feed(State(alerts): State<Alerts>, asked: Queried<FeedAsked>, headers: 
     let now = alerts.now();
     found.extend(recent.into_iter().filter(|s| !s.stands(now)));
     found.truncate(MAX_LISTED);
-    found.sort_by(|a, b| b.sent.cmp(&a.sent));
+    found.sort_by_key(|s| std::cmp::Reverse(s.sent));
     Ok(conditional(&headers, atom(&alerts, language, &found), "application/atom+xml; charset=utf-8", FEED_AGE))
 }
 
