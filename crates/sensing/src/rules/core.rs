@@ -542,6 +542,12 @@ impl Core {
                         _ => return,
                     },
                 }
+                // One that is made up among them makes all of it an exercise.
+                let exercise = rule.area.is_some()
+                    && self.slots.iter().any(|s| {
+                        s.rule == number && s.state.raised && s.facts.simulated && s.facts.district == facts.district
+                    });
+                let facts = if exercise { Arc::new(Facts { simulated: true, ..(*facts).clone() }) } else { facts };
                 self.changes.happenings.push(Happening::Raised { id, rule, facts, at, value });
             }
             Turn::Clear => {

@@ -172,6 +172,31 @@ fn several_things_must_begin_within_the_span() {
 }
 
 #[test]
+fn a_late_record_is_not_near_what_came_long_after_it() {
+    let mut core = districts(several("several", above(0), 2, Some(60)));
+    core.apply(0, secs(1_000), &batch(&[(2, 1_000, 11.0)]));
+    core.apply(1, secs(1_001), &batch(&[(1, 100, 11.0)]));
+    assert!(!core.has_happened(), "they are 900 seconds apart");
+    core.apply(2, secs(1_002), &batch(&[(3, 990, 11.0)]));
+    assert_eq!(shown(&core.take(false).happenings).len(), 1, "late, and ten seconds apart");
+}
+
+#[test]
+fn one_that_is_made_up_makes_all_of_a_district_an_exercise() {
+    let mut core = districts(several("several", above(0), 2, None));
+    let rules = core.rules.clone();
+    let all = core.slots.iter().map(|s| Arc::clone(&s.facts));
+    let facts: Vec<_> = all
+        .map(|f| if f.datastream.0 == 1 { Arc::new(Facts { simulated: true, ..(*f).clone() }) } else { f })
+        .collect();
+    core.install(rules, &facts, &[], &[], secs(0));
+    core.apply(0, secs(1), &batch(&[(1, 1, 11.0)]));
+    core.apply(1, secs(2), &batch(&[(2, 2, 11.0)]));
+    let happened = core.take(false).happenings;
+    assert!(matches!(&happened[..], [Happening::Raised { facts, .. }] if facts.simulated && facts.datastream.0 == 2));
+}
+
+#[test]
 fn a_batch_in_the_wrong_order_is_read_in_the_order_of_measurement() {
     let mut core = core(0);
     core.apply(0, secs(9), &batch(&[(1, 7, 7.0), (1, 6, 11.0), (1, 5, 7.0)]));
