@@ -65,7 +65,8 @@ fn badge(page: &Page, state: AlarmState) -> Badge {
     Badge::new(shape).word(page.t(key))
 }
 
-fn severity(page: &Page, severity: Severity) -> &str {
+/// The word for it.
+pub(super) fn severity(page: &Page, severity: Severity) -> &str {
     page.t(match severity {
         Severity::Minor => "alarm.severity.minor",
         Severity::Moderate => "alarm.severity.moderate",

@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use kernel::Problem;
 use ui::{Badge, Cell, Column, FilterChoice, Filters, Html, Notice, Page, Table, Tone};
 
-use super::Pages;
+use super::{Pages, alarms::severity};
 use crate::{
     alerts::{
         Filter, KEPT_DAYS, MAX_LISTED, Stored,
@@ -61,16 +61,6 @@ struct WarningPage {
     history: Table,
 }
 
-// lang-keys: warning.type.* warning.urgency.* warning.certainty.*
-fn severity(page: &Page, severity: Severity) -> &str {
-    page.t(match severity {
-        Severity::Minor => "alarm.severity.minor",
-        Severity::Moderate => "alarm.severity.moderate",
-        Severity::Severe => "alarm.severity.severe",
-        Severity::Extreme => "alarm.severity.extreme",
-    })
-}
-
 fn badge(page: &Page, stored: &Stored) -> Badge {
     if !stored.stands(page.now()) {
         return Badge::new(ui::State::Notice).word(page.t("warning.over"));
@@ -79,6 +69,7 @@ fn badge(page: &Page, stored: &Stored) -> Badge {
     Badge::new(shape).word(severity(page, stored.chain.severity))
 }
 
+// lang-keys: warning.type.* warning.urgency.* warning.certainty.*
 fn msg_type(page: &Page, name: &str) -> String {
     page.t(match name {
         "Alert" => "warning.type.alert",

@@ -289,10 +289,8 @@ impl Tasking {
             }
             // Said again (the answer may have been lost), or too late: repeating it would change nothing, and refusing it would make a device of
             // MQTT 3.1.1 repeat it for ever.
-            let said = match event {
-                Event::Acknowledge => matches!(run.task.status, Status::Acknowledged | Status::Verified),
-                _ => false,
-            };
+            let said =
+                event == Event::Acknowledge && matches!(run.task.status, Status::Acknowledged | Status::Verified);
             if said || (run.task.sent_at.is_some() && run.task.status.is_over()) {
                 return Ok(None);
             }
