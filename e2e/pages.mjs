@@ -9,6 +9,8 @@ import { promisify } from "node:util";
 
 import { chromium } from "playwright-core";
 
+import { actuators } from "./actuators.mjs";
+
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const shots = fileURLToPath(new URL("screenshots", import.meta.url));
 const languages = { en: "en-HK", "zh-hant": "zh-Hant-HK", "zh-hans": "zh-Hans-HK" };
@@ -50,10 +52,18 @@ async function seed(server) {
     const filter = encodeURIComponent(`properties/system eq '${system}'`);
     const expand = encodeURIComponent("Datastreams($select=id,observationType;$orderby=id asc)");
     const things = await server.ask("GET", `/v1.1/Things?$filter=${filter}&$expand=${expand}&$orderby=id%20asc&$top=100`, key);
+    // What is computed takes nothing from others.
+    const computed = new Set();
+    if ((await server.ask("GET", "/api/derived", key)).derived.length > 0) {
+      for (const stream of things.value.flatMap((thing) => thing.Datastreams)) {
+        const { origin } = await server.ask("GET", `/api/datastreams/${stream["@iot.id"]}/provenance`, key);
+        if (origin === "derived") computed.add(stream["@iot.id"]);
+      }
+    }
     const groups = things.value.flatMap((thing) =>
       thing.Datastreams.flatMap((stream) => {
         const value = fitting(stream.observationType);
-        if (value === undefined) return [];
+        if (value === undefined || computed.has(stream["@iot.id"])) return [];
         const dataArray = [[new Date(now - 60_000).toISOString(), value]];
         return [{ Datastream: { "@iot.id": stream["@iot.id"] }, components: ["phenomenonTime", "result"], dataArray }];
       }),
@@ -63,12 +73,14 @@ async function seed(server) {
     if (system !== "flood") continue;
     const thing = things.value[0];
     const stream = thing.Datastreams[0]["@iot.id"];
+    const flow = [...computed][0];
+    assert(flow, "the pack computes nothing of the system flood");
     const wave = (n) => Math.round((1.2 + Math.sin(n / 20) / 2) * 1_000) / 1_000;
     const day = Array.from({ length: 288 }, (_, n) => [new Date(now - 86_400_000 + n * 300_000).toISOString(), wave(n)]);
     const series = { Datastream: { "@iot.id": stream }, components: ["phenomenonTime", "result"], dataArray: day };
     await server.ask("POST", "/v1.1/CreateObservations", key, [series]);
     await server.ask("POST", `/v1.1/Datastreams(${stream})/Observations`, key, { result: 1_500, phenomenonTime: new Date(now).toISOString() });
-    shown = { thing: thing["@iot.id"], stream, key };
+    shown = { thing: thing["@iot.id"], stream, computed: flow, key };
   }
   const until = Date.now() + 30_000;
   for (;;) {
@@ -78,6 +90,50 @@ async function seed(server) {
     assert(Date.now() < until, "the rule raised no alarm within 30 s");
     await new Promise((done) => setTimeout(done, 100));
   }
+}
+
+/** A vessel that goes to the east for an hour, falls silent, jumps once and casts twice; its fixes and samples come as a device would send them. */
+async function sail(server) {
+  const key = await server.key("epd", "admin");
+  const expand = encodeURIComponent("Datastreams($select=id,observationType,name;$orderby=id asc)");
+  const filter = encodeURIComponent("properties/key eq 'vessel-harbour'");
+  const { value } = await server.ask("GET", `/v1.1/Things?$filter=${filter}&$expand=${expand}`, key);
+  const vessel = value[0];
+  const track = vessel.Datastreams.find((d) => d.observationType.endsWith("OM_GeometryObservation"))["@iot.id"];
+  const oxygen = vessel.Datastreams.find((d) => d.name === "Dissolved oxygen")["@iot.id"];
+  const now = Date.now();
+  const at = (n) => new Date(now - 7_200_000 + n * 30_000).toISOString();
+  const fix = (n) => [at(n), { type: "Point", coordinates: [114.13 + n * 0.0004, n === 40 ? 22.9 : 22.293 + 0.002 * Math.sin(n / 9)] }];
+  const fixes = Array.from({ length: 240 }, (_, n) => n).filter((n) => n < 120 || n > 160).map(fix);
+  await server.ask("POST", "/v1.1/CreateObservations", key, [{ Datastream: { "@iot.id": track }, components: ["phenomenonTime", "result"], dataArray: fixes }]);
+  const sample = (n, depth) => [at(n), 6.4 - depth / 3, { depth }];
+  const samples = [10, 180].flatMap((begin) => Array.from({ length: 12 }, (_, n) => sample(begin + n, n + 1)));
+  await server.ask("POST", "/v1.1/CreateObservations", key, [{ Datastream: { "@iot.id": oxygen }, components: ["phenomenonTime", "result", "parameters"], dataArray: samples }]);
+  const found = await server.ask("GET", `/api/things/${vessel["@iot.id"]}/track?from=${at(-1)}`, key);
+  assert(found.geometry.coordinates.length === 2, `a track of ${found.geometry.coordinates.length} pieces`);
+  assert(found.properties.suspect.length === 1, `${found.properties.suspect.length} impossible fixes`);
+  return { vessel: vessel["@iot.id"], oxygen };
+}
+
+/** The map plays back what was sent: by button and by key. */
+async function played(page, server) {
+  await page.setViewportSize(windows.desk);
+  await page.goto(`${server.base}/en/map/playback?system=vessel`, { waitUntil: "load" });
+  await island(page, "map", ".map-time input[type=range]");
+  const slider = page.locator(".map-time input[type=range]");
+  await slider.focus();
+  await page.keyboard.press("Home");
+  const first = Number(await slider.inputValue());
+  await page.keyboard.press("ArrowRight");
+  assert(Number(await slider.inputValue()) > first, "the arrow key does not move it");
+  await page.locator(".map-time select").selectOption("3600");
+  await page.locator(".map-time button").focus();
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(([was]) => Number(document.querySelector(".map-time input").value) > was + 600_000, [first], { timeout: 20_000 });
+  await page.keyboard.press("Enter");
+  assert((await page.locator(".map-time button").innerText()) === "Play", "it does not stop");
+  const text = await slider.getAttribute("aria-valuetext");
+  assert(/\d/.test(text ?? ""), `the slider says '${text}'`);
 }
 
 /** Opens an address and notes what must not happen meanwhile. */
@@ -120,7 +176,7 @@ async function look(page, server, { path, name, language, size, status = 200, na
   await page.setViewportSize(windows[size]);
   const opened = await open(page, server, `/${language}${path}`);
   assert(opened.status === status, `${opened.status}, not ${status}`);
-  const drawn = { home: ["map", "canvas.maplibregl-canvas"], map: ["map", "canvas.maplibregl-canvas"], datastream: ["chart", ".uplot canvas"] }[name];
+  const drawn = { home: ["map", "canvas.maplibregl-canvas"], map: ["map", "canvas.maplibregl-canvas"], playback: ["map", "canvas.maplibregl-canvas"], datastream: ["chart", ".uplot canvas"] }[name];
   if (drawn) await island(page, ...drawn).catch((error) => wrong.push(`the ${drawn[0]} does not start: ${error.message}`));
   const headings = await page.locator("h1").allTextContents();
   expect(headings.length === 1 && headings[0].trim() !== "", `h1: ${JSON.stringify(headings)}`);
@@ -129,7 +185,7 @@ async function look(page, server, { path, name, language, size, status = 200, na
   const heading = headings[0] ?? "";
   // A page that is called like a person or a device keeps that name.
   if (language !== "en" && !named) expect(/\p{Script=Han}/u.test(heading), `the heading is not Chinese: ${heading}`);
-  const untold = await page.evaluate(() => document.body.innerText.match(/\{[a-z_-]+\}|\b(?:page|nav|alarm|thing|home|map|operators|device|operations|status|form)\.[a-z-]+\b/)?.[0]);
+  const untold = await page.evaluate(() => document.body.innerText.match(/\{[a-z_-]+\}|\b(?:page|nav|alarm|rule|silence|board|wall|tile|thing|home|map|operators|device|operations|status|form|tasking)\.[a-z-]+\b/)?.[0]);
   expect(!untold, `a text is missing: ${untold}`);
   wrong.push(...(await violations(page)));
   await page.screenshot({ path: join(shots, `${name}-${language}-${size}.png`) });
@@ -294,7 +350,7 @@ async function registerByKeyboard(page, server) {
 }
 
 /** All the officer's pages, also as they answer a form with mistakes. */
-async function office(browser, server, check, visit) {
+async function office(browser, server, shown, check, visit) {
   const password = "rain on a tin roof";
   const account = `admin-${Date.now()}`;
   const context = await browser.newContext();
@@ -310,6 +366,9 @@ async function office(browser, server, check, visit) {
   const person = new URL(await desk.locator("a[href*='/operators/people/']").first().getAttribute("href"), server.base).pathname;
   await visit(desk, [
     { name: "operations", path: "/operations" },
+    { name: "duty", path: "/dashboards/duty" },
+    { name: "dashboard-new", path: "/dashboards/new?from=toilets" },
+    { name: "walls", path: "/walls" },
     { name: "feed", path: `/operations/feeds/${feed.value[0].key}` },
     { name: "operators", path: "/operators?tenant=dsd" },
     { name: "person", path: person.replace("/en", ""), named: true },
@@ -324,6 +383,13 @@ async function office(browser, server, check, visit) {
     { name: "device", path: device, named: true },
     { name: "device-new", path: "/devices/new" },
     { name: "device-change", path: `${device}/change` },
+    { name: "device-sheet", path: "/devices/sheet" },
+    { name: "device-place", path: "/devices/place" },
+    { name: "devices-low", path: "/devices?condition=low-battery" },
+    { name: "campaigns", path: "/devices/campaigns" },
+    { name: "campaign-new", path: "/devices/campaigns/new" },
+    { name: "datastream-officer", path: `/datastreams/${shown.stream}` },
+    { name: "derived", path: `/datastreams/${shown.computed}` },
   ]);
   for (const { name, path } of [{ name: "devices", path: "/devices" }, { name: "device", path: device }]) {
     await check(`pages: ${name} by keyboard`, () => keyboard(page, server, `/en${path}`));
@@ -353,7 +419,7 @@ async function office(browser, server, check, visit) {
   }
   const dark = await browser.newContext({ colorScheme: "dark", storageState: await context.storageState() });
   const night = await dark.newPage();
-  for (const path of ["/operations", "/operators?tenant=dsd", "/devices?tenant=dsd", "/status", "/account"]) {
+  for (const path of ["/operations", "/dashboards/duty", "/dashboards/new?from=toilets", "/operators?tenant=dsd", "/devices?tenant=dsd", "/status", "/account"]) {
     await check(`pages: ${path} in the dark`, async () => {
       await night.goto(`${server.base}/en${path}`);
       const found = await violations(night);
@@ -381,10 +447,86 @@ async function office(browser, server, check, visit) {
   for (const one of [context, dsd, scripted, dark]) await one.close();
 }
 
+/** A screen on a wall: paired by the link that an officer is shown, going on by itself, and loud when nobody answers. */
+async function wall(browser, server, check) {
+  const context = await browser.newContext();
+  const officer = await context.newPage();
+  await check("pages: who may hang a wall joins", async () => join_(officer, await server.invite("ha", "admin"), `walls-${Date.now()}`, "rain on a tin roof"));
+  const link = await check("pages: a wall is made, and its link is shown once", async () => {
+    await officer.goto(`${server.base}/zh-hant/walls`);
+    await officer.fill("input[name=name]", "五號病房");
+    await officer.check("input[name=board][value=hepa]");
+    await officer.check("input[name=board][value=air]");
+    await officer.fill("input[name=every]", "5");
+    await Promise.all([officer.waitForNavigation(), officer.click("main form.long button")]);
+    const found = await violations(officer);
+    assert(found.length === 0, found.join("; "));
+    await officer.screenshot({ path: join(shots, "walls-made-zh-hant.png"), fullPage: true });
+    return officer.locator(".once code").first().innerText();
+  });
+  if (!link) return;
+  const screen = await browser.newContext({ viewport: { width: 1920, height: 1080 }, reducedMotion: "reduce" });
+  const page = await screen.newPage();
+  await check("pages: a screen is paired by its link, whose code leaves the address", async () => {
+    const sent = [];
+    page.on("request", (request) => sent.push(request.url()));
+    await page.goto(`http://${link}`);
+    await page.waitForSelector("body.wall", { timeout: 20_000 });
+    const code = link.split("#")[1];
+    assert(!page.url().includes(code) && !sent.some((url) => url.includes(code)), "the code is in an address that was sent");
+    const found = await violations(page);
+    assert(found.length === 0, found.join("; "));
+    await page.screenshot({ path: join(shots, "wall-zh-hant.png") });
+  });
+  await check("pages: it goes on to the next dashboard by itself", async () => {
+    const before = await page.locator("h1").innerText();
+    await page.waitForFunction((was) => document.querySelector("h1").innerText !== was, before, { timeout: 20_000 });
+    await page.screenshot({ path: join(shots, "wall-next-zh-hant.png") });
+  });
+  await check("pages: it says loudly when it has lost contact, and no longer when it is back", async () => {
+    await page.locator("h1").waitFor();
+    await screen.setOffline(true);
+    await page.waitForSelector(".board.lost .contact-lost:visible", { timeout: 180_000 });
+    assert(/\d\d:\d\d:\d\d/.test(await page.locator(".contact-lost").innerText()), "it does not say since when");
+    await page.screenshot({ path: join(shots, "wall-lost-zh-hant.png") });
+    const found = await violations(page);
+    assert(found.length === 0, found.join("; "));
+    await screen.setOffline(false);
+    await page.waitForSelector(".board:not(.lost)", { timeout: 60_000 });
+    assert(await page.locator(".contact-lost").isHidden(), "it goes on saying so");
+  });
+  await check("pages: a wall that is revoked shows nothing more", async () => {
+    await officer.goto(`${server.base}/en/walls`);
+    await Promise.all([officer.waitForNavigation(), officer.click("form[action$='/revoke'] button")]);
+    await page.waitForSelector(".board.lost .contact-lost:visible", { timeout: 60_000 });
+    const answer = await page.goto(`${server.base}/en/wall`);
+    assert(answer.status() === 200 && (await page.locator("input[name=code]").count()) === 1, "it does not ask for another code");
+  });
+  await screen.close();
+  await context.close();
+}
+
+/** A new value comes to an open dashboard, and what somebody has opened stays open. */
+async function boardLive(page, server, shown) {
+  await page.setViewportSize(windows.desk);
+  await page.goto(`${server.base}/en/dashboards/floods`, { waitUntil: "load" });
+  await page.locator(".tile details summary").first().click();
+  // Below the alarm's level and above the one that ends it: the alarm is looked at later.
+  const value = 910 + Math.floor(Math.random() * 80);
+  await server.ask("POST", `/v1.1/Datastreams(${shown.stream})/Observations`, shown.key, { result: value, phenomenonTime: new Date().toISOString() });
+  await page.mouse.click(1, 1);
+  await page.evaluate(() => document.activeElement?.blur());
+  const text = String(value);
+  await page.waitForFunction((sought) => document.querySelector(".tiles").innerText.includes(sought), text, { timeout: 40_000 });
+  assert(await page.locator(".tile details").first().evaluate((d) => d.open), "what was opened has closed");
+}
+
 export async function pages(server, check) {
   mkdirSync(shots, { recursive: true });
   const shown = await check("pages: values for every thing, a day of one series, an alarm", () => seed(server));
   if (!shown) return;
+  const voyage = await check("pages: a vessel goes its way, with a gap, an impossible fix and two casts", () => sail(server));
+  if (!voyage) return;
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: flags });
   try {
     const everybody = await browser.newContext();
@@ -395,12 +537,22 @@ export async function pages(server, check) {
       { name: "things", path: "/things" },
       { name: "thing", path: `/things/${shown.thing}` },
       { name: "datastream", path: `/datastreams/${shown.stream}` },
+      { name: "track", path: `/things/${voyage.vessel}/track`, named: true },
+      { name: "playback", path: "/map/playback?system=vessel" },
+      { name: "fences", path: "/fences" },
+      { name: "profiles", path: `/datastreams/${voyage.oxygen}/profiles` },
       { name: "warnings", path: "/alerts" },
       { name: "warning", path: `/alerts/${shown.warning}` },
       // Alarms are their department's; the page says so and leads to signing in.
       { name: "alarms", path: "/alarms", status: 401 },
       { name: "sign-in", path: "/sign-in" },
       { name: "status", path: "/status" },
+      { name: "dashboards", path: "/dashboards" },
+      { name: "toilets", path: "/dashboards/toilets" },
+      { name: "floods", path: "/dashboards/floods" },
+      { name: "parking", path: "/dashboards/parking" },
+      { name: "whole-screen", path: "/dashboards/toilets?wall=floods" },
+      { name: "wall-code", path: "/wall" },
       { name: "missing", path: "/things/999999999", status: 404 },
     ];
     const visit = async (page, list) => {
@@ -413,13 +565,16 @@ export async function pages(server, check) {
       }
     };
     await visit(page, open_);
-    for (const { name, path } of open_.slice(0, 10)) {
+    for (const { name, path } of open_.filter(({ name }) => !["whole-screen", "missing"].includes(name))) {
       await check(`pages: ${name} by keyboard`, () => keyboard(page, server, `/en${path}`));
     }
     await check("pages: a new value comes to an open page by itself", () => live(page, server, shown));
+    await check("pages: the map is played back by keyboard", () => played(page, server));
+    await check("pages: a new value comes to an open dashboard by itself", () => boardLive(page, server, shown));
+    await wall(browser, server, check);
     const dark = await browser.newContext({ colorScheme: "dark" });
     const night = await dark.newPage();
-    for (const { name, path } of open_.slice(0, 10)) {
+    for (const { name, path } of open_.filter(({ name }) => !["whole-screen", "missing"].includes(name))) {
       await check(`pages: ${name} in the dark`, async () => {
         await night.goto(`${server.base}/en${path}`, { waitUntil: "load" });
         const found = await violations(night);
@@ -485,6 +640,11 @@ export async function pages(server, check) {
     const own = [
       { name: "alarm", path: `/alarms/${shown.alarm}` },
       { name: "alarms-signed-in", path: "/alarms" },
+      { name: "upload", path: `/upload?datastream=${shown.stream}` },
+      { name: "silences", path: "/alarms/silences" },
+      { name: "retention", path: "/retention" },
+      { name: "rules", path: "/rules" },
+      { name: "rule", path: "/rules/e2e-high-water?run=1&raise=1&clear=0.5&hold=0&clear_hold=0&days=7" },
       { name: "account", path: "/account" },
     ];
     await visit(desk, own);
@@ -494,7 +654,8 @@ export async function pages(server, check) {
       await desk.goto(`${server.base}/en/account`);
       assert(new URL(desk.url()).pathname === "/en/sign-in", desk.url());
     });
-    await office(browser, server, check, visit);
+    await actuators({ browser, server, check, visit, signIn, join: join_, violations });
+    await office(browser, server, shown, check, visit);
   } finally {
     await browser.close();
   }

@@ -1,8 +1,8 @@
 // The whole program, driven from outside by other people's clients: browsers, SensorThings and MQTT libraries, and kill -9.
 //
-//   node e2e/run.mjs <program> [pages] [sta] [mqtt] [conform] [outgoing] [alerts] [full] [schema] [kill] [stores]
+//   node e2e/run.mjs <program> [pages] [sta] [mqtt] [conform] [outgoing] [doors] [alerts] [tasking] [full] [schema] [validate] [kill] [stores]
 //
-// `conform` is annex A of 18-088, as `cargo xtask conform` runs it against any service. `stores` is the program on PostgreSQL, NATS and S3: sta,
+// `conform` is annex A of 18-088 and of 17-079, as `cargo xtask conform` runs it against any service. `stores` is the program on PostgreSQL, NATS and S3: sta,
 // mqtt and conform once more, then stores.py. The program that starts those, `throw-away-stores`
 // of crates/testkit, lies beside <program>.
 //
@@ -23,7 +23,7 @@ import { Stores } from "./stores.mjs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 const run = promisify(execFile);
-const parts = ["sta", "mqtt", "conform", "pages", "outgoing", "alerts", "full", "schema", "kill", "stores"];
+const parts = ["sta", "mqtt", "conform", "pages", "outgoing", "doors", "alerts", "tasking", "full", "schema", "validate", "kill", "stores"];
 
 let passed = 0;
 let failed = 0;
@@ -79,7 +79,7 @@ async function conform(server, key) {
     throw new Error(failures.join(" ") || error.stdout || error.message);
   });
   // What is built must be declared, or nobody would have tested it.
-  const missing = stdout.split("\n").filter((text) => /^A\..*not declared$/.test(text));
+  const missing = stdout.split("\n").filter((text) => /^[AB]\..*not declared$/.test(text));
   if (missing.length > 0) throw new Error(missing.join(" "));
 }
 
@@ -92,9 +92,12 @@ async function main() {
   const wants = (part) => chosen.length === 0 || chosen.includes(part);
   if (["sta", "mqtt", "conform", "pages"].some(wants)) await drive(new Server(program), "on an empty folder", wants);
   if (wants("outgoing")) await script("outgoing.py", [program]);
+  if (wants("doors")) await script("doors.py", [program]);
   if (wants("alerts")) await script("alerts.py", [program]);
+  if (wants("tasking")) await script("tasking.py", [program]);
   if (wants("full")) await script("full.py", [program]);
   if (wants("schema")) await script("schema.py", [program]);
+  if (wants("validate")) await script("validate.py", [program]);
   if (wants("kill")) await script("kill.py", [program]);
   if (wants("stores")) {
     const helper = join(dirname(program), "throw-away-stores");
@@ -120,7 +123,7 @@ async function drive(server, where, wants) {
       if (wants("sta")) await script("sta.py", [server.base, dsd, epd]);
       if (wants("mqtt")) await script("mqtt.py", [server.base, String(server.mqttPort), "dsd", dsd, "epd", epd]);
       // After mqtt, whose checks count what is told: what this one makes and takes away is told too, for a while.
-      if (wants("conform")) await check(`annex A of 18-088 ${where}`, () => conform(server, dsd));
+      if (wants("conform")) await check(`annex A of 18-088 and 17-079 ${where}`, () => conform(server, dsd));
       if (wants("pages")) await pages(server, check);
     }
     await check("the server stops when it is told to", () => server.stop());

@@ -6,7 +6,7 @@ import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
 const out = "dist";
-const islands = ["map", "chart", "live"];
+const islands = ["map", "chart", "live", "board"];
 await rm(out, { recursive: true, force: true });
 await mkdir(out, { recursive: true });
 

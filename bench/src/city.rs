@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::http::{Connection, free_address};
 
 /// The department whose Things these are; any of the pack's would do.
-const TENANT: &str = "dsd";
+pub const TENANT: &str = "dsd";
 /// Datastreams of one Thing.
 const PER_THING: usize = 100;
 
@@ -24,6 +24,8 @@ pub struct City {
     pub mqtt: SocketAddr,
     pub data: PathBuf,
     pub key: String,
+    /// The key of somebody who may read the platform's figures.
+    reader: String,
 }
 
 impl City {
@@ -56,7 +58,7 @@ impl City {
             .stderr(output)
             .spawn()
             .with_context(|| program.display().to_string())?;
-        let mut city = Self { child, http, mqtt, data, key: String::new() };
+        let mut city = Self { child, http, mqtt, data, key: String::new(), reader: String::new() };
         let began = Instant::now();
         loop {
             if let Some(status) = city.child.try_wait()? {
@@ -69,12 +71,15 @@ impl City {
             ensure!(began.elapsed() < Duration::from_secs(120), "lamppost is not ready after two minutes");
             std::thread::sleep(Duration::from_millis(50));
         }
-        let admin = Command::new(program)
-            .args(["admin", "key", "--tenant", TENANT, "--role", "admin", "--name", "bench"])
-            .args(&settings)
-            .output()?;
-        ensure!(admin.status.success(), "lamppost admin key: {}", String::from_utf8_lossy(&admin.stderr));
-        city.key = String::from_utf8(admin.stdout)?.split_whitespace().last().context("no key")?.to_owned();
+        let key = |tenant: &str, role: &str| -> anyhow::Result<String> {
+            let admin = Command::new(program)
+                .args(["admin", "key", "--tenant", tenant, "--role", role, "--name", "bench"])
+                .args(&settings)
+                .output()?;
+            ensure!(admin.status.success(), "lamppost admin key: {}", String::from_utf8_lossy(&admin.stderr));
+            Ok(String::from_utf8(admin.stdout)?.split_whitespace().last().context("no key")?.to_owned())
+        };
+        (city.key, city.reader) = (key(TENANT, "admin")?, key("city", "operator")?);
         Ok(city)
     }
 
@@ -103,13 +108,17 @@ impl City {
         Ok(id.parse()?)
     }
 
+    /// Creates what Datastreams need; the ids of a Sensor and an ObservedProperty.
+    pub fn sensor_and_property(&self, connection: &mut Connection) -> anyhow::Result<(i64, i64)> {
+        let sensor = json!({"name": "bench", "description": "bench", "encodingType": "text/html", "metadata": "https://example.org/"});
+        let property = json!({"name": "bench", "definition": "https://example.org/bench", "description": "bench"});
+        Ok((self.create(connection, "Sensors", &sensor)?, self.create(connection, "ObservedProperties", &property)?))
+    }
+
     /// Creates so many Datastreams; their ids.
     pub fn datastreams(&self, count: usize) -> anyhow::Result<Vec<i64>> {
         let mut connection = Connection::open(self.http)?;
-        let sensor = json!({"name": "bench", "description": "bench", "encodingType": "text/html", "metadata": "https://example.org/"});
-        let sensor = self.create(&mut connection, "Sensors", &sensor)?;
-        let property = json!({"name": "bench", "definition": "https://example.org/bench", "description": "bench"});
-        let property = self.create(&mut connection, "ObservedProperties", &property)?;
+        let (sensor, property) = self.sensor_and_property(&mut connection)?;
         let mut ids = Vec::with_capacity(count);
         while ids.len() < count {
             let streams: Vec<Value> = (ids.len()..count.min(ids.len() + PER_THING))
@@ -165,7 +174,10 @@ impl City {
 
     /// One figure of `/metrics`, without its labels.
     pub fn figure(&self, name: &str) -> anyhow::Result<f64> {
-        let text = Connection::open(self.http)?.ask("GET", "/metrics", &[], b"")?.text();
+        // Where a department is sealed, only those who run the platform read its figures.
+        let authorization = format!("Bearer {}", self.reader);
+        let headers = [("Authorization", authorization.as_str())];
+        let text = Connection::open(self.http)?.ask("GET", "/metrics", &headers, b"")?.text();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(line.with_context(|| format!("/metrics has no {name}"))?.trim().parse()?)
     }

@@ -10,6 +10,8 @@ use anyhow::{Context, bail, ensure};
 
 /// The largest answer that is read.
 const MOST: usize = 64 << 20;
+/// The longest that is waited for a byte: InfluxDB counts a billion rows in some minutes.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 pub struct Connection {
     stream: TcpStream,
@@ -51,7 +53,7 @@ impl Connection {
     pub fn open(address: SocketAddr) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("{address} does not answer"))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self { stream, address, read: Vec::new() })
     }
 

@@ -1,6 +1,8 @@
 //! `cargo xtask bench NAME`: ours and its peers, side by side in one run. How figures are taken stands in docs/benchmarks.md.
 
+mod alarms;
 mod city;
+mod devices;
 mod http;
 mod ingest;
 mod lamppost;
@@ -9,6 +11,7 @@ mod peers;
 mod read;
 mod records;
 mod series;
+mod sta;
 mod start;
 mod stream;
 mod usage;
@@ -36,6 +39,12 @@ enum Command {
     Mqtt(Messages),
     /// The log alone: batches of observations until they are durable.
     Stream(stream::Args),
+    /// What clients of SensorThings ask, beside django-ogc-sensorthings on PostgreSQL 15.
+    Sta(sta::Args),
+    /// Devices that are connected and rarely speak: memory of each, CPU, acknowledgements.
+    Devices(devices::Args),
+    /// From a PUBLISH to the alarm in an open browser, with a thousand rules.
+    Alarms(alarms::Args),
     /// Time to ready, idle memory, and how long pages take, with a million Things in the stores.
     Start(start::Args),
 }
@@ -98,6 +107,9 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Mqtt(args) => messages(args),
         Command::Stream(args) => crate::stream::run(&args),
+        Command::Sta(args) => sta::run(&args),
+        Command::Devices(args) => devices::run(&args),
+        Command::Alarms(args) => alarms::run(&args),
         Command::Start(args) => start::run(&args),
     }
 }

@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_util::codec::{Decoder, Encoder};
 
-use crate::usage::{cpu, own_cpu};
+use crate::usage::{cpu, memory, own_cpu};
 
 /// Messages a second while the way to a subscriber is timed: far from what either server can do.
 const DELIVERY_RATE: f64 = 1_000.0;
@@ -195,14 +195,7 @@ impl Drop for Mosquitto {
     }
 }
 
-/// Resident memory of a process in bytes.
-fn memory(pid: u32) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the server's process")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? << 10)
-}
-
-struct Client {
+pub struct Client {
     stream: TcpStream,
     codec: v3::Codec,
     input: BytesMut,
@@ -210,7 +203,7 @@ struct Client {
 }
 
 impl Client {
-    async fn connect(broker: &Broker, name: &str) -> anyhow::Result<Self> {
+    pub async fn connect(broker: &Broker, name: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(broker.address).await?;
         stream.set_nodelay(true)?;
         let mut client =
@@ -234,14 +227,14 @@ impl Client {
     fn put(&mut self, packet: v3::Packet) -> anyhow::Result<()> {
         Ok(self.codec.encode(packet, &mut self.out)?)
     }
-    async fn flush(&mut self) -> anyhow::Result<()> {
+    pub async fn flush(&mut self) -> anyhow::Result<()> {
         self.stream.write_all_buf(&mut self.out).await?;
         Ok(())
     }
     fn ready(&mut self) -> anyhow::Result<Option<v3::Packet>> {
         Ok(self.codec.decode(&mut self.input)?.map(|(packet, _)| packet))
     }
-    async fn next(&mut self) -> anyhow::Result<v3::Packet> {
+    pub async fn next(&mut self) -> anyhow::Result<v3::Packet> {
         loop {
             if let Some(packet) = self.ready()? {
                 return Ok(packet);
@@ -250,7 +243,7 @@ impl Client {
             ensure!(self.stream.read_buf(&mut self.input).await? > 0, "the server hung up");
         }
     }
-    fn publish(&mut self, topic: &str, payload: String, id: u16) -> anyhow::Result<()> {
+    pub fn publish(&mut self, topic: &str, payload: String, id: u16) -> anyhow::Result<()> {
         let publish = Publish {
             dup: false,
             retain: false,

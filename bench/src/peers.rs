@@ -251,13 +251,17 @@ impl Postgres {
         ]);
         let database = testkit::postgres::database();
         database.run(TABLE);
-        let mut client = Client::connect(database.url(), NoTls)?;
-        let data: String = client.query_one("SHOW data_directory", &[])?.get(0);
-        // The first line of postmaster.pid; only its owner and root may look into the folder.
-        let lock = std::fs::read_to_string(Path::new(&data).join("postmaster.pid")).context("postmaster.pid")?;
-        let pid = lock.lines().next().and_then(|line| line.trim().parse().ok()).context("postmaster.pid")?;
+        let pid = postgres_pid(&database)?;
         Ok(Self { database, pid })
     }
+}
+
+/// The process that all others of the cluster come from.
+pub fn postgres_pid(database: &testkit::postgres::Database) -> anyhow::Result<u32> {
+    let data: String = Client::connect(database.url(), NoTls)?.query_one("SHOW data_directory", &[])?.get(0);
+    // The first line of postmaster.pid; only its owner and root may look into the folder.
+    let lock = std::fs::read_to_string(Path::new(&data).join("postmaster.pid")).context("postmaster.pid")?;
+    lock.lines().next().and_then(|line| line.trim().parse().ok()).context("postmaster.pid")
 }
 
 struct Copying(Client);

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
+
 /// Linux has told user space 100 ticks a second on every architecture since 2.6.
 const TICKS: f64 = 100.0;
 
@@ -59,6 +61,21 @@ pub fn peak_memory(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok().filter(|_| children.trim().is_empty())?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kb| kb << 10)
+}
+
+/// Resident memory of a process in bytes.
+pub fn memory(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the server's process")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? << 10)
+}
+
+/// How many files a process that is started here may open.
+pub fn open_files() -> anyhow::Result<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits")?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).context("Max open files")?;
+    let soft = line.split_whitespace().next().context("Max open files")?;
+    Ok(if soft == "unlimited" { usize::MAX } else { soft.parse()? })
 }
 
 /// Bytes that a folder takes on the disk. Files that go meanwhile count nothing.

@@ -1,4 +1,4 @@
-"""The abstract test suite of OGC SensorThings API 1.1 (18-088 annex A), against any service.
+"""The abstract test suites of OGC SensorThings API 1.1 (18-088 annex A) and of its Part 2, Tasking Core (17-079 annex A, here B), against any service.
 
     python -m conform URL [--user NAME --password WORD | --token TOKEN] [--mqtt-user NAME --mqtt-password WORD] [--only TEXT]
 
@@ -11,7 +11,7 @@ import argparse
 import sys
 import traceback
 
-from . import extensions, mqtt, reading, writing  # noqa: F401  In the order of annex A: each registers its tests.
+from . import extensions, mqtt, reading, tasking, writing  # noqa: F401  In the order of annex A: each registers its tests.
 from .client import Service, Wrong
 from .registry import TESTS
 from .world import World
@@ -34,8 +34,8 @@ def arguments():
 
 def run(world, only):
     rows = []
-    # A.4 to A.8 follow A.1 to A.3 whatever module was read first.
-    for name, needs, section, test in sorted(TESTS, key=lambda entry: [int(n) for n in entry[2][2:].split(".")]):
+    # A.4 to A.8 follow A.1 to A.3 whatever module was read first, and Tasking follows Sensing.
+    for name, needs, section, test in sorted(TESTS, key=lambda entry: (entry[2][0], [int(n) for n in entry[2][2:].split(".")])):
         if only not in name:
             continue
         if needs not in ALWAYS and not world.declares(needs):
@@ -63,7 +63,7 @@ def main():
     except Wrong as error:
         print(f"{options.url} is not the root of a SensorThings service: {error}")
         return 2
-    print(f"{options.url} declares {len(world.requirements)} requirements of 18-088.\n")
+    print(f"{options.url} declares {len(world.requirements)} requirements of 18-088 and 17-079.\n")
     try:
         rows = run(world, options.only)
     finally:

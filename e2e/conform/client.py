@@ -115,4 +115,7 @@ class Service:
         root = self.get("")
         uris = root.get("serverSettings", {}).get("conformance", [])
         found = [re.sub(r"^.*/spec/iot_sensing/1\.1/req/", "", uri) for uri in uris if "/iot_sensing/1.1/req/" in uri]
+        # Classes of Part 2 have names of Part 1 (receive-updates-via-mqtt): they are told apart.
+        tasking = [re.sub(r"^.*/spec/iot_tasking/1\.0/req/", "tasking/", uri) for uri in uris if "/iot_tasking/1.0/req/" in uri]
+        found += tasking
         return root, found

@@ -16,6 +16,7 @@ class World:
         self.mark = f"conform-{random.randrange(16**10):010x}"
         self.make = Bodies(self.mark)
         self.sample = None
+        self.light = None
 
     def declares(self, name):
         """Whether a requirements class, or one of its requirements, is declared."""
@@ -35,8 +36,10 @@ class World:
             return []
         trouble = []
         # Things take their Datastreams, Observations and HistoricalLocations along (18-088 table 25).
-        for name in ["MultiDatastreams", "Datastreams", "Things", "Locations", "Sensors", "ObservedProperties", "FeaturesOfInterest"]:
+        for name in ["TaskingCapabilities", "Actuators", "MultiDatastreams", "Datastreams", "Things", "Locations", "Sensors", "ObservedProperties", "FeaturesOfInterest"]:
             if name == "MultiDatastreams" and not self.declares("multi-datastream"):
+                continue
+            if name in ("TaskingCapabilities", "Actuators") and not self.declares("tasking"):
                 continue
             try:
                 for row in self.service.every(f"{name}?$filter=startswith(name,'{self.mark}')&$select=id"):

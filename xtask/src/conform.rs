@@ -1,4 +1,4 @@
-//! `cargo xtask conform URL`: the abstract tests of OGC SensorThings API 1.1 (18-088 annex A) against any service, ours or another's. They are
+//! `cargo xtask conform URL`: the abstract tests of OGC SensorThings API 1.1 (18-088 annex A) and of Tasking Core (17-079 annex A) against any service, ours or another's. They are
 //! Python (`e2e/conform`), because a client needs nothing of this program, and this tool stays quick to build.
 
 use std::process::Command;

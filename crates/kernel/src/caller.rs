@@ -120,6 +120,11 @@ pub trait Policy: Send + Sync + 'static {
     fn allows(&self, caller: &Caller, action: Action, resource: &Resource<'_>) -> bool {
         self.decide(caller, action, resource) == Decision::Allow
     }
+
+    /// Whether nothing of `tenant` may reach anybody outside it, whatever its rows say: it publishes nothing and is tied to nothing outside.
+    fn seals(&self, _tenant: &Tenant) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

@@ -1,16 +1,24 @@
 //! Counts, extremes and sums by bucket of time, straight over the sorted pages.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, btree_map::Entry as Slot},
+    ops::Range,
+};
 
 use arrow::{
-    array::{Array, AsArray, BooleanArray},
-    compute::nullif,
-    datatypes::{Float64Type, Int64Type, TimestampMicrosecondType},
+    array::{Array as _, AsArray, RecordBatch},
+    datatypes::{Int64Type, TimestampMicrosecondType},
 };
 use futures::TryStreamExt;
 use kernel::Timestamp;
 
-use crate::{Error, View, write::PAGE_ROWS};
+use crate::{
+    Error, View,
+    file::{FileMeta, Footer},
+    index::Entry,
+    rollup::{self, HOUR, Kept, Source, Worth, counting},
+    write::PAGE_ROWS,
+};
 
 /// The most buckets one answer may hold, over all its series.
 const MOST_BUCKETS: usize = 1_000_000;
@@ -106,6 +114,17 @@ impl Buckets {
         }
     }
 
+    /// Whether they are wide enough for sums by the hour to be of use.
+    fn hold_hours(&self) -> bool {
+        match self {
+            Self::Width { width, .. } => *width >= HOUR,
+            Self::Edges(edges) => match edges.as_slice() {
+                [first, .., last] => last.micros_since(*first) >= HOUR * (edges.len() as i64 - 1),
+                _ => false,
+            },
+        }
+    }
+
     fn check(&self) -> Result<(), Error> {
         let right = match self {
             Self::Width { width, .. } => *width > 0,
@@ -138,7 +157,10 @@ impl View {
         series.dedup();
         let (view, from, to) = (self.clone(), query.from.as_micros(), query.to.as_micros());
         let buckets = query.buckets;
-        self.workers.run(async move { view.fold(&series, from, to, &buckets, column, unless).await }).await
+        // What the table keeps sums of, it also knows how to read where a row stands for several.
+        let summed = self.files.layout.rollup.filter(|kept| kept.column == column).and_then(|kept| kept.summed);
+        let source = Source { column, unless, summed };
+        self.workers.run(async move { view.fold(&series, from, to, &buckets, source).await }).await
     }
 
     async fn fold(
@@ -147,12 +169,10 @@ impl View {
         from: i64,
         to: i64,
         buckets: &Buckets,
-        column: usize,
-        unless: Option<(usize, Refuses)>,
+        source: Source,
     ) -> Result<BTreeMap<i64, Vec<Bucket>>, Error> {
-        let layout = &self.files.layout;
-        let mut all: BTreeMap<i64, BTreeMap<i64, Bucket>> = BTreeMap::new();
-        let mut held = 0usize;
+        let mut sums = Sums::default();
+        let by_hour = self.files.layout.rollup.is_some_and(|kept| same(kept, source)) && buckets.hold_hours();
         for file in &self.snapshot.files {
             let (Some(&first), Some(&last)) = (series.first(), series.last()) else { break };
             let apart = file.time.0 >= to || file.time.1 < from || file.series.0 > last || file.series.1 < first;
@@ -160,77 +180,174 @@ impl View {
                 continue;
             }
             let footer = self.files.footer(file).await?;
-            let mut ranges = Vec::new();
-            for entry in series.iter().filter_map(|&s| footer.series.find(s)) {
-                if entry.min < to && from <= entry.max {
-                    ranges.extend(self.files.narrow(&footer, entry.rows, |min, max| min < to && from <= max));
-                }
-            }
-            if ranges.is_empty() {
+            let asked = series.iter().filter_map(|&s| footer.series.find(s));
+            let asked: Vec<Entry> = asked.filter(|entry| entry.min < to && from <= entry.max).collect();
+            if asked.is_empty() {
                 continue;
             }
-            let mut columns = vec![layout.series, layout.time, column];
-            columns.extend(unless.map(|(column, _)| column));
-            let mut batches = self.files.rows(file, &footer, &ranges, &columns, 4 * PAGE_ROWS)?;
-            while let Some(batch) = batches.try_next().await? {
-                let ids = batch.column(0).as_primitive::<Int64Type>().values();
-                let times = batch.column(1).as_primitive::<TimestampMicrosecondType>().values();
-                let values = match unless {
-                    Some((_, refuses)) if batch.column(3).null_count() < batch.num_rows() => {
-                        let refused: BooleanArray = batch
-                            .column(3)
-                            .as_string::<i32>()
-                            .iter()
-                            .map(|text| Some(text.is_some_and(refuses)))
-                            .collect();
-                        nullif(batch.column(2), &refused)?
+            let kept = if by_hour { rollup::kept(&self.files, file, &footer).await? } else { None };
+            let Some(kept) = kept else {
+                self.by_row(&mut sums, (file, &footer), &asked, (from, to), buckets, source).await?;
+                continue;
+            };
+            // What an edge cuts, and series that have no hours.
+            for (entry, from, to) in sums.by_hour(&kept, &asked, (from, to), buckets).await? {
+                let entry = std::slice::from_ref(&entry);
+                self.by_row(&mut sums, (file, &footer), entry, (from, to), buckets, source).await?;
+            }
+        }
+        let all = sums.all.into_iter().map(|(id, buckets)| (id, buckets.into_values().collect::<Vec<_>>()));
+        Ok(all.filter(|(_, buckets)| !buckets.is_empty()).collect())
+    }
+
+    /// Sums up the rows of some series in a file that lie in a time.
+    async fn by_row(
+        &self,
+        sums: &mut Sums,
+        (file, footer): (&FileMeta, &Footer),
+        asked: &[Entry],
+        (from, to): (i64, i64),
+        buckets: &Buckets,
+        source: Source,
+    ) -> Result<(), Error> {
+        let layout = &self.files.layout;
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for entry in asked {
+            ranges.extend(self.files.narrow(footer, entry.rows.clone(), |min, max| min < to && from <= max));
+        }
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let mut columns = vec![layout.series, layout.time, source.column];
+        columns.extend(source.unless.map(|(column, _)| column));
+        let several = columns.len();
+        columns.extend(source.summed.into_iter().flatten());
+        let mut batches = self.files.rows(file, footer, &ranges, &columns, 4 * PAGE_ROWS)?;
+        while let Some(batch) = batches.try_next().await? {
+            let ids = batch.column(0).as_primitive::<Int64Type>().values();
+            let times = batch.column(1).as_primitive::<TimestampMicrosecondType>().values();
+            let values = counting(batch.column(2), source.unless.map(|(_, refuses)| (batch.column(3), refuses)))?;
+            let worth = Worth::new(values, source.summed.map(|_| std::array::from_fn(|i| batch.column(several + i))));
+            let mut row = 0;
+            while row < ids.len() {
+                let id = ids[row];
+                let run = row + ids[row..].partition_point(|&s| s == id);
+                while row < run {
+                    let at = times[row];
+                    let bounds = if at < from || at >= to { None } else { buckets.of(at) };
+                    let Some((start, end)) = bounds else {
+                        row += 1;
+                        continue;
+                    };
+                    // Times ascend within the run, so the bucket's rows are the next ones.
+                    let stop = row + times[row..run].partition_point(|&t| t < end.min(to));
+                    if let Some(part) = worth.part(start, &times[row..stop], row) {
+                        sums.add(id, part)?;
                     }
-                    _ => batch.column(2).clone(),
-                };
-                let values = values.as_primitive::<Float64Type>();
-                let mut row = 0;
-                while row < ids.len() {
-                    let id = ids[row];
-                    let run = row + ids[row..].partition_point(|&s| s == id);
-                    let mine = all.entry(id).or_default();
-                    while row < run {
-                        let at = times[row];
-                        let bounds = if at < from || at >= to { None } else { buckets.of(at) };
-                        let Some((start, end)) = bounds else {
-                            row += 1;
-                            continue;
-                        };
-                        // Times ascend within the run, so the bucket's rows are the next ones.
-                        let stop = row + times[row..run].partition_point(|&t| t < end.min(to));
-                        if let Some(part) = part(start, &times[row..stop], values, row) {
-                            match mine.get_mut(&start) {
-                                Some(bucket) => bucket.merge(&part),
-                                None => {
-                                    held += 1;
-                                    mine.insert(start, part);
-                                }
-                            }
-                        }
-                        row = stop;
-                    }
-                }
-                if held > MOST_BUCKETS {
-                    return Err(Error::invalid(format!(
-                        "the answer would have more than {MOST_BUCKETS} buckets; ask for fewer series, less time or wider buckets"
-                    )));
+                    row = stop;
                 }
             }
         }
-        Ok(all
-            .into_iter()
-            .map(|(id, buckets)| (id, buckets.into_values().collect::<Vec<_>>()))
-            .filter(|(_, buckets)| !buckets.is_empty())
-            .collect())
+        Ok(())
+    }
+}
+
+/// Whether two questions count the same rows.
+fn same(a: Source, b: Source) -> bool {
+    let unless = match (a.unless, b.unless) {
+        (None, None) => true,
+        (Some((a, refuses)), Some((b, other))) => a == b && std::ptr::fn_addr_eq(refuses, other),
+        _ => false,
+    };
+    a.column == b.column && unless
+}
+
+/// Buckets by series and start.
+#[derive(Default)]
+struct Sums {
+    all: BTreeMap<i64, BTreeMap<i64, Bucket>>,
+    held: usize,
+}
+
+impl Sums {
+    fn add(&mut self, series: i64, part: Bucket) -> Result<(), Error> {
+        match self.all.entry(series).or_default().entry(part.start.as_micros()) {
+            Slot::Occupied(mut bucket) => bucket.get_mut().merge(&part),
+            Slot::Vacant(slot) => {
+                slot.insert(part);
+                self.held += 1;
+            }
+        }
+        if self.held <= MOST_BUCKETS {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "the answer would have more than {MOST_BUCKETS} buckets; ask for fewer series, less time or wider buckets"
+        )))
+    }
+
+    /// Sums up a file's hours. What is left for its rows, with its times: hours that are cut by an edge, and series that have no hours.
+    async fn by_hour(
+        &mut self,
+        kept: &Kept,
+        asked: &[Entry],
+        (from, to): (i64, i64),
+        buckets: &Buckets,
+    ) -> Result<Vec<(Entry, i64, i64)>, Error> {
+        let (mut left, mut ranges) = (Vec::new(), Vec::new());
+        for entry in asked {
+            match kept.footer.series.find(entry.series) {
+                Some(hours) => ranges.extend(
+                    kept.files.narrow(&kept.footer, hours.rows, |min, max| min < to && from < max.saturating_add(HOUR)),
+                ),
+                None => left.push((entry.clone(), from, to)),
+            }
+        }
+        if ranges.is_empty() {
+            return Ok(left);
+        }
+        let columns: Vec<usize> = (0..kept.files.layout.schema.fields().len()).collect();
+        let read: Result<Vec<RecordBatch>, Error> =
+            match kept.files.rows(&kept.file, &kept.footer, &ranges, &columns, 4 * PAGE_ROWS) {
+                Ok(batches) => batches.try_collect().await,
+                Err(error) => Err(error),
+            };
+        let batches = match read {
+            Ok(batches) => batches,
+            // Nothing of it is counted yet: rows answer as well, only later.
+            Err(error) => {
+                tracing::debug!(path = %kept.file.path, %error, "a rollup cannot be read");
+                return Ok(asked.iter().map(|entry| (entry.clone(), from, to)).collect());
+            }
+        };
+        // The series whose hour before this one was cut: hours that are cut one after the other are read at once.
+        let mut cut = None;
+        for batch in batches {
+            for (series, mut cell) in rollup::cells(&batch) {
+                let (start, end) = (cell.start.as_micros(), cell.start.as_micros().saturating_add(HOUR));
+                let whole = buckets.of(start).filter(|(_, last)| end <= *last && from <= start && end <= to);
+                if let Some((bucket, _)) = whole {
+                    cell.start = Timestamp::from_micros(bucket);
+                    self.add(series, cell)?;
+                    cut = None;
+                } else if start < to
+                    && from < end
+                    && let Ok(entry) = asked.binary_search_by_key(&series, |entry| entry.series)
+                {
+                    match left.last_mut() {
+                        Some((_, _, last)) if cut == Some(series) => *last = end.min(to),
+                        _ => left.push((asked[entry].clone(), start.max(from), end.min(to))),
+                    }
+                    cut = Some(series);
+                }
+            }
+        }
+        Ok(left)
     }
 }
 
 /// Folds consecutive rows of one bucket; `offset` is where they start in `values`.
-fn part(start: i64, times: &[i64], values: &arrow::array::Float64Array, offset: usize) -> Option<Bucket> {
+pub(crate) fn part(start: i64, times: &[i64], values: &arrow::array::Float64Array, offset: usize) -> Option<Bucket> {
     let numbers = &values.values()[offset..offset + times.len()];
     let counts = |i: usize| (values.null_count() == 0 || values.is_valid(offset + i)) && !numbers[i].is_nan();
     let first = (0..times.len()).find(|&i| counts(i))?;

@@ -25,7 +25,7 @@ use parquet::{
 
 use crate::{
     Error,
-    index::{FOOTER_KEY, SeriesIndex},
+    index::{FOOTER_KEY, ROLLUP_KEY, SeriesIndex},
     spec::Layout,
 };
 
@@ -47,6 +47,8 @@ pub(crate) struct FileMeta {
 pub(crate) struct Footer {
     pub parquet: ArrowReaderMetadata,
     pub series: SeriesIndex,
+    /// Bytes of the file's rollup, where it has one.
+    pub rollup: Option<u64>,
     memory: usize,
 }
 
@@ -108,6 +110,8 @@ pub(crate) struct Files {
     pub store: Arc<dyn ObjectStore>,
     pub layout: Arc<Layout>,
     pub footers: Arc<Footers>,
+    /// How the table's rollups are laid out, where it has any.
+    pub rollups: Option<Arc<Layout>>,
 }
 
 impl Files {
@@ -129,6 +133,10 @@ impl Files {
             .and_then(|pair| SeriesIndex::decode(pair.value.as_deref()?))
             .filter(|index| Ok(index.rows()) == u64::try_from(head.num_rows()) && parquet.offset_index().is_some())
             .ok_or_else(|| Error::Foreign { table: self.layout.name().to_owned() })?;
+        let rollup = head.key_value_metadata().and_then(|pairs| {
+            let pair = pairs.iter().find(|pair| pair.key == ROLLUP_KEY)?;
+            pair.value.as_deref()?.parse().ok()
+        });
         // The index's text is not kept: it would double what the cache holds.
         let slim = FileMetaData::new(
             head.version(),
@@ -146,7 +154,7 @@ impl Files {
         let memory = slim.memory_size() + series.memory() + key.len();
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let parquet = ArrowReaderMetadata::try_new(Arc::new(slim), options)?;
-        let footer = Arc::new(Footer { parquet, series, memory });
+        let footer = Arc::new(Footer { parquet, series, rollup, memory });
         self.footers.put(key, footer.clone());
         Ok(footer)
     }

@@ -6,6 +6,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
 /// Footer key. Other engines ignore keys they do not know.
 pub(crate) const FOOTER_KEY: &str = "lamppost.series";
+/// Footer key: how many bytes the file's rollup has.
+pub(crate) const ROLLUP_KEY: &str = "lamppost.rollup";
 
 /// For each series in a file, in ascending order: its rows (they are consecutive, because files are sorted) and its times.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -19,13 +19,14 @@ use crate::{
     file::FileMeta,
     locate::without,
     merge::{Input, merge},
+    rollup,
     store::{list_all, sweep_staged},
     table::{TableInner, checkpoint},
     write::{PAGE_ROWS, Written, discard, now_millis},
 };
 
 /// The most files merged at once: bounds the memory of a merge.
-const MOST_INPUTS: usize = 32;
+pub(crate) const MOST_INPUTS: usize = 32;
 const LOG: &str = "_delta_log";
 
 /// When files are worth merging, and how large the result may be.
@@ -73,6 +74,11 @@ impl Table {
         self.inner.workers.run(async move { table.retain(before.as_micros()).await }).await
     }
 
+    /// Waits for the commit that is under way, if there is one.
+    pub async fn between_commits(&self) {
+        drop(self.inner.writer.lock().await);
+    }
+
     /// Deletes files that no version younger than `keep` needs, and what crashes left behind. A week is the usual: queries, backups and
     /// other engines may still read what was current then. Less is for tests and for emergencies with nobody reading.
     pub async fn vacuum(&self, keep: Duration) -> Result<Vacuumed, Error> {
@@ -105,7 +111,7 @@ impl TableInner {
             let written = merge(&self.files, partition, inputs, compaction.target_bytes, false).await?;
             let (into, rows) = (written.len() as u64, written.iter().map(|w| w.meta.rows).sum::<u64>());
             let operation = DeltaOperation::Optimize { predicate: None, target_size: compaction.target_bytes as i64 };
-            if self.replace(&group, written, operation, false).await? {
+            if self.put_in_place(&group, written, operation, false).await? {
                 done.merged += group.len() as u64;
                 done.into += into;
                 done.rows += rows;
@@ -116,14 +122,30 @@ impl TableInner {
     }
 
     /// Commits `written` in place of `files`, unless a commit took one of them away in the meantime.
-    async fn replace(
+    async fn put_in_place(
         &self,
         files: &[Arc<FileMeta>],
         written: Vec<Written>,
         operation: DeltaOperation,
         data_change: bool,
     ) -> Result<bool, Error> {
+        self.put_in_place_if(files, written, operation, data_change, &|| true).await
+    }
+
+    /// The same, unless `still` says no when no commit can come in between any more: then [`Error::Busy`].
+    pub(crate) async fn put_in_place_if(
+        &self,
+        files: &[Arc<FileMeta>],
+        written: Vec<Written>,
+        operation: DeltaOperation,
+        data_change: bool,
+        still: &(dyn Fn() -> bool + Sync),
+    ) -> Result<bool, Error> {
         let mut writer = self.writer.lock().await;
+        if !still() {
+            discard(&self.files, &written).await;
+            return Err(Error::Busy);
+        }
         let snapshot = self.view().snapshot;
         let current: HashSet<&Path> = snapshot.files.iter().map(|f| &f.path).collect();
         if !files.iter().all(|f| current.contains(&f.path)) {
@@ -162,14 +184,14 @@ impl TableInner {
                 let keep = without(footer.series.rows(), holes);
                 let input = Input { file: file.clone(), keep };
                 let written = merge(&self.files, file.partition.clone(), vec![input], u64::MAX, true).await?;
-                if self.replace(&[file], written, operation(), true).await? {
+                if self.put_in_place(&[file], written, operation(), true).await? {
                     mine.into_iter().for_each(|(series, old)| tally.of(series).deleted += old);
                 }
                 continue;
             }
             if !gone.is_empty() {
                 let files: Vec<_> = gone.iter().map(|(file, _)| file.clone()).collect();
-                if !self.replace(&files, Vec::new(), operation(), true).await? {
+                if !self.put_in_place(&files, Vec::new(), operation(), true).await? {
                     continue;
                 }
                 for (_, footer) in &gone {
@@ -183,7 +205,7 @@ impl TableInner {
     }
 
     /// How many of the series' rows in a file are older than `before`.
-    async fn older(
+    pub(crate) async fn older(
         &self,
         file: &FileMeta,
         footer: &crate::file::Footer,
@@ -225,9 +247,14 @@ impl TableInner {
         }
         let mut done = Vacuumed::default();
         let mut doomed = Vec::new();
+        let names: HashSet<&str> = needed.iter().filter_map(Path::filename).collect();
         for object in list_all(self.files.store.as_ref()).await? {
             let ours = object.location.as_ref().ends_with(".parquet") && !object.location.as_ref().starts_with('_');
-            if ours && !needed.contains(&object.location) && object.last_modified.timestamp_millis() <= cutoff {
+            let needless = match rollup::belongs_to(&object.location) {
+                Some(file) => !names.contains(file),
+                None => ours && !needed.contains(&object.location),
+            };
+            if needless && object.last_modified.timestamp_millis() <= cutoff {
                 done.files += 1;
                 done.bytes += object.size;
                 doomed.push(Ok(object.location));
@@ -264,6 +291,13 @@ impl TableInner {
         };
         let version = format!("{LOG}/{:020}", view.version());
         let mut paths: Vec<Path> = view.snapshot.files.iter().map(|f| f.path.clone()).collect();
+        for file in &view.snapshot.files {
+            let rollup = rollup::place(&file.path);
+            // Where somebody has tidied it away there is nothing to copy, and nothing is wrong.
+            if self.files.footer(file).await?.rollup.is_some() && self.files.store.head(&rollup).await.is_ok() {
+                paths.push(rollup);
+            }
+        }
         for object in list_all(self.files.store.as_ref()).await? {
             if object.location.as_ref().starts_with(&version) {
                 paths.push(object.location);

@@ -8,7 +8,7 @@ use arrow::{
     row::{RowConverter, Rows, SortField},
 };
 
-use crate::Error;
+use crate::{Error, Rollup, rollup::Source};
 
 /// The declaration of a table. Two columns carry its whole layout: `series` (who measured) and `time` (when).
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct TableSpec {
     /// allowed after the first two: null equals null and sorts first.
     pub key: Vec<&'static str>,
     pub partition: Partition,
+    /// What is summed up by the hour when files are compacted, so that [`crate::View::aggregate`] over years is quick.
+    pub rollup: Option<Rollup>,
 }
 
 /// The Hive-style folders a table is cut into. Old data is dropped by whole partitions and compaction works within one.
@@ -92,6 +94,7 @@ pub(crate) struct Layout {
     pub series: usize,
     pub time: usize,
     pub key: Vec<usize>,
+    pub rollup: Option<Source>,
     key_rows: RowConverter,
     all_rows: RowConverter,
 }
@@ -136,12 +139,44 @@ impl Layout {
                 "table '{name}': the key must begin with a non-null Int64 series and a non-null UTC microsecond time"
             )));
         }
+        let rollup = match spec.rollup {
+            Some(Rollup { column, unless, summed }) => {
+                let unless = match unless {
+                    Some((column, refuses)) => Some((find(column)?, refuses)),
+                    None => None,
+                };
+                let summed = match summed {
+                    Some(summed) => {
+                        let mut columns = [0; 6];
+                        for (place, name) in columns.iter_mut().zip(summed.columns()) {
+                            *place = find(name)?;
+                        }
+                        Some(columns)
+                    }
+                    None => None,
+                };
+                let source = Source { column: find(column)?, unless, summed };
+                let fits = *schema.field(source.column).data_type() == DataType::Float64
+                    && source.unless.is_none_or(|(text, _)| *schema.field(text).data_type() == DataType::Utf8)
+                    && source.summed.is_none_or(|[count, rest @ ..]| {
+                        *schema.field(count).data_type() == DataType::Int64
+                            && rest.iter().all(|&i| *schema.field(i).data_type() == DataType::Float64)
+                    });
+                if !fits {
+                    let detail = "a rollup sums up a Float64 column, a Utf8 column says what does not count, and of rows that stand for several \
+                                  there are an Int64 and five Float64 columns";
+                    return Err(Error::invalid(format!("table '{name}': {detail}")));
+                }
+                Some(source)
+            }
+            None => None,
+        };
         let sort = |columns: &mut dyn Iterator<Item = usize>| {
             RowConverter::new(columns.map(|i| SortField::new(schema.field(i).data_type().clone())).collect())
         };
         let key_rows = sort(&mut key.iter().copied())?;
         let all_rows = sort(&mut (0..schema.fields().len()))?;
-        Ok(Self { schema, series, time, key, key_rows, all_rows, spec })
+        Ok(Self { schema, series, time, key, rollup, key_rows, all_rows, spec })
     }
 
     pub fn name(&self) -> &str {

@@ -101,7 +101,8 @@ impl Table {
         }
         let state = table.snapshot()?.clone();
         let snapshot = load(&layout, &log, &state).await?;
-        let files = Files { store: place.table, layout, footers: lake.footers.clone() };
+        let rollups = layout.rollup.map(|_| crate::rollup::layout()).transpose()?.map(Arc::new);
+        let files = Files { store: place.table, layout, footers: lake.footers.clone(), rollups };
         Ok(Self {
             inner: Arc::new(TableInner {
                 files,

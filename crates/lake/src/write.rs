@@ -22,7 +22,8 @@ use tokio::io::AsyncWriteExt as _;
 use crate::{
     Error,
     file::{FileMeta, Files},
-    index::{FOOTER_KEY, SeriesIndex},
+    index::{FOOTER_KEY, ROLLUP_KEY, SeriesIndex},
+    rollup::{self, RollupWriter},
     spec::Layout,
 };
 
@@ -80,11 +81,17 @@ fn properties(layout: &Layout, effort: Effort, kept: &[usize]) -> Result<WriterP
     Ok(properties.build())
 }
 
-/// A file being written. Rows must arrive in key order.
+/// A file being written, with its rollup where it gets one. Rows must arrive in key order.
+pub(crate) struct FileWriter {
+    plain: PlainWriter,
+    rollup: Option<RollupWriter>,
+}
+
+/// A file being written.
 ///
 /// Columns in which no row has a value are left out of the file: a reader of Delta takes an absent column for null, and seven columns
 /// that say nothing would cost more to encode than the four that do.
-pub(crate) struct FileWriter {
+pub(crate) struct PlainWriter {
     files: Files,
     partition: Option<String>,
     path: Path,
@@ -108,6 +115,44 @@ impl FileWriter {
             (Some(column), Some(value)) => Path::from(format!("{column}={value}/{name}")),
             _ => Path::from(name),
         };
+        // A fresh file is compacted before anybody asks for a year of it.
+        let rollup = if effort == Effort::Compacted { RollupWriter::start(files, &path) } else { None };
+        Ok(Self { plain: PlainWriter::start(files, path, partition, effort, vacant)?, rollup })
+    }
+
+    pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+        if let Some(rollup) = &mut self.rollup {
+            rollup.push(&self.plain.files.layout, batch).await?;
+        }
+        self.plain.write(batch).await
+    }
+
+    /// Bytes so far, about.
+    pub fn bytes(&self) -> usize {
+        self.plain.bytes()
+    }
+
+    /// `None` when no row was written; nothing is then left in the store.
+    pub async fn finish(mut self, data_change: bool) -> Result<Option<Written>, Error> {
+        // It is there before the file says so.
+        if let Some(rollup) = self.rollup
+            && let Some(size) = rollup.finish().await?
+        {
+            self.plain.writer.append_key_value_metadata(KeyValue::new(ROLLUP_KEY.to_owned(), size.to_string()));
+        }
+        self.plain.finish(data_change).await
+    }
+}
+
+impl PlainWriter {
+    /// `vacant` as in [`FileWriter::start`].
+    pub fn start(
+        files: &Files,
+        path: Path,
+        partition: Option<String>,
+        effort: Effort,
+        vacant: &[bool],
+    ) -> Result<Self, Error> {
         let kept: Vec<usize> = (0..vacant.len()).filter(|&i| !vacant[i]).collect();
         let upload = Upload(BufWriter::new(files.store.clone(), path.clone()));
         let options = ArrowWriterOptions::new()
@@ -200,6 +245,10 @@ pub(crate) async fn discard(files: &Files, written: &[Written]) {
     for file in written {
         if let Err(error) = object_store::ObjectStoreExt::delete(&files.store, &file.meta.path).await {
             tracing::debug!(%error, "an uncommitted file stays until vacuum");
+        }
+        if files.rollups.is_some() {
+            // Most have none.
+            drop(object_store::ObjectStoreExt::delete(&files.store, &rollup::place(&file.meta.path)).await);
         }
     }
 }

@@ -75,6 +75,43 @@ fn ring_of(ring: &[Value]) -> Option<Value> {
     (kept.len() >= 4).then(|| json!(kept.iter().map(|p| [round(p[0]), round(p[1])]).collect::<Vec<_>>()))
 }
 
+/// About fifty metres: less than a pixel of a small map.
+const OUTLINE: f64 = 0.0005;
+
+/// The land as one SVG symbol, in the projection of [`ui::MiniMap`]: what dashboards draw their places on. Takes what [`simplified`] answers.
+pub fn outline(land: &[u8], bounds: [f64; 4]) -> anyhow::Result<Vec<u8>> {
+    use std::fmt::Write as _;
+    let value: Value = serde_json::from_slice(land)?;
+    let mut path = String::new();
+    let features = value["features"].as_array().into_iter().flatten();
+    let polygons = features.flat_map(|f| f["geometry"]["coordinates"].as_array().into_iter().flatten());
+    for ring in polygons.flat_map(|p| p.as_array().into_iter().flatten()) {
+        let points = ring.as_array().into_iter().flatten();
+        let points: Vec<[f64; 2]> = points.filter_map(|p| Some([p.get(0)?.as_f64()?, p.get(1)?.as_f64()?])).collect();
+        let kept = simplify(&points, OUTLINE);
+        if kept.len() < 4 {
+            continue;
+        }
+        // Whole numbers, each counted from the one before: a third of the bytes.
+        let mut before: Option<[i64; 2]> = None;
+        for point in kept {
+            let at = ui::project(bounds, point).map(|v| v.round() as i64);
+            // Writing to a String cannot fail.
+            let _ = match before {
+                None => write!(path, "M{} {}l", at[0], at[1]),
+                Some(before) => write!(path, "{} {} ", at[0] - before[0], at[1] - before[1]),
+            };
+            before = Some(at);
+        }
+        path.truncate(path.trim_end().len());
+        path.push('z');
+    }
+    let svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\"><symbol id=\"land\" overflow=\"visible\"><path d=\"{path}\"/></symbol></svg>"
+    );
+    Ok(svg.into_bytes())
+}
+
 /// Douglas and Peucker's line simplification, without recursion so that a long shore cannot exhaust the stack.
 pub(crate) fn simplify(points: &[[f64; 2]], tolerance: f64) -> Vec<[f64; 2]> {
     if points.len() < 4 {
@@ -127,6 +164,28 @@ mod tests {
         assert!(after.len() as u64 * 3 < before, "{} of {before}", after.len());
         let value: Value = serde_json::from_slice(&after).expect("JSON");
         assert_eq!(value["features"].as_array().map(Vec::len), Some(18));
+    }
+
+    #[test]
+    fn the_outline_is_small_and_lies_where_its_places_are() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packs/hong-kong/data/districts-land.geojson");
+        let land = simplified(&data).expect("simplified");
+        let bounds = [113.82, 22.13, 114.45, 22.57];
+        let svg = String::from_utf8(outline(&land, bounds).expect("an outline")).expect("text");
+        assert!(svg.len() < 120_000, "{} bytes", svg.len());
+        let [width, height] = ui::project(bounds, [bounds[2], bounds[1]]);
+        let path = svg.split("path d=\"").nth(1).and_then(|d| d.split('"').next()).expect("a path");
+        let starts: Vec<[f64; 2]> = path
+            .split('M')
+            .skip(1)
+            .filter_map(|ring| {
+                let (x, y) = ring.split('l').next()?.split_once(' ')?;
+                Some([x.parse().ok()?, y.parse().ok()?])
+            })
+            .collect();
+        assert!(starts.len() > 20, "only {} rings", starts.len());
+        let inside = starts.iter().filter(|[x, y]| (0.0..=width).contains(x) && (0.0..=height).contains(y)).count();
+        assert!(inside * 10 >= starts.len() * 9, "{inside} of {} lie in the city", starts.len());
     }
 
     #[test]

@@ -150,6 +150,23 @@ pub enum AdminCommand {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Let somebody from outside look into a department, above all a sealed one that nobody else can open: named, for a reason, for hours.
+    Visit {
+        #[arg(long)]
+        tenant: String,
+        #[arg(long = "role", default_value = "viewer")]
+        role: String,
+        /// Who comes in.
+        #[arg(long)]
+        name: String,
+        /// Why: the department's auditor reads it.
+        #[arg(long)]
+        reason: String,
+        #[arg(long, default_value_t = 4)]
+        hours: u32,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Make an API key for a program; it is printed once.
     Key {
         #[arg(long)]
@@ -239,7 +256,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Pack { command: PackCommand::Check { folder } } => {
             let (pack, inventory) = named_mistakes(&folder, Pack::check(&folder))?;
-            crate::city::check_rules(&pack)?;
+            crate::declared::check(&pack)?;
             let streams: usize = inventory.things.iter().map(|t| t.datastreams.len()).sum();
             println!(
                 "{}: {} things, {streams} datastreams, {} tenants: no mistakes",
@@ -261,6 +278,19 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             let (token, config) = admin(
                 &settings,
                 async move |operators, tenant| operators.invite(&Caller::system("admin"), &tenant, named(roles)).await,
+                &tenant,
+            )?;
+            let url = config.http.public_url.unwrap_or_else(|| format!("http://{}", config.http.listen));
+            println!("{url}/en/join/{token}");
+            Ok(())
+        }
+        Command::Admin { command: AdminCommand::Visit { tenant, role, name, reason, hours, settings } } => {
+            let (token, config) = admin(
+                &settings,
+                async move |operators, tenant| {
+                    let roles = named(vec![role]);
+                    operators.visit(&Caller::system("admin"), &tenant, roles, (&name, &reason), hours).await
+                },
                 &tenant,
             )?;
             let url = config.http.public_url.unwrap_or_else(|| format!("http://{}", config.http.listen));

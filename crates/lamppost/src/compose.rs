@@ -33,7 +33,7 @@ use crate::{
         metrics::{Figure, Metrics},
         openapi, serve,
     },
-    operations::{self, Console},
+    operations::{self, Console, watch::Watch},
     operators::{
         Operators,
         layer::{self, Callers},
@@ -41,6 +41,7 @@ use crate::{
     },
     pack::{Pack, apply},
     relay,
+    sealed::{self, Sealed},
     stores::{EVENTS, Layout, Stores},
     telemetry::trace::Tracer,
 };
@@ -89,6 +90,9 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     let catalog = Catalog::open(stores.records.clone(), policy.clone(), clock.clone()).context("the catalogue")?;
     let devices = Devices::open(stores.records.clone(), policy).context("the register of devices")?;
     let operators = operators(&config, &stores.records, &pack)?;
+    let (written, tenants) = (stores.records.clone(), pack.sealed.clone());
+    let sealed = tokio::task::spawn_blocking(move || Sealed::open(written, tenants)).await?.context("looks")?;
+    let sealed = Arc::new(sealed);
     apply::bring(&pack, &catalog, &stores.records).await?;
     let texts = Arc::new(Catalogue::new(&all_texts())?);
     let city = City::open(Ground {
@@ -98,6 +102,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
         pack: &pack,
         catalog: &catalog,
         devices: &devices,
+        sealed: &sealed,
         policy: pack.policy.clone(),
         clock: clock.clone(),
         texts,
@@ -111,7 +116,13 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     city.measure(&metrics);
     let events = stores.stream.topic(EVENTS)?;
     let relay = tokio::spawn(relay::run(stores.records.clone(), events, stop.clone()));
-    let register = tokio::spawn(write_down(devices.clone(), operators.clone(), stop.clone()));
+    let watch = Arc::new(Watch::new(city.sources(&stores, &pack, &devices, config.data.clone())));
+    watch.measure(&metrics);
+    let (watching, noting) =
+        (watch.clone().run(stop.clone()), write_down(devices.clone(), operators.clone(), sealed.clone(), stop.clone()));
+    let register = tokio::spawn(async move {
+        tokio::join!(watching, noting);
+    });
     let (tracer, traces) = match &config.trace {
         Some(options) => Tracer::start(options, clock.clone()).map(|(t, task)| (Some(t), Some(task)))?,
         None => (None, None),
@@ -124,14 +135,28 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
     let public_url = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
     let (site, base) = site(&layout, &pack, clock.clone())?;
     let routes = routes();
-    let callers =
-        Arc::new(Callers::new(operators.clone(), devices.clone(), clock.clone(), public_url.starts_with("https://")));
+    let secure = public_url.starts_with("https://");
+    let walls = city.walls(secure);
+    let callers = Callers::new(operators.clone(), devices.clone(), clock.clone(), secure).with_walls(walls.clone());
+    let callers = Arc::new(callers);
     let desk = desk(&operators, &callers, &pack, &public_url);
+    let record = sealed::Record {
+        sealed: sealed.clone(),
+        operators: operators.clone(),
+        policy: pack.policy.clone(),
+        tenants: tenant_names(&pack),
+        roles: pack.city.role.iter().map(|r| (Role::Owned(r.key.get_ref().clone()), r.name.clone())).collect(),
+        public_url: public_url.clone(),
+    };
     let backups = Backups::new(stores.clone(), config.clone(), pack.hash.clone(), pack.policy.clone(), clock);
     let rooms = devices::api::router(devices.clone())
+        .merge(devices::desk::router(devices.clone()))
+        .merge(devices::own::router(devices.clone()))
+        .merge(devices::campaign::api::router(devices.clone()))
         .merge(backup::api::router(Arc::new(backups)))
         .merge(pages::router(Arc::new(desk)))
-        .merge(city.router(&config, &pack, base));
+        .merge(sealed::router(Arc::new(record)))
+        .merge(city.router(&config, &pack, base, walls));
     let console = |health| Console {
         connect: city.connect.clone(),
         alarms: city.alarms.clone(),
@@ -140,12 +165,23 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
         health,
         policy: pack.policy.clone(),
         tenants: tenant_names(&pack),
+        systems: pack.city.system.iter().map(|s| (s.key.get_ref().clone(), s.name.clone())).collect(),
+        watch: watch.clone(),
         mqtt: city.mqtt().is_some(),
         started_at,
         pack: format!("{} {}", pack.city.name, pack.hash.chars().take(12).collect::<String>()),
     };
-    let router =
-        router(&config, (&stores, city.observe.table()), rooms, &site, &callers, &metrics, tracer, &routes, console);
+    let router = router(
+        &config,
+        (&stores, city.observe.table()),
+        rooms,
+        &site,
+        (&callers, &sealed),
+        &metrics,
+        tracer,
+        &routes,
+        console,
+    );
     let first_link = operators.first_link(&pack.operations).await?.map(|token| format!("{public_url}/en/join/{token}"));
     let server = tokio::spawn(serve::serve(listener, router, config.http.head_timeout, stop.clone()));
     tracing::info!(
@@ -224,7 +260,7 @@ impl Running {
 }
 
 /// Writes down once a minute, and at the end, when devices were last heard of; removes sessions that are over.
-async fn write_down(devices: Devices, operators: Operators, stop: CancellationToken) {
+async fn write_down(devices: Devices, operators: Operators, sealed: Arc<Sealed>, stop: CancellationToken) {
     loop {
         let ended = tokio::select! {
             () = stop.cancelled() => true,
@@ -241,6 +277,9 @@ async fn write_down(devices: Devices, operators: Operators, stop: CancellationTo
         }
         if let Err(error) = operators.sweep().await {
             tracing::warn!(%error, "sessions that are over could not be removed");
+        }
+        if let Err(error) = sealed.sweep().await {
+            tracing::warn!(%error, "looks of long ago could not be removed");
         }
     }
 }
@@ -260,13 +299,21 @@ pub async fn load_pack(root: std::path::PathBuf) -> anyhow::Result<Arc<Pack>> {
 
 /// Every address of the program, for tests and for its description.
 pub fn routes() -> Vec<Route> {
-    [OWN, pages::ROUTES, operations::ROUTES, backup::api::ROUTES, devices::api::ROUTES, &city::routes()].concat()
+    let devices = [devices::api::ROUTES, devices::desk::ROUTES, devices::own::ROUTES, devices::campaign::api::ROUTES];
+    [OWN, pages::ROUTES, sealed::ROUTES, operations::ROUTES, backup::api::ROUTES, &devices.concat(), &city::routes()]
+        .concat()
 }
 
 const OWN: &[Route] = &[
     own("/health/live", "Whether the process answers"),
     own("/health/ready", "Whether every store answers"),
-    own("/metrics", "Figures for Prometheus; none of them names a department or a device"),
+    Route {
+        audience: sensing::Audience::SignedIn,
+        ..own(
+            "/metrics",
+            "Figures for Prometheus, which name no department and no device; for everybody where no department is sealed",
+        )
+    },
     own("/api/openapi.json", "This description"),
     own("/assets/{file}", "Styles, scripts and the base map, named by their content"),
 ];
@@ -288,7 +335,7 @@ fn router(
     (stores, lake): (&Stores, &lake::Table),
     rooms: Router,
     site: &Arc<Site>,
-    callers: &Arc<Callers>,
+    (callers, sealed): (&Arc<Callers>, &Arc<Sealed>),
     metrics: &Metrics,
     tracer: Option<Tracer>,
     routes: &[Route],
@@ -314,12 +361,25 @@ fn router(
         });
     let health = Arc::new(health);
     let figures = metrics.clone();
+    let console = Arc::new(console(health.clone()));
+    // How much happens in all is told to everybody only where no part of it is a sealed department's.
+    let (any_sealed, platform) = (sealed.any(), console.clone());
+    let figures = move |caller: Option<axum::Extension<kernel::Caller>>| {
+        let caller = caller.map_or_else(kernel::Caller::anonymous, |axum::Extension(caller)| caller);
+        std::future::ready(if !any_sealed || platform.sees_platform(&caller) {
+            Ok(figures.text())
+        } else if caller.is_anonymous() {
+            Err(kernel::Problem::unauthenticated())
+        } else {
+            Err(kernel::Problem::not_found("This address"))
+        })
+    };
     let pages = Router::new()
         .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready).with_state(health.clone()))
-        .route("/metrics", get(move || std::future::ready(figures.text())))
+        .route("/health/ready", get(health::ready).with_state(health))
+        .route("/metrics", get(figures))
         .merge(rooms)
-        .merge(operations::router(Arc::new(console(health))))
+        .merge(operations::router(console))
         .merge(openapi::router(openapi::document(routes, "Lamppost")))
         .fallback(ui::to_language)
         .layer(CatchPanicLayer::custom(edge::panicked));
@@ -334,6 +394,7 @@ fn router(
     };
     ui::install(pages.layer(axum::middleware::from_fn(edge::problems)), site)
         .layer(axum::middleware::from_fn(edge::problems))
+        .layer(axum::middleware::from_fn_with_state(sealed.clone(), sealed::looks))
         .layer(axum::middleware::from_fn_with_state(callers.clone(), layer::callers))
         .layer(DefaultBodyLimit::disable())
         .layer(RequestBodyLimitLayer::new(config.http.body_limit))
@@ -371,8 +432,11 @@ fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<(
     let base = match &pack.city.map.land {
         Some(file) => {
             let land = basemap::kept(&pack.folder.root.join(file.get_ref()), &layout.cache())?;
+            let bounds = *pack.city.map.bounds.get_ref();
+            let outline = basemap::outline(&land, bounds).context("the outline of the land")?;
+            let outline = Some(assets.add("land.svg", outline, "image/svg+xml"));
             let url = assets.add("land.geojson", land, "application/geo+json");
-            Some(BaseMap { url, bounds: *pack.city.map.bounds.get_ref() })
+            Some(BaseMap { url, outline, bounds })
         }
         None => None,
     };
@@ -394,8 +458,11 @@ fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<(
             item("live", "nav.live", "/things"),
             item("map", "nav.map", "/map"),
             item("alarms", "nav.alarms", "/alarms"),
+            item("dashboards", "nav.dashboards", "/dashboards"),
             staff("devices", "nav.devices", "/devices", sensing::route::action::DEVICE_READ, "Device"),
+            staff("tasking", "nav.tasking", "/tasking", sensing::route::action::TASK_READ, "Task"),
             staff("operations", "nav.operations", "/operations", sensing::route::action::CONNECTOR_READ, "Connector"),
+            staff("looks", "nav.looks", "/looks", sealed::READ, "Look"),
         ],
         alerts_path: Some("/alarms".to_owned()),
         sign_in_path: Some("/sign-in".to_owned()),

@@ -42,12 +42,23 @@ pub struct SimulateArgs {
     /// The platform's MQTT door.
     #[arg(long, default_value = "127.0.0.1:1883")]
     mqtt: SocketAddr,
+    /// Its HTTP door, for devices that fetch firmware or speak through a network server of LoRaWAN.
+    #[arg(long)]
+    http: Option<SocketAddr>,
     /// A JSON file with the devices' keys: {"keys": {"flood-san-tin": "…"}}.
     #[arg(long)]
     keys: PathBuf,
     /// Where to serve the published files.
     #[arg(long)]
     feeds: Option<SocketAddr>,
+    /// A thing whose actuators misbehave: silent (never answers), refuses, or wrong (does something else). May be given several times.
+    #[arg(long, value_name = "THING=FAULT", value_parser = fault)]
+    fault: Vec<(String, simulate::actuator::Fault)>,
+}
+
+fn fault(text: &str) -> Result<(String, simulate::actuator::Fault), String> {
+    let (thing, fault) = text.split_once('=').ok_or("such as hepa-qmh-01=silent")?;
+    Ok((thing.to_owned(), fault.parse()?))
 }
 
 pub fn simulate(args: SimulateArgs) -> anyhow::Result<()> {
@@ -57,10 +68,12 @@ pub fn simulate(args: SimulateArgs) -> anyhow::Result<()> {
     let options = simulate::Options {
         pack: args.pack,
         mqtt: args.mqtt,
+        http: args.http,
         since: kept.since.unwrap_or_else(|| jiff::Zoned::now().date()),
         keys: kept.keys,
         feeds: args.feeds,
         backfill: Duration::ZERO,
+        faults: args.fault.into_iter().collect(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -95,14 +108,16 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         let options = simulate::Options {
             pack,
             mqtt,
+            http: Some(running.http),
             since: kept.since.unwrap_or_else(|| jiff::Zoned::now().date()),
             keys: kept.keys,
             feeds: None,
             backfill: if fresh { BACKFILL } else { Duration::ZERO },
+            faults: BTreeMap::new(),
         };
         running.announce();
         println!(
-            "The readings of lampposts, flood stations, toilets, car parks, HEPA units and live weather are simulated."
+            "The readings of lampposts, flood stations, toilets, car parks, HEPA units, survey vessels, the prison and live weather are simulated."
         );
         let field = tokio::spawn(simulate::run(options, stop.clone()));
         ordered_to_stop().await?;

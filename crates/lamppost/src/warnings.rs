@@ -33,9 +33,17 @@ pub fn signer(path: &Path) -> anyhow::Result<Signer> {
         Err(e) => return Err(e).with_context(|| format!("{} cannot be read", path.display())),
     };
     let signer = Signer::new(&pkcs8, Box::new(random)).map_err(anyhow::Error::msg);
-    signer.with_context(|| {
+    let signer = signer.with_context(|| {
         format!("{} is damaged: put it back from a backup, or remove it for a new key", path.display())
-    })
+    })?;
+    let chain = path.with_extension("pem");
+    match std::fs::read_to_string(&chain) {
+        Ok(pem) => signer.vouched(&pem).map_err(anyhow::Error::msg).with_context(|| {
+            format!("{}: have a certificate issued for the key beside it, or remove the file", chain.display())
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(signer),
+        Err(e) => Err(e).with_context(|| format!("{} cannot be read", chain.display())),
+    }
 }
 
 /// The districts of a GeoJSON file, called as the pack says or else as the file does. Without a file they have names and no outlines.
@@ -92,6 +100,13 @@ mod tests {
         std::fs::write(&path, b"not a key").expect("written");
         let error = signer(&path).err().expect("damaged");
         assert!(format!("{error:#}").contains("is damaged"), "{error:#}");
+        std::fs::remove_file(&path).expect("removed");
+        // A certificate for the key before it: a warning that nobody can verify is not sent.
+        let own = rcgen::KeyPair::generate().expect("a key");
+        let other = rcgen::CertificateParams::new(Vec::<String>::new()).and_then(|p| p.self_signed(&own)).expect("one");
+        std::fs::write(path.with_extension("pem"), other.pem()).expect("written");
+        let error = signer(&path).err().expect("of another key");
+        assert!(format!("{error:#}").contains("another key"), "{error:#}");
     }
 
     #[test]

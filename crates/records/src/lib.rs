@@ -53,6 +53,7 @@
 //! each at least once. See there for how nothing is skipped on PostgreSQL.
 
 mod audit;
+mod backlog;
 mod backup;
 
 mod command;
@@ -77,6 +78,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use audit::{AuditPage, AuditQuery, AuditRow};
+pub use backlog::{Backlog, Queue};
 pub use backup::{BackupReport, must_be_empty, restore};
 pub use error::Error;
 pub use jobs::{DeadJob, Job, JobFailure, Jobs, NewJob, RetryPolicy};

@@ -41,11 +41,17 @@ impl From<Problem> for Error {
 
 impl From<crate::observe::Error> for Error {
     fn from(error: crate::observe::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&crate::observe::Error> for Error {
+    fn from(error: &crate::observe::Error) -> Self {
         use crate::observe::Error as Cause;
         match error {
             Cause::TooMany(_) => Problem::too_large(error.to_string()).into(),
             Cause::Behind | Cause::Stopping => Problem::unavailable(error.to_string(), 5).into(),
-            Cause::Query(detail) => Self::bad_request(detail),
+            Cause::Query(detail) => Self::bad_request(detail.clone()),
             Cause::Stream(stream::Error::Full { .. }) => {
                 tracing::warn!(%error, "observations are refused");
                 let detail =

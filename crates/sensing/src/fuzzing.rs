@@ -26,6 +26,31 @@ pub fn filter(text: &str) {
     let _ = Path::parse(text);
 }
 
+/// A fence as an officer sends it, and a fix that is measured against it: a distance, or an answer that names what is wrong.
+pub fn fence(bytes: &[u8]) {
+    use crate::moving::{Fence, Zone, accuracy, fence::FenceDeclaration, place};
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let fix = place(text);
+    let _ = accuracy(Some(text));
+    let Ok(declaration) = serde_json::from_str::<FenceDeclaration>(text) else { return };
+    match Fence::new(declaration) {
+        Ok(fence) => {
+            let bounds = *fence.bounds();
+            let middle = crate::moving::Place {
+                lon: (bounds.min_x + bounds.max_x) / 2.0,
+                lat: (bounds.min_y + bounds.max_y) / 2.0,
+            };
+            let far = crate::moving::Place { lon: bounds.max_x + 1.0, lat: middle.lat };
+            assert!(fence.distance(far) > 0.0, "what lies outside of the box is outside");
+            let zone = Zone::new(vec![std::sync::Arc::new(fence)]);
+            for place in [Some(middle), fix].into_iter().flatten() {
+                assert!(zone.distance(place).is_some_and(|(metres, _)| metres.is_finite()));
+            }
+        }
+        Err(errors) => assert!(!errors.is_empty()),
+    }
+}
+
 /// A batch: the first line is its media type.
 pub fn batch(bytes: &[u8]) {
     let end = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
@@ -69,6 +94,47 @@ pub fn data_array(bytes: &[u8]) {
     let good = rows.total - rows.refused.len();
     let taken: usize = rows.take_batches().iter().map(crate::observe::Batch::len).sum();
     assert_eq!(good, taken);
+}
+
+/// Line protocol. Lines are numbered upwards, and a name that is read can be read again.
+pub fn line(bytes: &[u8]) {
+    use crate::ingest::line::parse;
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let mut before = 0;
+    for row in parse::Lines::new(text) {
+        let at = row.as_ref().map_or_else(|broken| broken.line, |row| row.line);
+        assert!(at > before && at <= text.len() + 1);
+        before = at;
+        let Ok(row) = row else { continue };
+        if let Ok(series) = parse::series(row.series) {
+            assert!(!series.measurement.is_empty() && series.tags.iter().all(|(k, v)| !k.is_empty() && !v.is_empty()));
+        }
+        let count = row.fields().take_while(Result::is_ok).count();
+        assert!(count <= parse::MAX_PARTS);
+    }
+}
+
+/// A network server, an event and its message, a line each; and the payload in it, read in two ways.
+pub fn device(bytes: &[u8]) {
+    use crate::ingest::lorawan::{
+        event::{self, Event},
+        payload::{self, Payload},
+    };
+    let mut parts = bytes.splitn(3, |b| *b == b'\n');
+    let mut next = || parts.next().unwrap_or_default();
+    let (server, event, body) = (next(), String::from_utf8_lossy(next()), next());
+    let Ok(whole) = serde_json::from_slice(body) else { return };
+    let read = if server == b"chirpstack" { event::chirpstack(&event, whole) } else { event::things_stack(whole) };
+    if let Ok(Event::Heard(heard)) = read {
+        let place =
+            |at, r#type| payload::Place { name: "n".to_owned(), at, r#type, order: payload::Order::Little, bits: None };
+        let field = vec![place(0, payload::Kind::I24), place(1, payload::Kind::F32), place(240, payload::Kind::U16)];
+        for payload in [Payload::CayenneLpp, Payload::Fields { port: None, field }] {
+            if let Ok(object) = payload::read(&payload, &heard.bytes, heard.port) {
+                assert!(object.len() <= heard.bytes.len().max(3));
+            }
+        }
+    }
 }
 
 /// A connector for each format.
@@ -136,6 +202,29 @@ pub fn expression(text: &str) {
     }
 }
 
+/// The formula of a derived Datastream. What compiles is evaluated over inputs that are there, that are not, and that make no sense.
+pub fn formula(text: &str) {
+    use crate::derived::{
+        compute::{Lead, Point, outcomes},
+        model::{Declaration, Definition},
+    };
+    let form = serde_json::json!({
+        "key": "f", "tenant": "t", "name": {"en": "f", "zh-hant": "f", "zh-hans": "f"}, "output": 1, "every": 60,
+        "input": [{"name": "a", "datastream": 2, "window": 600}, {"name": "b", "datastream": 3, "window": 10, "need": 2}],
+        "table": [{"name": "curve", "points": [[0.1, 1.0], [2.0, 5.0]], "between": "log", "beyond": "hold"}],
+        "formula": [{"expression": text}],
+    });
+    let Ok(declaration) = serde_json::from_value::<Declaration>(form) else { return };
+    let Ok(definition) = Definition::new(declaration) else { return };
+    let point = |at, value| Point { at, value, good: at % 2 == 0 };
+    let series =
+        [vec![point(0, 1.0), point(10_000_000, f64::MAX), point(700_000_001, -0.0)], vec![point(5, f64::MIN_POSITIVE)]];
+    let leads = [0, 60_000_000, 720_000_000].map(|at| Lead { at, end: at, feature: EntityId(1), own: None });
+    let found = outcomes(&definition, &jiff::tz::TimeZone::UTC, &series, &leads);
+    assert_eq!(found.len(), leads.len());
+    assert!(found.iter().flatten().all(|o| o.value.is_finite()), "what is no number is no result");
+}
+
 /// A feed's document; the first byte says in which format. Every row is accounted for.
 pub fn document(bytes: &[u8]) {
     let connectors = connectors();
@@ -153,6 +242,30 @@ pub fn document(bytes: &[u8]) {
     assert_eq!(report.values, readings.len() as u64 + report.rejected);
     if let Err(reason) = read {
         assert!(reason.len() < 20_000, "a reason is a sentence");
+    }
+}
+
+/// A TaskingCapability's parameters, and behind a line break the parameters of a Task. What is allowed once is allowed again as it was read.
+pub fn tasking(bytes: &[u8]) {
+    let end = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
+    let read = |part: &[u8]| serde_json::from_slice::<serde_json::Value>(part).ok();
+    let Some(declared) = read(&bytes[..end]) else { return };
+    let Ok(record) = crate::tasking::swe::Record::parse("", &declared) else { return };
+    let Some(asked) = bytes.get(end + 1..).and_then(read) else { return };
+    if record.check("", &asked).is_ok() {
+        let again = read(asked.to_string().as_bytes());
+        assert!(again.is_some_and(|again| record.check("", &again).is_ok()));
+    }
+    drop(crate::tasking::terms::Request::parse(&asked));
+}
+
+/// What an office or a device uploads: a sheet of devices, a form with a file, a certificate.
+pub fn upload(bytes: &[u8]) {
+    let sheet = crate::devices::bulk::sheet::read(bytes);
+    assert!(!sheet.lines.is_empty() || !sheet.mistakes.is_empty());
+    crate::pages::upload_probe(bytes);
+    if let Some(certificate) = crate::devices::certificate::Certificate::read(bytes) {
+        let _ = certificate.names();
     }
 }
 
@@ -198,6 +311,15 @@ mod tests {
     }
 
     #[test]
+    fn formulas() {
+        smoke::over(&seeds("formula"), 300, 6, |bytes| {
+            if let Ok(text) = std::str::from_utf8(bytes) {
+                super::formula(text);
+            }
+        });
+    }
+
+    #[test]
     fn data_arrays() {
         smoke::over(&seeds("data_array"), 2_000, 2, super::data_array);
     }
@@ -205,6 +327,31 @@ mod tests {
     #[test]
     fn documents() {
         smoke::over(&seeds("document"), 2_000, 3, super::document);
+    }
+
+    #[test]
+    fn tasks() {
+        smoke::over(&seeds("tasking"), 2_000, 7, super::tasking);
+    }
+
+    #[test]
+    fn uploads() {
+        smoke::over(&seeds("upload"), 2_000, 6, super::upload);
+    }
+
+    #[test]
+    fn lines() {
+        smoke::over(&seeds("line"), 2_000, 6, super::line);
+    }
+
+    #[test]
+    fn device_messages() {
+        smoke::over(&seeds("device"), 2_000, 7, super::device);
+    }
+
+    #[test]
+    fn fences() {
+        smoke::over(&seeds("fence"), 2_000, 8, super::fence);
     }
 
     #[test]

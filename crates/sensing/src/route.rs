@@ -46,6 +46,8 @@ pub mod action {
     pub const ALARM_READ: Action = Action("alarm:read");
     pub const ALARM_ACKNOWLEDGE: Action = Action("alarm:acknowledge");
     pub const ALARM_CLOSE: Action = Action("alarm:close");
+    /// Keep notifications about a tenant's alarms back for a while.
+    pub const ALARM_SILENCE: Action = Action("alarm:silence");
     pub const RULE_READ: Action = Action("rule:read");
     pub const RULE_MANAGE: Action = Action("rule:manage");
     pub const DEVICE_READ: Action = Action("device:read");
@@ -65,4 +67,6 @@ pub mod action {
     /// Throw the kill switch of a tenant or of the city.
     pub const TASK_STOP: Action = Action("task:stop");
     pub const OPS_READ: Action = Action("ops:read");
+    /// Make and change dashboards of a tenant; with `device:manage` also the walls that show them.
+    pub const DASHBOARD_MANAGE: Action = Action("dashboard:manage");
 }

@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use crate::route::action;
 
 /// The readable part of the city for one caller. Cheap to clone behind an `Arc`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// The program itself: rules, connectors, backups.
     Everything,

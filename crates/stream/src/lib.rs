@@ -42,6 +42,7 @@ mod nats;
 mod options;
 mod queue;
 mod record;
+mod settled;
 mod stats;
 
 use std::{path::Path, sync::Arc};
@@ -54,6 +55,7 @@ pub use error::Error;
 pub use options::{EngineOptions, LocalOptions, NatsOptions, Options, TopicOptions};
 pub use queue::Pending;
 pub use record::{Offset, Record};
+pub use settled::Settled;
 pub use stats::{BackupReport, ConsumerStatus, TopicStats};
 
 /// Handle to an open stream. Cheap to clone; the last one dropped stops the writers (queued appends are still written,
@@ -242,6 +244,18 @@ impl Topic {
         match &self.kind {
             Kind::Local(topic) => topic.end(),
             Kind::Nats(topic) => topic.end(),
+        }
+    }
+
+    /// Up to when this process has seen everything: a record stamped before `at` has an offset before `end`, also while a disk stalls. Whoever
+    /// says that something has *not* come says it of this moment, not of now.
+    ///
+    /// NATS: for what this process appends, and as far as the server's clock is not behind this machine's.
+    pub fn settled(&self) -> Settled {
+        let now = self.now();
+        match &self.kind {
+            Kind::Local(topic) => topic.writing.settled(now, || topic.end()),
+            Kind::Nats(topic) => topic.writing.settled(now, || topic.end()),
         }
     }
 

@@ -54,8 +54,9 @@ mod shell;
 
 pub use assets::{Assets, Error as AssetsError, Island, assets_router};
 pub use components::{
-    Act, Badge, Cell, Choice, Column, Download, ErrorSummary, Field, FieldKind, Filter, FilterChoice, Filters, Legend,
-    LineChart, LiveNumber, Notice, Pager, Quality, Row, Series, State, Table, Tone, Trend, island, map_labels,
+    Act, Badge, Cell, Choice, Column, Download, ErrorSummary, Field, FieldKind, Filter, FilterChoice, Filters,
+    HeatStrip, Legend, LineChart, LiveNumber, MiniMap, Notice, Pager, Quality, Row, Series, Sparkline, State, Table,
+    Tone, Trend, island, map_labels, project,
 };
 pub use language::{Catalogue, Count, Error, Message, Texts};
 pub use markup::Markup;

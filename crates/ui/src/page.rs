@@ -1,6 +1,11 @@
 //! The frame around every page: who asks, in which language, where in the site, and what the header and footer show.
 
-use std::{collections::BTreeSet, convert::Infallible, fmt, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use axum::extract::{FromRequestParts, OriginalUri};
 use http::request::Parts;
@@ -86,6 +91,10 @@ pub struct AlertCount(pub u64);
 /// The one-time value that lets a script of ours run (CSP level 3, section 6.7.2). Made by [`crate::shell`].
 #[derive(Clone, Debug)]
 pub struct Nonce(pub Arc<str>);
+
+/// Where the nonce of a request is, once a page has asked for it: what is no page needs none.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fresh(pub Arc<OnceLock<Nonce>>);
 
 /// A step above the page in the breadcrumb.
 #[derive(Clone, Debug)]
@@ -383,8 +392,8 @@ impl Page {
         });
         let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_else(Caller::anonymous);
         let mut page = Self::new(site.clone(), language, path, uri.query().unwrap_or(""), caller);
-        if let Some(nonce) = parts.extensions.get::<Nonce>() {
-            page.nonce = nonce.clone();
+        if let Some(fresh) = parts.extensions.get::<Fresh>() {
+            page.nonce = fresh.0.get_or_init(Nonce::new).clone();
         }
         if let Some(session) = parts.extensions.get::<SessionKey>() {
             page.csrf_token = site.csrf.token(&session.0);

@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use crate::{
     assets::assets_router,
-    page::{Nonce, Page, Site, split_language},
+    page::{Fresh, Nonce, Page, Site, split_language},
 };
 
 /// A problem's JSON is far smaller; a larger one is passed on as it is.
@@ -30,13 +30,13 @@ pub fn install(router: Router, site: &Arc<Site>) -> Router {
     router.merge(assets_router(site.assets.clone())).layer(axum::middleware::from_fn_with_state(site.clone(), shell))
 }
 
-/// The middleware: gives each request its [`Site`] and [`Nonce`], each answer its security headers, and turns
+/// The middleware: gives each request its [`Site`], each page its [`Nonce`], each answer its security headers, and turns
 /// `application/problem+json` into a page when a browser asked for one.
 pub async fn shell(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
-    let nonce = new_nonce();
+    let fresh = Fresh::default();
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(site);
-    parts.extensions.insert(nonce.clone());
+    parts.extensions.insert(fresh.clone());
     // Only a browser that navigates names HTML before anything else; programs keep their JSON.
     let page = wants_html(&parts.headers).then(|| parts.clone());
     let mut response = next.run(Request::from_parts(parts, body)).await;
@@ -45,25 +45,36 @@ pub async fn shell(State(site): State<Arc<Site>>, request: Request, next: Next) 
     {
         response = problem_page(Page::from_parts(&parts), response).await;
     }
-    secure(response.headers_mut(), &nonce);
+    secure(response.headers_mut(), fresh.0.get());
     response
 }
 
-fn new_nonce() -> Nonce {
-    let mut bytes = [0; 16];
-    rand::rng().fill_bytes(&mut bytes);
-    Nonce(STANDARD.encode(bytes).into())
+impl Nonce {
+    pub(crate) fn new() -> Self {
+        let mut bytes = [0; 16];
+        rand::rng().fill_bytes(&mut bytes);
+        Self(STANDARD.encode(bytes).into())
+    }
 }
 
-fn secure(headers: &mut HeaderMap, nonce: &Nonce) {
-    // 'self' covers our hashed files; the nonce is for a script that a page must carry inside itself. Workers: MapLibre starts
-    // its own from a blob. Styles have no exception: islands set styles through the CSSOM, which the policy does not touch.
-    let policy = format!(
-        "default-src 'none'; script-src 'self' 'nonce-{}'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; \
-         connect-src 'self'; worker-src 'self' blob:; manifest-src 'self'; form-action 'self'; base-uri 'none'; \
-         frame-ancestors 'none'",
-        nonce.0
-    );
+// 'self' covers our hashed files; the nonce is for a script that a page must carry inside itself. Workers: MapLibre starts
+// its own from a blob. Styles have no exception: islands set styles through the CSSOM, which the policy does not touch.
+macro_rules! policy {
+    ($scripts:literal) => {
+        concat!(
+            "default-src 'none'; script-src 'self'",
+            $scripts,
+            "; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; worker-src 'self' blob:; \
+             manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        )
+    };
+}
+
+fn secure(headers: &mut HeaderMap, nonce: Option<&Nonce>) {
+    let policy = match nonce {
+        None => Ok(HeaderValue::from_static(policy!(""))),
+        Some(nonce) => HeaderValue::from_str(&format!(policy!(" 'nonce-{}'"), nonce.0)),
+    };
     let fixed = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "strict-origin-when-cross-origin"),
@@ -77,7 +88,7 @@ fn secure(headers: &mut HeaderMap, nonce: &Nonce) {
     for (name, value) in fixed {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
-    if let Ok(policy) = HeaderValue::from_str(&policy) {
+    if let Ok(policy) = policy {
         headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
     }
 }

@@ -5,6 +5,7 @@ import { subscribe } from "../shared/live";
 import { PATHS, STATES, type State, asState, isOpen } from "../shared/shapes";
 import { type Collection, type Feature, isComplete, layerUrl, merge, prepare } from "./features";
 import { PIXEL_RATIO, draw } from "./icons";
+import { type Playback, type Track, controls as player, lines, place, tracksOf } from "./playback";
 import { type View, readView, store } from "./state";
 
 declare const MAP_WORKER: string;
@@ -26,6 +27,8 @@ export interface Props {
   live?: string;
   /** RFC 3339 ends and a step in seconds. */
   slider?: { from: string; to: string; step: number };
+  /** The period that is played back, in place of the slider. */
+  playback?: Playback;
   /** Words on the page's language; see `ui::map_labels`. */
   labels: Record<string, string> & { states: Record<string, string> };
   attribution?: string;
@@ -50,6 +53,8 @@ const REDRAW_MS = 1_000;
 export async function start(element: HTMLElement, props: Props): Promise<void> {
   const words = (key: string) => (props.labels as Record<string, string>)[key] ?? key;
   const view = readView(location.search, location.hash);
+  if (props.playback) view.at = props.playback.at;
+  let tracks = new globalThis.Map<string, Track>();
   const shown = new Set(view.layers ?? props.layers.filter((l) => l.on).map((l) => l.id));
   const layers: Layer[] = props.layers.map((l) => ({
     id: l.id,
@@ -111,12 +116,20 @@ export async function start(element: HTMLElement, props: Props): Promise<void> {
     map.setPaintProperty("sea", "background-color", token("--sea"));
     map.setPaintProperty("land", "fill-color", token("--land"));
     map.setPaintProperty("shore", "line-color", token("--shore"));
+    if (map.getLayer("tracks")) map.setPaintProperty("tracks", "line-color", token("--action"));
+    if (map.getLayer("fences")) map.setPaintProperty("fences", "line-color", token("--warning"));
   };
   await new Promise<void>((ready) => map.once("load", () => ready()));
   map.addLayer({ id: "sea", type: "background" });
   map.addSource("base", { type: "geojson", data: new URL(props.base, location.href).href, tolerance: 0.3 });
   map.addLayer({ id: "land", type: "fill", source: "base" });
   map.addLayer({ id: "shore", type: "line", source: "base", paint: { "line-width": 1 } });
+  if (props.playback) {
+    const empty: GeoJSON.FeatureCollection = { type: "FeatureCollection", features: [] };
+    for (const id of ["fences", "tracks"]) map.addSource(id, { type: "geojson", data: empty });
+    map.addLayer({ id: "fences", type: "line", source: "fences", paint: { "line-width": 1.5, "line-dasharray": [4, 3] } });
+    map.addLayer({ id: "tracks", type: "line", source: "tracks", layout: { "line-cap": "round", "line-join": "round" }, paint: { "line-width": 2.5, "line-opacity": 0.7 } });
+  }
   paint();
   onSchemeChange(() => {
     paint();
@@ -212,6 +225,7 @@ export async function start(element: HTMLElement, props: Props): Promise<void> {
       const answer: unknown = await response.json();
       layer.data = prepare(answer);
       layer.complete = isComplete(answer);
+      if (props.playback && view.at !== null) place(layer.data, tracks, Date.parse(view.at));
       map.getSource<GeoJSONSource>(layer.id)?.setData(layer.data);
       tell();
       refreshPopup();
@@ -369,6 +383,44 @@ export async function start(element: HTMLElement, props: Props): Promise<void> {
       save();
     };
     controls.append(timeSlider(slider, view.at, props.zone, words, moved));
+  }
+  if (props.playback) {
+    const { playback } = props;
+    // What stands still says what it said then: asked for again when playing has gone on for a while, and one answer at a time.
+    const while_ms = Math.max(60_000, (Date.parse(playback.to) - Date.parse(playback.from)) / 60);
+    let asked = Date.parse(playback.at);
+    let waiting = 0;
+    const moved = (at: number, playing: boolean) => {
+      view.at = new Date(at).toISOString().replace(".000Z", "Z");
+      for (const layer of layers) {
+        if (shown.has(layer.id) && place(layer.data, tracks, at)) map.getSource<GeoJSONSource>(layer.id)?.setData(layer.data);
+      }
+      const ask = () => {
+        asked = at;
+        for (const layer of layers) if (shown.has(layer.id)) void load(layer);
+      };
+      clearTimeout(waiting);
+      if (!playing) waiting = window.setTimeout(() => (ask(), save()), 200);
+      else if (Math.abs(at - asked) >= while_ms && layers.every((l) => l.loading === null)) ask();
+    };
+    controls.append(player(playback, asked, props.zone, words, moved));
+    const asks = async (url: string) => {
+      const response = await fetch(url, { headers: { accept: "application/json" } });
+      if (!response.ok) throw new Error(`${url} answered ${response.status}`);
+      return (await response.json()) as unknown;
+    };
+    const failed = (error: unknown) => {
+      console.warn(error);
+      status.textContent = words("failed");
+    };
+    asks(playback.tracks)
+      .then((answer) => {
+        tracks = tracksOf(answer);
+        map.getSource<GeoJSONSource>("tracks")?.setData(lines(tracks));
+        moved(view.at === null ? asked : Date.parse(view.at), true);
+      })
+      .catch(failed);
+    if (playback.fences) asks(playback.fences).then((answer) => map.getSource<GeoJSONSource>("fences")?.setData(answer as GeoJSON.FeatureCollection)).catch(failed);
   }
   element.append(controls);
   rows();

@@ -54,6 +54,7 @@ pub fn spec() -> TableSpec {
         time: "phenomenon_time",
         key: vec!["datastream", "phenomenon_time", "feature", "result_time"],
         partition: Partition::Month,
+        rollup: None,
     }
 }
 

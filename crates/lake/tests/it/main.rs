@@ -2,9 +2,12 @@
 
 mod common;
 mod crash;
+mod export;
 mod foreign;
 mod measure;
 mod model;
+mod replace;
+mod rollup;
 mod s3;
 mod sql;
 mod table;

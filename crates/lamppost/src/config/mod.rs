@@ -81,6 +81,9 @@ pub struct MqttTls {
     pub listen: SocketAddr,
     pub certificate: PathBuf,
     pub key: PathBuf,
+    /// Whose certificates devices may sign in with, and what those have revoked.
+    pub client_authorities: Option<PathBuf>,
+    pub client_revocations: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -285,6 +288,8 @@ impl Reader<'_> {
                 listen,
                 certificate: self.needed(certificate, "mqtt.tls_certificate", "mqtt.tls_listen"),
                 key: self.needed(key, "mqtt.tls_key", "mqtt.tls_listen"),
+                client_authorities: self.path("mqtt.tls_client_authorities"),
+                client_revocations: self.path("mqtt.tls_client_revocations"),
             }
         });
         Some(Mqtt { listen: self.listen("mqtt.listen").unwrap_or(unspecified), tls })

@@ -115,6 +115,16 @@ pub const SETTINGS: &[Setting] = &[
     optional("mqtt.tls_listen", Listen, "Where MQTT devices connect with TLS, usually port 8883."),
     optional("mqtt.tls_certificate", Path, "PEM file with the certificate chain for `mqtt.tls_listen`."),
     optional("mqtt.tls_key", Path, "PEM file with its private key."),
+    optional(
+        "mqtt.tls_client_authorities",
+        Path,
+        "PEM file with the authorities whose certificates devices may sign in with (devices.md). Whoever holds such an authority can name any device.",
+    ),
+    optional(
+        "mqtt.tls_client_revocations",
+        Path,
+        "PEM file with the revocation lists of those authorities, read at the start.",
+    ),
     setting("records.engine", Choice(&["sqlite", "postgres"]), "sqlite", "What holds everything that is decided."),
     secret("records.url", "`postgres://user:password@host/database`, for the engine `postgres`."),
     setting("records.readers", Integer, "4", "Reading connections."),

@@ -53,8 +53,10 @@ pub async fn edge(State(edge): State<Arc<Edge>>, mut request: Request, next: Nex
     request.extensions_mut().insert(id.clone());
     let peer = edge.peer(&request);
     request.extensions_mut().insert(Peer(peer));
+    request.extensions_mut().insert(sensing::devices::own::From(peer));
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map_or("unmatched".into(), |m| Arc::<str>::from(m.as_str()));
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
 
     let mut response = if let Some(refusal) = edge.refusal(&request) {
         linger(request).await;
@@ -66,12 +68,12 @@ pub async fn edge(State(edge): State<Arc<Edge>>, mut request: Request, next: Nex
         if let Some(context) = &context {
             request.extensions_mut().insert(*context);
         }
-        let span = tracing::info_span!("request", id = &*id.0, method = method.as_str(), route = &*route);
+        let span = tracing::info_span!("request", id = &*id.0, method = method.as_str(), route);
         let response = edge.limited(request, next).instrument(span.clone()).await;
         let took = started.elapsed();
-        edge.metrics.answered(&method, &route, response.status(), took);
+        edge.metrics.answered(&method, route, response.status(), took);
         if let (Some(tracer), Some(context)) = (&edge.tracer, context) {
-            tracer.request(&context, &method, &route, response.status(), took, &id.0);
+            tracer.request(&context, &method, route, response.status(), took, &id.0);
         }
         let status = response.status().as_u16();
         span.in_scope(|| tracing::debug!(status, took_us = took.as_micros() as u64, "answered"));
@@ -170,7 +172,9 @@ impl Edge {
 
     fn refusal(&self, request: &Request) -> Option<Problem> {
         let encoding = request.headers().get(header::CONTENT_ENCODING);
-        if encoding.is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        // These doors unpack what they are sent themselves, and bound what comes out.
+        let unpacks = sensing::ingest::api::UNPACKED.contains(&request.uri().path());
+        if !unpacks && encoding.is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
             let detail = "Content-Encoding: requests are not unpacked here. Send the body as it is.";
             return Some(Problem::unsupported_media(detail));
         }

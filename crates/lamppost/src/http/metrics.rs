@@ -1,6 +1,6 @@
 //! `/metrics`: what the program counts, in the OpenMetrics text form that Prometheus reads.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use kernel::Problem;
 use parking_lot::RwLock;
@@ -72,9 +72,18 @@ struct Inner {
     registry: Registry,
     answered: Family<Answered, Counter>,
     took: Family<Routed, Histogram, fn() -> Histogram>,
+    /// Those of the families that were needed before, by the route: they are looked for with every answer.
+    near: RwLock<HashMap<String, Vec<Near>, ahash::RandomState>>,
     at_work: Gauge,
     refused: Counter,
     sources: Sources,
+}
+
+struct Near {
+    method: &'static str,
+    status: u16,
+    answered: Counter,
+    took: Histogram,
 }
 
 #[derive(Clone, Default)]
@@ -112,7 +121,8 @@ impl Metrics {
             refused.clone(),
         );
         registry.register_collector(Box::new(sources.clone()));
-        let metrics = Self(Arc::new(Inner { registry, answered, took, at_work, refused, sources }));
+        let metrics =
+            Self(Arc::new(Inner { registry, answered, took, near: RwLock::default(), at_work, refused, sources }));
         metrics.add(process);
         metrics
     }
@@ -131,10 +141,23 @@ impl Metrics {
     /// `route` is the router's pattern, never the address: addresses are unbounded.
     pub fn answered(&self, method: &http::Method, route: &str, status: http::StatusCode, took: Duration) {
         self.0.at_work.dec();
-        let method = known_method(method);
-        let labels = Answered { method, route: route.to_owned(), status: status.as_u16() };
-        self.0.answered.get_or_create(&labels).inc();
-        self.0.took.get_or_create(&Routed { method, route: route.to_owned() }).observe(took.as_secs_f64());
+        let (method, status, took) = (known_method(method), status.as_u16(), took.as_secs_f64());
+        let same = |near: &&Near| near.method == method && near.status == status;
+        if let Some(near) = self.0.near.read().get(route).and_then(|of| of.iter().find(same)) {
+            near.answered.inc();
+            near.took.observe(took);
+            return;
+        }
+        let answered = self.0.answered.get_or_create_owned(&Answered { method, route: route.to_owned(), status });
+        let histogram = self.0.took.get_or_create_owned(&Routed { method, route: route.to_owned() });
+        answered.inc();
+        histogram.observe(took);
+        let mut near = self.0.near.write();
+        let of = near.entry(route.to_owned()).or_default();
+        // Somebody else may have been here meanwhile.
+        if !of.iter().any(|near| same(&near)) {
+            of.push(Near { method, status, answered, took: histogram });
+        }
     }
 
     pub fn text(&self) -> Result<String, Problem> {

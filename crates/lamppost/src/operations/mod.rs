@@ -1,7 +1,10 @@
 //! What a duty officer looks at: feeds, notifications that did not arrive, and the program itself; and what everybody may know of it.
 
+mod api;
 mod page;
+pub mod parts;
 mod status;
+pub mod watch;
 mod words;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -10,8 +13,14 @@ use axum::{
     Router,
     routing::{get, post},
 };
-use kernel::{Caller, Policy, Resource, Tenant, Text, Timestamp};
-use sensing::{Audience, Route, alarms::Alarms, connect::Connect, observe::Observe, route::action};
+use kernel::{Caller, Policy, Problem, Resource, Tenant, Text, Timestamp};
+use sensing::{
+    Audience, Route,
+    alarms::Alarms,
+    connect::{Connect, View},
+    observe::Observe,
+    route::action,
+};
 
 use crate::{http::health::Health, stores::Stores};
 
@@ -56,6 +65,22 @@ pub const ROUTES: &[Route] = &[
         audit: false,
         summary: "Whether the program works, in words",
     },
+    Route {
+        method: "GET",
+        path: "/api/operations/status",
+        action: action::CONNECTOR_READ,
+        audience: Audience::SignedIn,
+        audit: false,
+        summary: "Every feed and part that one may know of, the worst first: what is wrong, since when",
+    },
+    Route {
+        method: "GET",
+        path: "/api/status",
+        action: action::READ,
+        audience: Audience::Public,
+        audit: false,
+        summary: "Which public feeds are late, each by its own interval",
+    },
 ];
 
 /// What the pages draw on.
@@ -66,8 +91,10 @@ pub struct Console {
     pub stores: Stores,
     pub health: Arc<Health>,
     pub policy: Arc<dyn Policy>,
-    /// Names of departments, from the pack.
+    /// Names of departments and systems, from the pack.
     pub tenants: BTreeMap<Tenant, Text>,
+    pub systems: BTreeMap<String, Text>,
+    pub watch: Arc<watch::Watch>,
     /// Whether devices can connect by MQTT.
     pub mqtt: bool,
     pub started_at: Timestamp,
@@ -77,7 +104,7 @@ pub struct Console {
 
 impl Console {
     /// Whether somebody may see the platform itself and not only their department's part of it.
-    fn sees_platform(&self, caller: &Caller) -> bool {
+    pub fn sees_platform(&self, caller: &Caller) -> bool {
         let resource = Resource { kind: "Platform", id: "", tenant: None, public: false };
         self.policy.allows(caller, action::OPS_READ, &resource)
     }
@@ -88,6 +115,15 @@ impl Console {
             self.policy.allows(caller, action::CONNECTOR_READ, &resource)
         });
         own || self.sees_platform(caller)
+    }
+    /// How everything is that somebody may know of, the worst first. Connectors are as they are now, because somebody has just pressed "Run now".
+    async fn parts(&self, caller: &Caller, views: &[View]) -> Result<Vec<parts::Part>, Problem> {
+        let seen = self.watch.look().await?;
+        let mut parts = self.watch.visible(&seen, caller, self.sees_platform(caller));
+        parts.retain(|p| p.kind != parts::Kind::Connector);
+        parts.extend(views.iter().map(watch::connector));
+        parts::rank(&mut parts);
+        Ok(parts)
     }
     fn tenant_name<'a>(&'a self, page: &'a ui::Page, tenant: &'a Tenant) -> &'a str {
         self.tenants.get(tenant).map_or(tenant.as_str(), |name| page.text(name))
@@ -101,6 +137,8 @@ pub fn router(console: Arc<Console>) -> Router {
         .route("/{language}/operations/feeds/{key}/run", post(page::run))
         .route("/{language}/operations/deliveries/{id}/retry", post(page::retry))
         .route("/{language}/status", get(status::status))
+        .route("/api/operations/status", get(api::status))
+        .route("/api/status", get(api::public))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 10))
         .with_state(console)
 }

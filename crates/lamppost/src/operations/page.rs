@@ -21,7 +21,11 @@ use sensing::{
 use serde::Deserialize;
 use ui::{Act, Badge, Cell, Column, Html, Markup, Notice, Page, SessionKey, Table, Tone};
 
-use super::{Console, words};
+use super::{
+    Console,
+    parts::{Kind, Part},
+    words,
+};
 
 /// Notifications of each kind that are shown.
 const DELIVERIES: usize = 50;
@@ -35,6 +39,7 @@ struct Operations {
     notice: Option<Notice>,
     /// What needs somebody, in one sentence each.
     attention: Option<Notice>,
+    parts: Table,
     feeds: Table,
     deliveries: Table,
     more_deliveries: bool,
@@ -116,6 +121,81 @@ fn feeds(console: &Console, page: &Page, views: &[View]) -> Table {
         .empty(page.t("operations.feeds-none"))
 }
 
+/// What a part is called, and where more of it is.
+fn named(console: &Console, page: &Page, views: &[View], part: &Part) -> Cell {
+    let (path, name) = match part.kind {
+        Kind::Series => {
+            let name = console.systems.get(&part.key).map_or(part.key.as_str(), |name| page.text(name));
+            (Some(format!("/things?system={}", ui::encode(&part.key))), name.to_owned())
+        }
+        Kind::Connector => {
+            let name = views.iter().find(|v| v.key == part.key).map_or(part.key.as_str(), |v| page.text(&v.name));
+            (Some(format!("/operations/feeds/{}", part.key)), name.to_owned())
+        }
+        Kind::Devices => {
+            let tenant = part.tenant.as_ref().map(|t| format!("/devices?tenant={t}"));
+            (tenant, page.msg("operations.kind.devices").with("name", &part.key).to_string())
+        }
+        Kind::Derived => (None, page.msg("operations.kind.derived").with("name", &part.key).to_string()),
+        Kind::Door => (None, page.msg("operations.kind.door").with("name", &part.key).to_string()),
+        Kind::Jobs => (None, page.msg("operations.kind.jobs").with("name", &part.key).to_string()),
+        Kind::Letters => (None, page.t("operations.kind.letters").to_owned()),
+        Kind::Rules => (None, page.t("operations.kind.rules").to_owned()),
+        Kind::Lake => (None, page.t("operations.kind.lake").to_owned()),
+        Kind::Outbox => (None, page.t("operations.kind.outbox").to_owned()),
+        Kind::Disk => (None, page.t("operations.kind.disk").to_owned()),
+    };
+    let mut out = Markup::default();
+    match path {
+        Some(path) => out.raw("<a href=\"").text(page.href(&path)).raw("\">").text(name).raw("</a>"),
+        None => out.text(name),
+    };
+    if part.simulated {
+        out.raw(" <span class=\"simulated\">").text(page.t("state.simulated")).raw("</span>");
+    }
+    Cell::Html(out)
+}
+
+/// All that can be well or not, the worst first: what is wrong, since when, what to do.
+fn parts(console: &Console, page: &Page, views: &[View], all: &[Part]) -> Table {
+    let rows = all.iter().map(|part| {
+        let wrong = words::wrong(page, part).map_or(Cell::Empty, |(wrong, advice)| {
+            let mut out = Markup::default();
+            out.raw("<span class=\"prose\"><b>").text(wrong).raw("</b> ").text(advice).raw("</span>");
+            Cell::Html(out)
+        });
+        let owner =
+            part.tenant.as_ref().map_or_else(|| page.t("operations.platform"), |t| console.tenant_name(page, t));
+        let behind = part.lag.filter(|lag| *lag > 0).map_or(Cell::Empty, |lag| Cell::text(words::span(page, lag)));
+        vec![
+            named(console, page, views, part),
+            Cell::State(words::state(page, part.state)),
+            wrong,
+            part.since.filter(|_| part.state.needs_a_look()).map_or(Cell::Empty, Cell::Ago),
+            part.last.map_or(Cell::Empty, Cell::Ago),
+            part.interval.map_or(Cell::Empty, |every| Cell::text(words::span(page, every))),
+            behind,
+            if part.taken > 0 { whole(part.taken) } else { Cell::Empty },
+            if part.failed > 0 { whole(part.failed) } else { Cell::Empty },
+            Cell::text(owner),
+        ]
+    });
+    Table::new(page.t("operations.parts"))
+        .headed()
+        .column(Column::text("name", page.t("operations.part")))
+        .column(Column::text("state", page.t("operations.state")))
+        .column(Column::text("wrong", page.t("operations.wrong-and-do")))
+        .column(Column::text("since", page.t("operations.since")))
+        .column(Column::text("last", page.t("operations.last")))
+        .column(Column::text("every", page.t("operations.every")))
+        .column(Column::text("lag", page.t("operations.lag")))
+        .column(Column::number("taken", page.t("operations.count")))
+        .column(Column::number("failed", page.t("operations.failed")))
+        .column(Column::text("tenant", page.t("operations.department")))
+        .rows(rows)
+        .empty(page.t("operations.parts-none"))
+}
+
 fn letters(console: &Console, page: &Page, found: &[Delivery]) -> Table {
     let rows = found.iter().map(|d| {
         let dead = d.state == DeliveryState::Dead;
@@ -127,6 +207,8 @@ fn letters(console: &Console, page: &Page, found: &[Delivery]) -> Table {
         let occasion = match d.occasion {
             Occasion::Raised => "operations.about-raised",
             Occasion::Cleared => "operations.about-cleared",
+            Occasion::Escalated => "operations.about-escalated",
+            Occasion::Assigned => "operations.about-assigned",
         };
         let again = Act::new(page.href(&format!("/operations/deliveries/{}/retry", d.id)), page.t("operations.retry"))
             .about(&d.recipient);
@@ -218,7 +300,8 @@ pub async fn operations(State(console): Shared, page: Page) -> Result<Response, 
     views.sort_by_key(|v| (!words::needs_a_look(v.health), v.key.clone()));
     let (found, more_deliveries) = undelivered(&console, &page).await?;
     let mut attention = Vec::new();
-    let troubled = views.iter().filter(|v| words::needs_a_look(v.health)).count() as u64;
+    let all = console.parts(&page.caller, &views).await?;
+    let troubled = all.iter().filter(|p| p.kind != Kind::Letters && p.state.needs_a_look()).count() as u64;
     if troubled > 0 {
         attention.push(page.count("operations.attention-feeds", troubled));
     }
@@ -252,10 +335,20 @@ pub async fn operations(State(console): Shared, page: Page) -> Result<Response, 
         Some("retry") => Some(Notice::new(Tone::Done, page.t("operations.did-retry"))),
         _ => None,
     };
+    let parts = parts(&console, &page, &views, &all);
     let (feeds, deliveries) = (feeds(&console, &page, &views), letters(&console, &page, &found));
     let page = page.in_section("operations").wide().dense().titled_t("operations.heading");
-    let shown =
-        Operations { page, notice, attention, feeds, deliveries, more_deliveries, stores: stores_table, program };
+    let shown = Operations {
+        page,
+        notice,
+        attention,
+        parts,
+        feeds,
+        deliveries,
+        more_deliveries,
+        stores: stores_table,
+        program,
+    };
     Ok(Html(shown).into_response())
 }
 

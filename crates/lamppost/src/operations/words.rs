@@ -3,6 +3,8 @@
 use sensing::connect::Health;
 use ui::{Badge, Page, State};
 
+use super::parts::{self, Part, Wrong};
+
 /// What a feed's or notification's failure means.
 pub fn cause<'a>(page: &'a Page, error: &str) -> &'a str {
     let lower = error.to_lowercase();
@@ -34,6 +36,56 @@ pub fn health(page: &Page, health: Health) -> Badge {
         Health::Disabled => (State::Notice, "operations.health.disabled"),
     };
     Badge::new(state).word(page.t(key))
+}
+
+/// How a part is.
+pub fn state(page: &Page, state: parts::State) -> Badge {
+    let (shape, key) = match state {
+        parts::State::Good => (State::Good, "operations.is.good"),
+        parts::State::New => (State::Unknown, "operations.is.new"),
+        parts::State::Some => (State::Warning, "operations.is.some"),
+        parts::State::Late => (State::Offline, "operations.is.late"),
+        parts::State::Failing => (State::Alarm, "operations.is.failing"),
+    };
+    Badge::new(shape).word(page.t(key))
+}
+
+/// What is wrong with a part, and what to do. Nothing where nothing is.
+pub fn wrong(page: &Page, part: &Part) -> Option<(String, String)> {
+    let (says, advice) = match part.wrong? {
+        Wrong::SeriesLate => ("operations.says.series-late", "operations.do.series-late"),
+        Wrong::SeriesSome => ("operations.says.series-some", "operations.do.series-some"),
+        Wrong::ConnectorFails => {
+            let cause = part.cause.as_deref().map_or("", |error| cause(page, error));
+            let says = page.msg("operations.says.connector-fails").with("n", part.n).with("all", part.all);
+            return Some((says.to_string(), cause.to_owned()));
+        }
+        Wrong::ConnectorLate => ("operations.says.connector-late", "operations.do.connector-late"),
+        Wrong::ConnectorRefuses => ("operations.says.connector-refuses", "operations.do.connector-refuses"),
+        Wrong::DevicesSilent => ("operations.says.devices-silent", "operations.do.devices-silent"),
+        Wrong::DevicesRefused => ("operations.says.devices-refused", "operations.do.devices-refused"),
+        Wrong::DoorRefuses => ("operations.says.door-refuses", "operations.do.door-refuses"),
+        Wrong::DerivedStuck => ("operations.says.derived-stuck", "operations.do.derived-stuck"),
+        Wrong::DerivedPaused => ("operations.says.derived-paused", "operations.do.derived-paused"),
+        Wrong::LettersDead => ("operations.says.letters-dead", "operations.do.letters-dead"),
+        Wrong::LettersTrying => ("operations.says.letters-trying", "operations.do.letters-trying"),
+        Wrong::RulesBehind => ("operations.says.rules-behind", "operations.do.rules-behind"),
+        Wrong::LakeFails => ("operations.says.lake-fails", "operations.do.lake-fails"),
+        Wrong::LakeBehind => ("operations.says.lake-behind", "operations.do.lake-behind"),
+        Wrong::OutboxBehind => ("operations.says.outbox-behind", "operations.do.outbox-behind"),
+        Wrong::JobsDead => ("operations.says.jobs-dead", "operations.do.jobs-dead"),
+        Wrong::JobsOverdue => ("operations.says.jobs-overdue", "operations.do.jobs-overdue"),
+        Wrong::DiskLow => ("operations.says.disk-low", "operations.do.disk-low"),
+        Wrong::DiskUnknown => ("operations.says.disk-unknown", "operations.do.disk-unknown"),
+    };
+    let number = |n: u64| page.number(&(n as f64), 0);
+    let says = page.msg(says).with("n", number(part.n)).with("all", number(part.all)).to_string();
+    Some((says, page.t(advice).to_owned()))
+}
+
+/// A length of time in the reader's language.
+pub fn span(page: &Page, seconds: i64) -> String {
+    ui::format::duration(&page.site.catalogue, page.language, seconds.unsigned_abs())
 }
 
 /// Whether somebody should look at a feed.

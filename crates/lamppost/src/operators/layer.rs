@@ -14,7 +14,10 @@ use base64::{
 use http::{HeaderMap, HeaderValue, Method, header};
 use kernel::{Caller, Clock, Id, Problem, Timestamp};
 use parking_lot::Mutex;
-use sensing::devices::{Devices, token};
+use sensing::{
+    dashboards::Walls,
+    devices::{Devices, token},
+};
 use sha2::{Digest, Sha256};
 use ui::SessionKey;
 
@@ -29,12 +32,18 @@ const FOR: i64 = 10 * 1_000_000;
 #[derive(Clone, Copy, Debug)]
 pub struct CurrentSession(pub Id<Session>);
 
+/// When the visit of whoever asks is over.
+#[derive(Clone, Copy, Debug)]
+pub struct VisitEnds(pub Timestamp);
+
 pub struct Callers {
     pub operators: Operators,
     pub devices: Devices,
     pub clock: Arc<dyn Clock>,
     /// The site is reached by `https`.
     pub secure: bool,
+    /// The screens that hang somewhere; none where there are no dashboards.
+    walls: Option<Walls>,
     cache: Mutex<HashMap<[u8; 32], Known>>,
 }
 
@@ -42,13 +51,19 @@ pub struct Callers {
 struct Known {
     caller: Caller,
     session: Option<Id<Session>>,
+    ends_at: Option<Timestamp>,
     until: Timestamp,
     generation: (u64, u64),
 }
 
 impl Callers {
     pub fn new(operators: Operators, devices: Devices, clock: Arc<dyn Clock>, secure: bool) -> Self {
-        Self { operators, devices, clock, secure, cache: Mutex::default() }
+        Self { operators, devices, clock, secure, walls: None, cache: Mutex::default() }
+    }
+    #[must_use]
+    pub fn with_walls(mut self, walls: Walls) -> Self {
+        self.walls = Some(walls);
+        self
     }
 
     /// `__Host-` binds the cookie to this host and to TLS (RFC 6265bis section 4.1.3.2); without TLS a browser would refuse it.
@@ -71,7 +86,9 @@ impl Callers {
     }
 
     fn generation(&self) -> (u64, u64) {
-        (self.operators.generation(), self.devices.generation())
+        let walls = self.walls.as_ref().map_or(0, Walls::generation);
+        // Both only grow, and so does their sum.
+        (self.operators.generation(), self.devices.generation().wrapping_add(walls))
     }
 
     async fn known(&self, text: &str, kind: Credential) -> Result<Option<Known>, Problem> {
@@ -82,15 +99,24 @@ impl Callers {
             return Ok(Some(known));
         }
         let found = match kind {
-            Credential::Session => self.operators.session(text).await?.map(|(caller, id)| (caller, Some(id))),
+            Credential::Session => {
+                self.operators.session_until(text).await?.map(|(caller, id, ends_at)| (caller, Some(id), ends_at))
+            }
+            Credential::Wall => match &self.walls {
+                Some(walls) => walls.authenticate(text).await?.map(|wall| (wall.caller(), None, Some(wall.expires_at))),
+                None => None,
+            },
             Credential::Key => match token::parse(text) {
-                Some((token::Kind::Device, _)) => self.devices.authenticate(text).await?.map(|c| (c, None)),
-                Some((token::Kind::Program, _)) => self.operators.authenticate(text).await?.map(|c| (c, None)),
+                Some((token::Kind::Device, _)) => self.devices.authenticate(text).await?.map(|c| (c, None, None)),
+                Some((token::Kind::Program, _)) => self.operators.authenticate(text).await?.map(|c| (c, None, None)),
                 None => None,
             },
         };
         // The generation of before the look: a change meanwhile makes the entry stale, not wrong.
-        let known = found.map(|(caller, session)| Known { caller, session, until: now.plus_micros(FOR), generation });
+        let known = found.map(|(caller, session, ends_at)| {
+            let until = now.plus_micros(FOR);
+            Known { caller, session, ends_at, until: ends_at.map_or(until, |end| end.min(until)), generation }
+        });
         let mut cache = self.cache.lock();
         match &known {
             Some(known) => {
@@ -117,11 +143,19 @@ impl Callers {
 enum Credential {
     Session,
     Key,
+    /// What a screen on a wall carries.
+    Wall,
+}
+
+/// Where the cookie of a wall counts: on its own pages, to read. Everywhere else its browser is anybody's.
+fn of_wall(path: &str, method: &Method) -> bool {
+    let below = path.strip_prefix('/').and_then(|p| p.split_once('/')).map_or("", |(_, below)| below);
+    matches!(*method, Method::GET | Method::HEAD) && matches!(below, "wall" | "wall/tiles")
 }
 
 /// The middleware. What it puts into the request: [`Caller`], [`SessionKey`], [`CurrentSession`].
 pub async fn callers(State(callers): State<Arc<Callers>>, mut request: Request, next: Next) -> Response {
-    let identified = identify(&callers, request.headers(), request.method()).await;
+    let identified = identify(&callers, request.headers(), request.method(), request.uri().path()).await;
     let (known, session_key, fresh) = match identified {
         Ok(identified) => identified,
         Err(problem) => return problem.into_response(),
@@ -132,6 +166,9 @@ pub async fn callers(State(callers): State<Arc<Callers>>, mut request: Request, 
             extensions.insert(known.caller);
             if let Some(session) = known.session {
                 extensions.insert(CurrentSession(session));
+            }
+            if let Some(ends_at) = known.ends_at {
+                extensions.insert(VisitEnds(ends_at));
             }
         }
         None => drop(extensions.insert(Caller::anonymous())),
@@ -148,12 +185,20 @@ pub async fn callers(State(callers): State<Arc<Callers>>, mut request: Request, 
 
 type Identified = (Option<Known>, Option<Arc<str>>, Option<String>);
 
-async fn identify(callers: &Callers, headers: &HeaderMap, method: &Method) -> Result<Identified, Problem> {
+async fn identify(callers: &Callers, headers: &HeaderMap, method: &Method, path: &str) -> Result<Identified, Problem> {
     if let Some(authorization) = headers.get(header::AUTHORIZATION) {
         let text = credentials(authorization).ok_or_else(Problem::unauthenticated)?;
         // Somebody who shows a key wants to be known by it: a wrong one is not the public.
         let known = callers.known(&text, Credential::Key).await?.ok_or_else(Problem::unauthenticated)?;
         return Ok((Some(known), None, None));
+    }
+    if let Some(walls) = callers.walls.as_ref().filter(|_| of_wall(path, method))
+        && let Some(token) = cookie(headers, walls.cookie()).filter(|t| t.len() == 43)
+    {
+        // Where it is over nobody is asking: the page then says so, and asks for another code.
+        if let Some(known) = callers.known(token, Credential::Wall).await? {
+            return Ok((Some(known), None, None));
+        }
     }
     let unsafe_method = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
     if let Some(token) = cookie(headers, callers.cookie()).filter(|t| t.len() == 43)
@@ -177,11 +222,12 @@ async fn identify(callers: &Callers, headers: &HeaderMap, method: &Method) -> Re
     })
 }
 
-/// The key in `Bearer <key>`, or in the password of `Basic` for device clients that know no other way.
+/// The key in `Bearer <key>` (or `Token <key>`, as clients of InfluxDB have it), or in the password of `Basic` for device clients that know no
+/// other way.
 fn credentials(value: &HeaderValue) -> Option<String> {
     let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
     let rest = rest.trim();
-    if scheme.eq_ignore_ascii_case("bearer") {
+    if scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token") {
         return Some(rest.to_owned());
     }
     if scheme.eq_ignore_ascii_case("basic") && rest.len() <= 1_024 {
@@ -194,4 +240,29 @@ fn credentials(value: &HeaderValue) -> Option<String> {
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let all = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
     all.flat_map(|v| v.split(';')).find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walls_cookie_counts_on_its_own_pages_alone() {
+        for path in ["/en/wall", "/zh-hant/wall/tiles"] {
+            assert!(of_wall(path, &Method::GET) && !of_wall(path, &Method::POST), "{path}");
+        }
+        for path in [
+            "/",
+            "/wall",
+            "/en",
+            "/en/walls",
+            "/en/wall/",
+            "/en/wall/x",
+            "/en/dashboards/wall",
+            "/en/x/wall",
+            "/v1.1/wall/tiles/x",
+        ] {
+            assert!(!of_wall(path, &Method::GET), "{path}");
+        }
+    }
 }

@@ -27,7 +27,7 @@ use records::Records;
 use sensing::devices::token;
 use sha2::{Digest, Sha256};
 
-pub use store::{ApiKey, Invite, Person, Session};
+pub use store::{ApiKey, Invite, Person, Session, Visit, Visited};
 
 use crate::config;
 use limits::Attempts;
@@ -38,6 +38,15 @@ pub const MANAGE: Action = Action("operator:manage");
 
 /// Keys whose last use waits to be written down; more are not noted until the next minute.
 const NOTED: usize = 100_000;
+
+/// The tables of operators, for tests of what joins them.
+#[cfg(test)]
+pub(crate) fn migrations() -> &'static [records::Migration] {
+    store::MIGRATIONS
+}
+
+/// Hours that somebody from outside may be let in for.
+pub const LONGEST_VISIT: u32 = 72;
 
 /// A session's time of last use is written when it is older than this.
 const SEEN_EVERY: i64 = 60 * 1_000_000;
@@ -166,6 +175,8 @@ impl Operators {
             tenant: operations.clone(),
             roles,
             expires_at: self.now().plus_micros(micros(self.inner.options.invite_limit)),
+            visit: None,
+            by: by.label(),
         };
         self.inner
             .records
@@ -183,12 +194,77 @@ impl Operators {
             return Err(Problem::forbidden("You may not invite people to this department."));
         }
         self.known(&roles)?;
+        self.link(caller, tenant, roles, None).await
+    }
+
+    async fn link(
+        &self,
+        caller: &Caller,
+        tenant: &Tenant,
+        roles: BTreeSet<Role>,
+        visit: Option<Visit>,
+    ) -> Result<String, Problem> {
         let (text, hash) = secret();
         let expires_at = self.now().plus_micros(micros(self.inner.options.invite_limit));
-        let (caller, invite) = (caller.clone(), Invite { tenant: tenant.clone(), roles, expires_at });
+        let expires_at = visit.as_ref().map_or(expires_at, |visit| visit.ends_at.min(expires_at));
+        let invite = Invite { tenant: tenant.clone(), roles, expires_at, visit, by: caller.label() };
+        let caller = caller.clone();
         let written = self.inner.records.write(move |tx| store::insert_invite(tx, &caller, &hash, &invite)).await;
         written.map_err(|e: records::Error| failed(&e))?;
         Ok(text)
+    }
+
+    /// A one-time link for somebody from outside who must look into a department: named, for a reason, for hours. Who may manage the
+    /// department's people gives it, or whoever holds the machine; the account ends by itself, and cannot let in others.
+    pub async fn visit(
+        &self,
+        caller: &Caller,
+        tenant: &Tenant,
+        roles: BTreeSet<Role>,
+        (name, reason): (&str, &str),
+        hours: u32,
+    ) -> Result<String, Problem> {
+        if !self.allows(caller, MANAGE, tenant) {
+            return Err(Problem::not_found("The department"));
+        }
+        self.known(&roles)?;
+        let text = |field: &str, text: &str, least: usize, most: usize| {
+            let text = text.trim();
+            let fits = (least..=most).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+            let detail = format!("{least} to {most} characters without control characters are expected");
+            if fits { Ok(text.to_owned()) } else { Err(Problem::field(field, detail)) }
+        };
+        let (name, reason) = (text("name", name, 1, 100)?, text("reason", reason, 10, 500)?);
+        if !(1..=LONGEST_VISIT).contains(&hours) {
+            return Err(Problem::field("hours", format!("1 to {LONGEST_VISIT} hours are expected")));
+        }
+        self.looks_only(tenant, &roles)?;
+        let ends_at = self.now().plus_micros(i64::from(hours) * 3_600_000_000);
+        self.link(caller, tenant, roles, Some(Visit { name, reason, ends_at })).await
+    }
+
+    /// What a visitor may be: who manages people or devices could give an account or a key that is good for longer than the visit.
+    fn looks_only(&self, tenant: &Tenant, roles: &BTreeSet<Role>) -> Result<(), Problem> {
+        let id: Arc<str> = "visitor".into();
+        let visitor = Caller {
+            principal: Principal::Person { id: id.clone(), name: id },
+            tenant: Some(tenant.clone()),
+            roles: roles.clone(),
+        };
+        let devices = Resource { kind: "Device", id: "", tenant: Some(tenant), public: false };
+        let gives = self.inner.policy.allows(&visitor, sensing::route::action::DEVICE_MANAGE, &devices);
+        if gives || self.allows(&visitor, MANAGE, tenant) {
+            let detail = "a visitor manages neither people nor devices; give a role that looks";
+            return Err(Problem::field("roles", detail));
+        }
+        Ok(())
+    }
+
+    /// Who was let in from outside, the newest 200. Who may see them is the caller's business.
+    pub(crate) async fn visits(&self, tenant: &Tenant) -> Result<Vec<Visited>, Problem> {
+        let tenant = tenant.clone();
+        let found = self.inner.records.read(move |read| store::visits(read, &tenant, 200)).await;
+        found.map_err(|e: records::Error| failed(&e))
     }
 
     fn known(&self, roles: &BTreeSet<Role>) -> Result<(), Problem> {
@@ -225,16 +301,19 @@ impl Operators {
             .records
             .write(move |tx| {
                 let invite = store::use_invite(tx, &hash)?.ok_or(Refusal::Link)?;
+                let (visit, by) = (invite.visit, invite.by);
                 let person = Person {
                     id,
                     account: account.clone(),
-                    name: name.clone(),
+                    // A visitor is called what they were let in as.
+                    name: visit.as_ref().map_or_else(|| name.clone(), |visit| visit.name.clone()),
                     tenant: invite.tenant,
                     roles: invite.roles,
                     enabled: true,
                     created_at: tx.now(),
+                    ends_at: visit.as_ref().map(|visit| visit.ends_at),
                 };
-                store::insert_person(tx, &person, &stored)?;
+                store::insert_person(tx, &person, &stored, &by, visit.as_ref().map(|visit| visit.reason.as_str()))?;
                 Ok(person)
             })
             .await
@@ -283,6 +362,14 @@ impl Operators {
 
     /// Who a session's token belongs to; its time of last use is kept up.
     pub async fn session(&self, token: &str) -> Result<Option<(Caller, Id<Session>)>, Problem> {
+        Ok(self.session_until(token).await?.map(|(caller, session, _)| (caller, session)))
+    }
+
+    /// The same, and when it is over whatever happens: the end of a visit.
+    pub async fn session_until(
+        &self,
+        token: &str,
+    ) -> Result<Option<(Caller, Id<Session>, Option<Timestamp>)>, Problem> {
         let (hash, (begun, used)) = (hash(token), self.over());
         let asked = hash.clone();
         let found = self.inner.records.read(move |read| store::by_session(read, &asked, begun, used)).await;
@@ -291,7 +378,7 @@ impl Operators {
             let written = self.inner.records.write(move |tx| store::saw_session(tx, &hash)).await;
             written.map_err(|e: records::Error| failed(&e))?;
         }
-        Ok(Some((store::caller(&person), session.id)))
+        Ok(Some((store::caller(&person), session.id, person.ends_at)))
     }
 
     /// The sessions of a person, last used first.
@@ -354,6 +441,9 @@ impl Operators {
     pub async fn set_roles(&self, caller: &Caller, id: &str, roles: BTreeSet<Role>) -> Result<(), Problem> {
         let person = self.other(caller, id).await?;
         self.known(&roles)?;
+        if person.ends_at.is_some() {
+            self.looks_only(&person.tenant, &roles)?;
+        }
         let caller = caller.clone();
         let written = self.inner.records.write(move |tx| store::set_roles(tx, &caller, &person, &roles)).await;
         self.changed();

@@ -14,6 +14,16 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: "ALTER TABLE operators_invite ADD COLUMN person TEXT;
     ALTER TABLE operators_key ADD COLUMN used_at BIGINT",
     },
+    Migration {
+        version: 3,
+        name: "visits: accounts that end, and why they were given",
+        sql: "ALTER TABLE operators_invite ADD COLUMN visitor TEXT;
+    ALTER TABLE operators_invite ADD COLUMN reason TEXT;
+    ALTER TABLE operators_invite ADD COLUMN ends_at BIGINT;
+    ALTER TABLE operators_person ADD COLUMN reason TEXT;
+    ALTER TABLE operators_person ADD COLUMN invited_by TEXT;
+    ALTER TABLE operators_person ADD COLUMN ends_at BIGINT",
+    },
 ];
 
 const OPERATORS: &str = "CREATE TABLE operators_person (
@@ -41,6 +51,30 @@ pub struct Person {
     pub roles: BTreeSet<Role>,
     pub enabled: bool,
     pub created_at: Timestamp,
+    /// When the account of a visitor is over; `None` for everybody else.
+    pub ends_at: Option<Timestamp>,
+}
+
+/// Somebody from outside who may look for a while: who, why, and until when.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Visit {
+    pub name: String,
+    pub reason: String,
+    pub ends_at: Timestamp,
+}
+
+/// A visit as those see it who are visited.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Visited {
+    /// [`Caller::label`] of the account; `None` while the link is not used.
+    pub caller: Option<String>,
+    pub visit: Visit,
+    pub roles: BTreeSet<Role>,
+    /// [`Caller::label`] of who let them in: `system:admin` is whoever holds the machine.
+    pub by: String,
+    /// Their name, where it is a person who has an account still.
+    pub by_name: Option<String>,
+    pub since: Timestamp,
 }
 
 impl Kind for Person {
@@ -66,6 +100,9 @@ pub struct Invite {
     pub tenant: Tenant,
     pub roles: BTreeSet<Role>,
     pub expires_at: Timestamp,
+    pub visit: Option<Visit>,
+    /// [`Caller::label`].
+    pub by: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +124,9 @@ fn split(roles: &str) -> BTreeSet<Role> {
     roles.split_whitespace().map(|r| Role::Owned(r.to_owned())).collect()
 }
 
-const PERSON: &str = "SELECT p.id, p.account, p.name, p.tenant, p.roles, p.enabled, p.created_at";
+/// Fields of a person; what follows them begins at [`AFTER`].
+const PERSON: &str = "SELECT p.id, p.account, p.name, p.tenant, p.roles, p.enabled, p.created_at, p.ends_at";
+const AFTER: usize = 8;
 
 fn read_person(row: &Row<'_>) -> Result<Person, Error> {
     Ok(Person {
@@ -98,8 +137,12 @@ fn read_person(row: &Row<'_>) -> Result<Person, Error> {
         roles: split(&row.get::<String>(4)?),
         enabled: row.get(5)?,
         created_at: row.get(6)?,
+        ends_at: row.get(7)?,
     })
 }
+
+/// Whose account is neither shut nor over; `$2` is now.
+const OPEN: &str = "p.enabled = 1 AND (p.ends_at IS NULL OR p.ends_at > $2)";
 
 pub fn anybody(read: &mut Read<'_>) -> Result<bool, Error> {
     Ok(read.query_opt("SELECT id FROM operators_person LIMIT 1", params![], |_| Ok(()))?.is_some())
@@ -111,7 +154,7 @@ pub fn people(read: &mut Read<'_>, tenant: &Tenant) -> Result<Vec<(Person, Optio
         "{PERSON}, (SELECT MAX(s.seen_at) FROM operators_session s WHERE s.person = p.id)
          FROM operators_person p WHERE p.tenant = $1 ORDER BY p.account LIMIT 1000"
     );
-    read.query(&sql, params![tenant], |row| Ok((read_person(row)?, row.get(7)?)))
+    read.query(&sql, params![tenant], |row| Ok((read_person(row)?, row.get(AFTER)?)))
 }
 
 pub fn person(read: &mut Read<'_>, id: Id<Person>) -> Result<Option<Person>, Error> {
@@ -125,8 +168,9 @@ pub fn named(read: &mut Read<'_>, account: &str) -> Result<Option<Person>, Error
 
 /// The stored password of a person who may sign in.
 pub fn password(read: &mut Read<'_>, id: &str) -> Result<Option<(Person, String)>, Error> {
-    let sql = format!("{PERSON}, p.password FROM operators_person p WHERE p.id = $1 AND p.enabled = 1");
-    read.query_opt(&sql, params![id], |row| Ok((read_person(row)?, row.get(7)?)))
+    let sql = format!("{PERSON}, p.password FROM operators_person p WHERE p.id = $1 AND {OPEN}");
+    let now = read.now();
+    read.query_opt(&sql, params![id, now], |row| Ok((read_person(row)?, row.get(AFTER)?)))
 }
 
 /// Stores a new password and ends every session but `keep`.
@@ -187,7 +231,7 @@ pub fn insert_reset(
 pub fn reset(read: &mut Read<'_>, hash: &str) -> Result<Option<Person>, Error> {
     let sql = format!(
         "{PERSON} FROM operators_invite i JOIN operators_person p ON p.id = i.person
-         WHERE i.hash = $1 AND i.used_at IS NULL AND i.expires_at > $2 AND p.enabled = 1"
+         WHERE i.hash = $1 AND i.used_at IS NULL AND i.expires_at > $2 AND {OPEN}"
     );
     let now = read.now();
     read.query_opt(&sql, params![hash, now], read_person)
@@ -202,17 +246,35 @@ pub fn use_reset(tx: &mut Tx<'_>, hash: &str) -> Result<Option<Person>, Error> {
 
 /// A person and the stored password.
 pub fn by_account(read: &mut Read<'_>, account: &str) -> Result<Option<(Person, String)>, Error> {
-    let sql = format!("{PERSON}, p.password FROM operators_person p WHERE p.account = $1 AND p.enabled = 1");
-    read.query_opt(&sql, params![account], |row| Ok((read_person(row)?, row.get(7)?)))
+    let sql = format!("{PERSON}, p.password FROM operators_person p WHERE p.account = $1 AND {OPEN}");
+    let now = read.now();
+    read.query_opt(&sql, params![account, now], |row| Ok((read_person(row)?, row.get(AFTER)?)))
 }
 
 pub fn insert_invite(tx: &mut Tx<'_>, by: &Caller, hash: &str, invite: &Invite) -> Result<(), Error> {
     tx.execute(
-        "INSERT INTO operators_invite (hash, tenant, roles, invited_by, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
-        params![hash, invite.tenant, join(&invite.roles), by.label(), tx.now(), invite.expires_at],
+        "INSERT INTO operators_invite (hash, tenant, roles, invited_by, created_at, expires_at, visitor, reason, ends_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        params![
+            hash,
+            invite.tenant,
+            join(&invite.roles),
+            by.label(),
+            tx.now(),
+            invite.expires_at,
+            invite.visit.as_ref().map(|v| v.name.as_str()),
+            invite.visit.as_ref().map(|v| v.reason.as_str()),
+            invite.visit.as_ref().map(|v| v.ends_at)
+        ],
     )?;
-    let detail = json!({"roles": join(&invite.roles), "expires_at": invite.expires_at});
-    tx.audit(by, "operator:invite", "Operator", "", Some(&invite.tenant), detail)
+    let mut detail = json!({"roles": join(&invite.roles), "expires_at": invite.expires_at});
+    let Some(visit) = &invite.visit else {
+        return tx.audit(by, "operator:invite", "Operator", "", Some(&invite.tenant), detail);
+    };
+    detail["visitor"] = visit.name.as_str().into();
+    detail["reason"] = visit.reason.as_str().into();
+    detail["ends_at"] = json!(visit.ends_at);
+    tx.audit(by, "operator:visit", "Operator", "", Some(&invite.tenant), detail)
 }
 
 /// Ends the unused invitations that `by` has made.
@@ -224,12 +286,49 @@ pub fn end_invites(tx: &mut Tx<'_>, by: &Caller) -> Result<u64, Error> {
 }
 
 pub fn invite(read: &mut Read<'_>, hash: &str) -> Result<Option<Invite>, Error> {
-    let sql = "SELECT tenant, roles, expires_at FROM operators_invite
+    let sql = "SELECT tenant, roles, expires_at, invited_by, visitor, reason, ends_at FROM operators_invite
                WHERE hash = $1 AND used_at IS NULL AND expires_at > $2 AND person IS NULL";
     let now = read.now();
     read.query_opt(sql, params![hash, now], |row| {
-        Ok(Invite { tenant: row.get(0)?, roles: split(&row.get::<String>(1)?), expires_at: row.get(2)? })
+        Ok(Invite {
+            tenant: row.get(0)?,
+            roles: split(&row.get::<String>(1)?),
+            expires_at: row.get(2)?,
+            by: row.get(3)?,
+            visit: read_visit(row, 4)?,
+        })
     })
+}
+
+fn read_visit(row: &Row<'_>, at: usize) -> Result<Option<Visit>, Error> {
+    let (name, reason, ends_at) =
+        (row.get::<Option<String>>(at)?, row.get::<Option<String>>(at + 1)?, row.get(at + 2)?);
+    Ok(name.zip(reason).zip(ends_at).map(|((name, reason), ends_at)| Visit { name, reason, ends_at }))
+}
+
+/// Who was let in from outside, newest first: links that are good still, and accounts that were made with one.
+pub fn visits(read: &mut Read<'_>, tenant: &Tenant, limit: u32) -> Result<Vec<Visited>, Error> {
+    let now = read.now();
+    let sql =
+        "SELECT i.visitor, i.reason, i.ends_at, i.roles, i.invited_by, i.created_at, b.name FROM operators_invite i
+               LEFT JOIN operators_person b ON i.invited_by = 'person:' || b.id
+               WHERE i.tenant = $1 AND i.visitor IS NOT NULL AND i.used_at IS NULL AND i.expires_at > $2
+               ORDER BY i.created_at DESC LIMIT $3";
+    let visited = |row: &Row<'_>, caller: Option<String>| {
+        let Some(visit) = read_visit(row, 0)? else { return Ok(None) };
+        let (roles, by) = (split(&row.get::<String>(3)?), row.get::<Option<String>>(4)?.unwrap_or_default());
+        Ok(Some(Visited { caller, visit, roles, by, by_name: row.get(6)?, since: row.get(5)? }))
+    };
+    let mut all = read.query(sql, params![tenant, now, i64::from(limit)], |row| visited(row, None))?;
+    let sql =
+        "SELECT p.name, p.reason, p.ends_at, p.roles, p.invited_by, p.created_at, b.name, p.id FROM operators_person p
+               LEFT JOIN operators_person b ON p.invited_by = 'person:' || b.id
+               WHERE p.tenant = $1 AND p.ends_at IS NOT NULL ORDER BY p.created_at DESC LIMIT $2";
+    let made = read.query(sql, params![tenant, i64::from(limit)], |row| {
+        visited(row, Some(format!("person:{}", row.get::<String>(7)?)))
+    })?;
+    all.extend(made);
+    Ok(all.into_iter().flatten().collect())
 }
 
 /// Uses up an invitation, once; `None` when it is used, over or unknown.
@@ -239,10 +338,28 @@ pub fn use_invite(tx: &mut Tx<'_>, hash: &str) -> Result<Option<Invite>, Error> 
     Ok((tx.execute(sql, params![hash, tx.now()])? == 1).then_some(invite))
 }
 
-pub fn insert_person(tx: &mut Tx<'_>, person: &Person, password: &str) -> Result<(), Error> {
+pub fn insert_person(
+    tx: &mut Tx<'_>,
+    person: &Person,
+    password: &str,
+    by: &str,
+    reason: Option<&str>,
+) -> Result<(), Error> {
     tx.execute(
-        "INSERT INTO operators_person (id, account, name, password, tenant, roles, enabled, created_at) VALUES ($1, $2, $3, $4, $5, $6, 1, $7)",
-        params![person.id, person.account, person.name, password, person.tenant, join(&person.roles), tx.now()],
+        "INSERT INTO operators_person (id, account, name, password, tenant, roles, enabled, created_at, ends_at, invited_by, reason)
+         VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $8, $9, $10)",
+        params![
+            person.id,
+            person.account,
+            person.name,
+            password,
+            person.tenant,
+            join(&person.roles),
+            tx.now(),
+            person.ends_at,
+            by,
+            reason
+        ],
     )?;
     let caller = caller(person);
     let detail = json!({"roles": join(&person.roles)});
@@ -276,9 +393,10 @@ pub fn by_session(
     let sql = format!(
         "{PERSON}, s.id, s.agent, s.address, s.created_at, s.seen_at FROM operators_session s
          JOIN operators_person p ON p.id = s.person
-         WHERE s.hash = $1 AND s.created_at > $2 AND s.seen_at > $3 AND p.enabled = 1"
+         WHERE s.hash = $1 AND {OPEN} AND s.created_at > $3 AND s.seen_at > $4"
     );
-    read.query_opt(&sql, params![hash, begun, used], |row| Ok((read_person(row)?, read_session(row, 7)?)))
+    let now = read.now();
+    read.query_opt(&sql, params![hash, now, begun, used], |row| Ok((read_person(row)?, read_session(row, AFTER)?)))
 }
 
 fn read_session(row: &Row<'_>, at: usize) -> Result<Session, Error> {

@@ -3,12 +3,13 @@ use super::*;
 use kernel::{Clock, Decision, FixedClock};
 use records::Options;
 
-/// Admins manage their own department.
+/// Admins manage their own department, fitters its devices.
 struct Own;
 impl Policy for Own {
-    fn decide(&self, caller: &Caller, _: Action, resource: &Resource<'_>) -> Decision {
+    fn decide(&self, caller: &Caller, action: Action, resource: &Resource<'_>) -> Decision {
         let own = caller.tenant.is_some() && caller.tenant.as_ref() == resource.tenant;
-        if own && caller.has_role("admin") { Decision::Allow } else { Decision::Deny }
+        let fits = action.0 == "device:manage" && caller.has_role("fitter");
+        if own && (fits || caller.has_role("admin")) { Decision::Allow } else { Decision::Deny }
     }
 }
 
@@ -29,7 +30,7 @@ fn office() -> Office {
         Options::sqlite(folder.path().join("r.sqlite"))
     };
     let records = Records::open(&options, clock.clone()).unwrap();
-    let roles = ["viewer", "admin"].into_iter().map(Role::Borrowed).collect();
+    let roles = ["viewer", "fitter", "admin"].into_iter().map(Role::Borrowed).collect();
     let options = crate::config::Config::defaults().operators;
     let operators = Operators::open(records, Arc::new(Own), roles, options).unwrap();
     Office { operators, clock, _folder: folder }
@@ -182,4 +183,59 @@ async fn keys_carry_their_roles_until_revoked() {
     assert_eq!(office.operators.revoke_key(&program, &prefix).await.unwrap_err().status.as_u16(), 404);
     office.operators.revoke_key(&caller, &prefix).await.unwrap();
     assert!(office.operators.authenticate(&key).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_visit_ends_by_itself() {
+    let office = office();
+    let (caller, _) = admin(&office).await;
+    let visit = async |roles: BTreeSet<Role>, name: &str, reason: &str, hours| {
+        office.operators.visit(&caller, &city(), roles, (name, reason), hours).await
+    };
+    let refused = async |roles, name: &str, reason: &str, hours, field: &str| {
+        let problem = visit(roles, name, reason, hours).await.unwrap_err();
+        assert_eq!(problem.errors[0].field, field);
+    };
+    let reason = "The yearly inspection";
+    refused(viewer(), "", reason, 2, "name").await;
+    refused(viewer(), "Wong", "no", 2, "reason").await;
+    refused(viewer(), "Wong", reason, 0, "hours").await;
+    refused(viewer(), "Wong", reason, LONGEST_VISIT + 1, "hours").await;
+    for role in ["admin", "fitter"] {
+        refused(BTreeSet::from([Role::Borrowed(role)]), "Wong", reason, 2, "roles").await;
+    }
+    let nobody = Caller { roles: viewer(), ..caller.clone() };
+    let denied = office.operators.visit(&nobody, &city(), viewer(), ("Wong", reason), 2).await.unwrap_err();
+    assert_eq!(denied.status, 404);
+
+    let link = visit(viewer(), "Justice Wong", reason, 2).await.unwrap();
+    let waiting = office.operators.visits(&city()).await.unwrap();
+    assert_eq!((waiting.len(), &waiting[0].caller, waiting[0].visit.reason.as_str()), (1, &None, reason));
+    let person = office.operators.join(&link, "wong", "Another Name", PASSWORD.to_owned()).await.unwrap();
+    assert_eq!(person.name, "Justice Wong", "a visitor is called what they were let in as");
+    let admin = BTreeSet::from([Role::Borrowed("admin")]);
+    let more = office.operators.set_roles(&caller, &person.id.to_string(), admin).await.unwrap_err();
+    assert_eq!(more.errors[0].field, "roles", "nor are they given more later");
+    let token = office.operators.sign_in("wong", PASSWORD.to_owned(), here(), "").await.unwrap();
+    let (_, _, ends_at) = office.operators.session_until(&token).await.unwrap().unwrap();
+    assert_eq!(ends_at, person.ends_at);
+    let inside = office.operators.visits(&city()).await.unwrap();
+    assert_eq!((inside.len(), inside[0].caller.clone()), (1, Some(format!("person:{}", person.id))));
+    assert_eq!(inside[0].by, caller.label());
+
+    office.clock.advance_micros(2 * 3_600_000_000 - 1);
+    assert!(office.operators.session(&token).await.unwrap().is_some());
+    office.clock.advance_micros(1);
+    assert!(office.operators.session(&token).await.unwrap().is_none());
+    let again = office.operators.sign_in("wong", PASSWORD.to_owned(), here(), "").await;
+    assert!(matches!(again, Err(Refusal::Wrong)));
+
+    // A link that nobody used is over with the visit.
+    let link = visit(viewer(), "Wong", reason, 1).await.unwrap();
+    office.clock.advance_micros(3_600_000_000);
+    assert!(office.operators.invitation(&link).await.unwrap().is_none());
+    let audit =
+        office.operators.inner.records.audit(records::AuditQuery { limit: 10, ..Default::default() }).await.unwrap();
+    let row = audit.rows.iter().find(|row| row.action == "operator:visit").unwrap();
+    assert_eq!((&row.detail["visitor"], &row.detail["reason"]), (&"Wong".into(), &reason.into()));
 }

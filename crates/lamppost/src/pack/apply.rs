@@ -1,6 +1,9 @@
 //! Bringing the catalogue to what a pack says. Declared by natural key, so that a second time writes nothing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use anyhow::Context;
 use kernel::{Caller, Tenant, Text, Timestamp};
@@ -57,15 +60,44 @@ fn languages(properties: &mut Map<String, Value>, name: &Text, description: &Tex
     }
 }
 
-/// Observed properties and sensors, for the tenant `operations`.
-pub fn shared(inventory: &Inventory) -> Vec<Declared> {
+/// Observed properties and sensors, for the tenant `operations`: those that somebody uses who is not sealed, or nobody yet.
+pub fn shared(inventory: &Inventory, sealed: &BTreeSet<Tenant>) -> Vec<Declared> {
+    let used = |by: &dyn Fn(&Tenant) -> bool| -> BTreeSet<(EntityType, &str)> {
+        let things = inventory.things.iter().filter(|t| by(&t.tenant));
+        let both = things
+            .flat_map(|t| &t.datastreams)
+            .flat_map(|d| [(EntityType::ObservedProperty, &*d.observed_property), (EntityType::Sensor, &*d.sensor)]);
+        both.collect()
+    };
+    let (inside, outside) = (used(&|t| sealed.contains(t)), used(&|t| !sealed.contains(t)));
+    let mut declared = instruments(inventory, true);
+    declared.retain(|d| {
+        let named = (d.entity, d.key.as_str());
+        outside.contains(&named) || !inside.contains(&named)
+    });
+    declared
+}
+
+/// A sealed tenant's own observed properties and sensors: what it measures, and with what, would say what it has.
+pub fn own(inventory: &Inventory, tenant: &Tenant) -> Vec<Declared> {
+    let things = inventory.things.iter().filter(|t| t.tenant == *tenant);
+    let used: Vec<_> = things.flat_map(|t| &t.datastreams).map(|d| (&d.observed_property, &d.sensor)).collect();
+    let mut declared = instruments(inventory, false);
+    declared.retain(|d| match d.entity {
+        EntityType::Sensor => used.iter().any(|(_, sensor)| **sensor == d.key),
+        _ => used.iter().any(|(property, _)| **property == d.key),
+    });
+    declared
+}
+
+fn instruments(inventory: &Inventory, public: bool) -> Vec<Declared> {
     let properties = |key: &str, name: &Text, description: &Text| {
         let mut properties = Map::from_iter([("key".to_owned(), Value::from(key))]);
         languages(&mut properties, name, description);
         properties
     };
     let observed = inventory.observed_properties.iter().map(|o| {
-        let mut body = json!({"definition": o.definition, "@lamppost.public": true, "properties": properties(&o.key, &o.name, &o.description)});
+        let mut body = json!({"definition": o.definition, "@lamppost.public": public, "properties": properties(&o.key, &o.name, &o.description)});
         named(&mut body, &o.name, &o.description);
         Declared { entity: EntityType::ObservedProperty, key: o.key.clone(), body }
     });
@@ -73,7 +105,7 @@ pub fn shared(inventory: &Inventory) -> Vec<Declared> {
         let mut body = json!({
             "encodingType": s.encoding_type,
             "metadata": s.metadata,
-            "@lamppost.public": true,
+            "@lamppost.public": public,
             "properties": properties(&s.key, &s.name, &s.description),
         });
         named(&mut body, &s.name, &s.description);
@@ -82,7 +114,7 @@ pub fn shared(inventory: &Inventory) -> Vec<Declared> {
     observed.chain(sensors).collect()
 }
 
-/// Locations, then Things, then Datastreams of one tenant: each refers only to what comes before it.
+/// Locations, then Things, Datastreams, Actuators and TaskingCapabilities of one tenant: each refers only to what comes before it.
 pub fn of_tenant<I: serde::Serialize>(inventory: &Inventory, tenant: &Tenant, shared: &Shared<I>) -> Vec<Declared> {
     let own = || inventory.things.iter().filter(|t| t.tenant == *tenant);
     let locations = own().filter_map(|thing| {
@@ -98,7 +130,9 @@ pub fn of_tenant<I: serde::Serialize>(inventory: &Inventory, tenant: &Tenant, sh
     });
     let things = own().map(thing);
     let datastreams = own().flat_map(|t| t.datastreams.iter().map(move |d| datastream(t, d, shared)));
-    locations.chain(things).chain(datastreams).collect()
+    let actuators = own().flat_map(|t| t.tasking.iter().map(move |c| actuator(t, c)));
+    let capabilities = own().flat_map(|t| t.tasking.iter().map(move |c| capability(t, c)));
+    locations.chain(things).chain(datastreams).chain(actuators).chain(capabilities).collect()
 }
 
 fn thing(thing: &things::Thing) -> Declared {
@@ -118,6 +152,39 @@ fn thing(thing: &things::Thing) -> Declared {
         body["Locations"] = json!([{"@iot.key": thing.key}]);
     }
     Declared { entity: EntityType::Thing, key: thing.key.clone(), body }
+}
+
+fn actuator(thing: &things::Thing, capability: &things::TaskingCapability) -> Declared {
+    let form = &capability.actuator;
+    let description = form.description.as_ref().unwrap_or(&form.name);
+    let mut properties = Map::from_iter([("key".to_owned(), Value::from(capability.key.clone()))]);
+    if thing.simulated {
+        properties.insert("simulated".to_owned(), true.into());
+    }
+    languages(&mut properties, &form.name, description);
+    let mut body = json!({
+        "encodingType": form.encoding_type, "metadata": form.metadata, "properties": properties, "@lamppost.public": thing.public,
+    });
+    named(&mut body, &form.name, description);
+    Declared { entity: EntityType::Actuator, key: capability.key.clone(), body }
+}
+
+fn capability(thing: &things::Thing, capability: &things::TaskingCapability) -> Declared {
+    let mut properties = Map::from_iter([("key".to_owned(), Value::from(capability.key.clone()))]);
+    properties.insert("tasking".to_owned(), Value::Object(capability.terms.clone()));
+    if thing.simulated {
+        properties.insert("simulated".to_owned(), true.into());
+    }
+    languages(&mut properties, &capability.name, &capability.description);
+    let mut body = json!({
+        "taskingParameters": capability.parameters,
+        "properties": properties,
+        "@lamppost.public": thing.public,
+        "Thing": {"@iot.key": thing.key},
+        "Actuator": {"@iot.key": capability.key},
+    });
+    named(&mut body, &capability.name, &capability.description);
+    Declared { entity: EntityType::TaskingCapability, key: capability.key.clone(), body }
 }
 
 fn datastream<I: serde::Serialize>(thing: &things::Thing, stream: &things::Datastream, shared: &Shared<I>) -> Declared {
@@ -151,19 +218,48 @@ fn datastream<I: serde::Serialize>(thing: &things::Thing, stream: &things::Datas
 /// Brings the catalogue to the pack. What is there already is left alone; what an earlier version declared and this one does not, stays.
 pub async fn apply(pack: &Pack, inventory: &Inventory, catalog: &Catalog) -> Result<(), sensing::Error> {
     let caller = caller();
-    let declared = shared(inventory);
+    let known = declare(catalog, &caller, &pack.operations, shared(inventory, &pack.sealed)).await?;
+    for tenant in &pack.tenants {
+        let declared = if pack.sealed.contains(tenant) {
+            let own = declare(catalog, &caller, tenant, own(inventory, tenant)).await?;
+            of_tenant(inventory, tenant, &own)
+        } else {
+            of_tenant(inventory, tenant, &known)
+        };
+        let count = declared.len();
+        catalog.upsert_all(&caller, tenant, declared).await?;
+        tracing::debug!(%tenant, count, "declared");
+    }
+    Ok(())
+}
+
+/// Declares instruments and gives them as their keys find them.
+async fn declare(
+    catalog: &Catalog,
+    caller: &Caller,
+    tenant: &Tenant,
+    declared: Vec<Declared>,
+) -> Result<Shared<EntityId>, sensing::Error> {
     let names: Vec<(EntityType, String)> = declared.iter().map(|d| (d.entity, d.key.clone())).collect();
-    let ids = catalog.upsert_all(&caller, &pack.operations, declared).await?;
+    let ids = catalog.upsert_all(caller, tenant, declared).await?;
     let mut known: Shared<EntityId> = Shared::default();
     for ((entity, key), id) in names.into_iter().zip(ids) {
         let of = if entity == EntityType::Sensor { &mut known.sensors } else { &mut known.observed_properties };
         of.insert(key, id);
     }
-    for tenant in &pack.tenants {
-        let declared = of_tenant(inventory, tenant, &known);
-        let count = declared.len();
-        catalog.upsert_all(&caller, tenant, declared).await?;
-        tracing::debug!(%tenant, count, "declared");
+    Ok(known)
+}
+
+/// A department that the pack has sealed must have nothing left that it had published; what a person has published, a person takes back.
+async fn sealed(pack: &Pack, catalog: &Catalog) -> anyhow::Result<()> {
+    for tenant in &pack.sealed {
+        let found = catalog.published(tenant).await?;
+        anyhow::ensure!(
+            found.is_empty(),
+            "the pack seals '{tenant}', which has still published {}: serve once more without the seal, set \"@lamppost.public\" to false \
+             there (or delete it), then seal",
+            found.join(", ")
+        );
     }
     Ok(())
 }
@@ -172,10 +268,12 @@ pub async fn apply(pack: &Pack, inventory: &Inventory, catalog: &Catalog) -> Res
 pub async fn bring(pack: &Arc<Pack>, catalog: &Catalog, records: &Records) -> anyhow::Result<bool> {
     let applied = Applied::open(records.clone())?;
     if applied.hash(&pack.city.name).await?.as_deref() == Some(&pack.hash) {
+        sealed(pack, catalog).await?;
         return Ok(false);
     }
     let inventory = inventory(pack).await?;
     apply(pack, &inventory, catalog).await.context("the pack")?;
+    sealed(pack, catalog).await?;
     applied.note(pack).await?;
     let things = inventory.things.len();
     tracing::info!(pack = pack.city.name, hash = &pack.hash[..12], things, "the pack was applied");

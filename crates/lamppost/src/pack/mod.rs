@@ -27,7 +27,7 @@ use toml::Spanned;
 pub use city::City;
 pub use source::{Folder, Mistake};
 use source::{Source, whole};
-use things::{Datastream, DatastreamForm, ObservedProperty, Sensor, Thing, ThingForm};
+use things::{Datastream, DatastreamForm, ObservedProperty, Sensor, TaskingCapability, TaskingForm, Thing, ThingForm};
 
 use crate::policy::{self, CedarPolicy};
 
@@ -43,16 +43,22 @@ pub struct Pack {
     pub operations: Tenant,
     pub tenants: Vec<Tenant>,
     pub sealed: BTreeSet<Tenant>,
-    /// `connectors/*.toml` and `rules/*.toml`, for the parts of `sensing` that know their form.
+    /// `connectors/*.toml`, `rules/*.toml`, `ingest/*.toml`, `derived/*.toml`, `fences/*.toml` and `dashboards/*.toml`, for the parts of `sensing` that know their form.
     pub connectors: Vec<Declared>,
     pub rules: Vec<Declared>,
+    pub ingest: Vec<Declared>,
+    pub derived: Vec<Declared>,
+    pub fences: Vec<Declared>,
+    /// `retention/*.toml`.
+    pub retention: Vec<Declared>,
+    pub dashboards: Vec<Declared>,
     pub policy: Arc<CedarPolicy>,
     /// SHA-256 over all files, hex: the same hash is the same pack.
     pub hash: String,
 }
 
 /// What `things/` declares.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Inventory {
     pub observed_properties: Vec<ObservedProperty>,
     pub sensors: Vec<Sensor>,
@@ -152,6 +158,11 @@ impl<'a> Check<'a> {
 
         let connectors = self.declared("connectors");
         let rules = self.declared("rules");
+        let ingest = self.declared("ingest");
+        let derived = self.declared("derived");
+        let fences = self.declared("fences");
+        let retention = self.declared("retention");
+        let dashboards = self.declared("dashboards");
         let policy = self.policy(&sealed);
         let hash = self.hash();
         Some(Pack {
@@ -162,6 +173,11 @@ impl<'a> Check<'a> {
             sealed,
             connectors,
             rules,
+            ingest,
+            derived,
+            fences,
+            retention,
+            dashboards,
             policy: Arc::new(policy?),
             hash: hash?,
         })
@@ -231,6 +247,9 @@ impl<'a> Check<'a> {
         for tenant in &city.tenant {
             if let Err(e) = Tenant::parse(tenant.slug.get_ref()) {
                 self.fail(at(tenant.slug.span(), e));
+            }
+            if tenant.sealed && tenant.slug.get_ref() == city.operations.get_ref() {
+                self.fail(at(tenant.slug.span(), "operations owns what all share and cannot be sealed".to_owned()));
             }
             if !seen.insert(tenant.slug.get_ref()) {
                 self.fail(at(tenant.slug.span(), format!("the tenant '{}' is declared twice", tenant.slug.get_ref())));
@@ -310,6 +329,7 @@ impl<'a> Check<'a> {
         let mut observed = Declarations(BTreeMap::new());
         let mut sensors = Declarations(BTreeMap::new());
         let mut shapes = Declarations(BTreeMap::new());
+        let mut tasking = Declarations(BTreeMap::new());
         for (source, file) in &files {
             for form in &file.observed_property {
                 self.named(source, &form.key, &form.name, form.description.as_ref());
@@ -340,6 +360,12 @@ impl<'a> Check<'a> {
                 let form = form.get_ref();
                 self.declare(&mut shapes, "datastream", form.key.get_ref(), &form.key.span(), source, form);
             }
+            for form in &file.tasking_capability {
+                let form = form.get_ref();
+                self.named(source, &form.key, &form.name, form.description.as_ref());
+                self.text(source, &form.key.span(), "actuator.name", &form.actuator.name);
+                self.declare(&mut tasking, "tasking capability", form.key.get_ref(), &form.key.span(), source, form);
+            }
         }
         for (source, file) in &files {
             let own = file.thing.iter().flat_map(|t| t.get_ref().datastream.iter());
@@ -350,7 +376,7 @@ impl<'a> Check<'a> {
         let mut all = Declarations(BTreeMap::new());
         for (source, file) in &files {
             for form in &file.thing {
-                self.thing(source, form, city, tenants, &shapes, &mut all);
+                self.thing(source, form, city, tenants, (&shapes, &tasking), &mut all);
             }
         }
         let values = |pair: (String, (Thing, &Source))| pair.1.0;
@@ -396,7 +422,7 @@ impl<'a> Check<'a> {
         spanned: &Spanned<ThingForm>,
         city: &City,
         tenants: &[Tenant],
-        shapes: &Declarations<'_, &DatastreamForm>,
+        (shapes, tasking): (&Declarations<'_, &DatastreamForm>, &Declarations<'_, &TaskingForm>),
         all: &mut Declarations<'s, Thing>,
     ) {
         let form = spanned.get_ref();
@@ -404,6 +430,11 @@ impl<'a> Check<'a> {
             let message = format!("there is no tenant '{}'", form.tenant.get_ref());
             return self.fail(source.mistake(&form.tenant.span(), message));
         };
+        let sealed = city.tenant.iter().any(|t| t.sealed && t.slug.get_ref() == form.tenant.get_ref());
+        if sealed && (form.public || form.datastream.iter().any(|d| d.public == Some(true))) {
+            let message = format!("'{tenant}' is sealed: nothing of it is public");
+            self.fail(source.mistake(&form.key.span(), message));
+        }
         if !city.system.iter().any(|s| s.key.get_ref() == form.system.get_ref()) {
             let message = format!("there is no system '{}'", form.system.get_ref());
             self.fail(source.mistake(&form.system.span(), message));
@@ -419,6 +450,16 @@ impl<'a> Check<'a> {
                 None => self.fail(source.mistake(&name.span(), format!("there is no datastream '{}'", name.get_ref()))),
             }
         }
+        let mut moves: Vec<&TaskingForm> = Vec::new();
+        for name in &form.tasking_capabilities {
+            match tasking.0.get(name.get_ref()) {
+                Some((shape, _)) => moves.push(shape),
+                None => {
+                    let message = format!("there is no tasking capability '{}'", name.get_ref());
+                    self.fail(source.mistake(&name.span(), message));
+                }
+            }
+        }
         let rows = match &form.from {
             None => vec![rows::Row::new()],
             Some(from) => match from.load(self.folder) {
@@ -427,7 +468,7 @@ impl<'a> Check<'a> {
             },
         };
         for (i, row) in rows.iter().enumerate() {
-            match build(form, tenant, &datastreams, row) {
+            match build(form, tenant, (&datastreams, &moves), row) {
                 Ok(thing) => {
                     let key = thing.key.clone();
                     self.declare(all, "thing", &key, &form.key.span(), source, thing);
@@ -469,7 +510,9 @@ impl<'a> Check<'a> {
     /// Over every file, by name, so that two machines agree.
     fn hash(&mut self) -> Option<String> {
         let mut names = vec!["pack.toml".to_owned()];
-        for folder in ["things", "connectors", "rules", "policies", "data"] {
+        for folder in
+            ["things", "connectors", "rules", "derived", "fences", "retention", "dashboards", "policies", "data"]
+        {
             let listed = self.folder.list(folder, "");
             names.extend(self.keep(listed)?);
         }
@@ -500,7 +543,12 @@ pub fn is_key(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
 }
 
-fn build(form: &ThingForm, tenant: &Tenant, shapes: &[&DatastreamForm], row: &rows::Row) -> Result<Thing, String> {
+fn build(
+    form: &ThingForm,
+    tenant: &Tenant,
+    (shapes, moves): (&[&DatastreamForm], &[&TaskingForm]),
+    row: &rows::Row,
+) -> Result<Thing, String> {
     let key = rows::fill(form.key.get_ref(), row)?;
     if !is_key(&key) {
         return Err(format!(
@@ -537,6 +585,8 @@ fn build(form: &ThingForm, tenant: &Tenant, shapes: &[&DatastreamForm], row: &ro
             })
         })
         .collect();
+    let datastreams = datastreams?;
+    let tasking = moves.iter().map(|shape| movable(&key, shape, &datastreams)).collect::<Result<_, _>>()?;
     Ok(Thing {
         tenant: tenant.clone(),
         system: form.system.get_ref().clone(),
@@ -547,8 +597,42 @@ fn build(form: &ThingForm, tenant: &Tenant, shapes: &[&DatastreamForm], row: &ro
         public: form.public,
         simulated: form.simulated,
         properties,
-        datastreams: datastreams?,
+        datastreams,
+        tasking,
         key,
+    })
+}
+
+/// What may be asked of one thing: the same check as at the API's door, so that a pack's mistake is found before anything is applied.
+fn movable(thing: &str, shape: &TaskingForm, datastreams: &[Datastream]) -> Result<TaskingCapability, String> {
+    let name = shape.key.get_ref();
+    let mut terms = shape.terms.clone();
+    if let Some(Value::Object(verify)) = terms.get_mut("verify") {
+        let of = verify.remove("datastream").and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        let key = format!("{thing}.{of}");
+        if !datastreams.iter().any(|d| d.key == key) {
+            return Err(format!(
+                "tasking capability '{name}': terms.verify.datastream: the thing has no datastream '{of}'"
+            ));
+        }
+        verify.insert("Datastream".to_owned(), serde_json::json!({ "@iot.key": key }));
+    }
+    let parameters = serde_json::json!({"type": "DataRecord", "field": shape.parameters});
+    let properties = [("tasking".to_owned(), Value::Object(terms.clone()))].into_iter().collect();
+    sensing::tasking::terms::check_capability("", &parameters, &properties).map_err(|error| {
+        let problem = kernel::Problem::from(error);
+        let wrong = problem.errors.first().map(|e| format!("{}: {}", e.field, e.detail));
+        format!("tasking capability '{name}': {}", wrong.unwrap_or(problem.detail))
+    })?;
+    let description = shape.description.clone().unwrap_or_else(|| shape.name.clone());
+    let (name, actuator) = (shape.name.clone(), shape.actuator.clone());
+    Ok(TaskingCapability {
+        key: format!("{thing}.{}", shape.key.get_ref()),
+        name,
+        description,
+        actuator,
+        parameters,
+        terms,
     })
 }
 

@@ -182,10 +182,47 @@ fn mistakes_are_named() {
     assert!(policy.starts_with("policies/all.cedar:2: "), "{policy}");
 }
 
+/// What a sealed department measures, and with what, is its own: the city's shared instruments do not tell.
+#[test]
+fn a_sealed_department_has_its_own_instruments() {
+    let (pack, inventory) = hong_kong();
+    let sealed: Vec<&Tenant> = pack.sealed.iter().collect();
+    assert_eq!(sealed.len(), 1, "{sealed:?}");
+    let keys = |declared: Vec<sensing::catalog::Declared>| -> Vec<String> {
+        assert!(declared.iter().all(|d| d.body["@lamppost.public"].is_boolean()));
+        declared.into_iter().map(|d| format!("{} {}", d.entity.singular(), d.key)).collect()
+    };
+    let (shared, own) = (keys(apply::shared(&inventory, &pack.sealed)), keys(apply::own(&inventory, sealed[0])));
+    assert!(own.contains(&"ObservedProperty pulse-rate".to_owned()), "{own:?}");
+    assert!(!own.is_empty() && own.iter().all(|one| !shared.contains(one)), "{own:?}");
+    assert!(apply::own(&inventory, sealed[0]).iter().all(|d| d.body["@lamppost.public"] == false));
+    // What others use too is declared on both sides, so that no tie leads out.
+    let mut mixed = inventory.clone();
+    mixed.things.iter_mut().find(|t| t.tenant.as_str() == "ha").unwrap().tenant = sealed[0].clone();
+    let (shared, own) = (keys(apply::shared(&mixed, &pack.sealed)), keys(apply::own(&mixed, sealed[0])));
+    assert!(
+        shared.contains(&"Sensor hepa-controller".to_owned()) && own.contains(&"Sensor hepa-controller".to_owned())
+    );
+}
+
+#[test]
+fn a_sealed_department_publishes_nothing() {
+    let sealed = CITY.replacen("operations = \"hall\"", "operations = \"other\"", 1);
+    assert_ne!(sealed, CITY);
+    let sealed = sealed.replacen("slug = \"hall\"", "slug = \"hall\"\nsealed = true", 1)
+        + "\n[[tenant]]\nslug = \"other\"\nname = { en = \"Other\", zh-hant = \"他\" }\n";
+    let public = THINGS.replacen("system = ", "public = true\nsystem = ", 1);
+    let mistake = town(&[("pack.toml", &sealed), ("things/rain.toml", &public)]).expect_err("it is refused");
+    assert!(mistake.ends_with("'hall' is sealed: nothing of it is public"), "{mistake}");
+    let operations = CITY.replacen("slug = \"hall\"", "slug = \"hall\"\nsealed = true", 1);
+    let mistake = town(&[("pack.toml", &operations)]).expect_err("it is refused");
+    assert!(mistake.contains("operations owns what all share and cannot be sealed"), "{mistake}");
+}
+
 #[test]
 fn declarations_come_before_what_refers_to_them() {
     let (pack, inventory) = hong_kong();
-    let shared = apply::shared(&inventory);
+    let shared = apply::shared(&inventory, &pack.sealed);
     let mut ids = apply::Shared::default();
     for (id, one) in shared.iter().enumerate() {
         match one.entity {
@@ -193,7 +230,7 @@ fn declarations_come_before_what_refers_to_them() {
             _ => ids.observed_properties.insert(one.key.clone(), id),
         };
     }
-    for tenant in &pack.tenants {
+    for tenant in pack.tenants.iter().filter(|t| !pack.sealed.contains(*t)) {
         let mut known = std::collections::BTreeSet::new();
         for one in apply::of_tenant(&inventory, tenant, &ids) {
             for link in [one.body.get("Thing"), one.body.get("Locations").and_then(|l| l.get(0))].into_iter().flatten()

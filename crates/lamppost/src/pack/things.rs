@@ -14,6 +14,7 @@ pub struct File {
     pub observed_property: Vec<ObservedPropertyForm>,
     pub sensor: Vec<SensorForm>,
     pub datastream: Vec<Spanned<DatastreamForm>>,
+    pub tasking_capability: Vec<Spanned<TaskingForm>>,
     pub thing: Vec<Spanned<ThingForm>>,
 }
 
@@ -59,6 +60,32 @@ pub struct DatastreamForm {
     pub properties: Map<String, Value>,
 }
 
+/// What may be asked of a thing (OGC 17-079), as a shape that things name.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskingForm {
+    pub key: Spanned<String>,
+    pub name: Text,
+    pub description: Option<Text>,
+    pub actuator: ActuatorForm,
+    /// The fields of the DataRecord, in the JSON of SWE Common.
+    pub parameters: Vec<Value>,
+    /// As `properties.tasking` of a TaskingCapability (docs/tasking.md), but that `verify.datastream` is a shape of the same thing.
+    #[serde(default)]
+    pub terms: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActuatorForm {
+    pub name: Text,
+    pub description: Option<Text>,
+    #[serde(default = "html")]
+    pub encoding_type: String,
+    #[serde(default)]
+    pub metadata: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Unit {
@@ -88,6 +115,8 @@ pub struct ThingForm {
     pub datastreams: Vec<Spanned<String>>,
     #[serde(default)]
     pub datastream: Vec<DatastreamForm>,
+    #[serde(default)]
+    pub tasking_capabilities: Vec<Spanned<String>>,
 }
 
 /// `{ lon, lat }` or `{ geojson }`.
@@ -121,6 +150,20 @@ pub struct Thing {
     pub simulated: bool,
     pub properties: Map<String, Value>,
     pub datastreams: Vec<Datastream>,
+    pub tasking: Vec<TaskingCapability>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskingCapability {
+    /// `<thing>.<shape>`, of the actuator too.
+    pub key: String,
+    pub name: Text,
+    pub description: Text,
+    pub actuator: ActuatorForm,
+    /// The DataRecord.
+    pub parameters: Value,
+    /// `properties.tasking`.
+    pub terms: Map<String, Value>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -144,6 +144,11 @@ impl CedarPolicy {
             // The program's own parts act on what a person or the pack has already decided.
             return Ok(Decision::Allow);
         };
+        // No policy of a pack opens what is sealed: a mistake there must not, and whoever runs the city may change a pack.
+        if resource.tenant.is_some_and(|tenant| self.sealed.contains(tenant) && caller.tenant.as_ref() != Some(tenant))
+        {
+            return Ok(Decision::Deny);
+        }
         if !self.actions.contains(action.0) {
             return Err("the schema does not know this action".to_owned());
         }
@@ -246,6 +251,10 @@ impl Policy for CedarPolicy {
             return Decision::Allow;
         }
         self.cache.get(caller, action, resource, || self.ask(caller, action, resource))
+    }
+
+    fn seals(&self, tenant: &Tenant) -> bool {
+        self.sealed.contains(tenant)
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Moment<'a> {
 }
 
 /// A hash that is as good as noise and needs no state (the finaliser of SplitMix64).
-fn noise(seed: u64, minute: i64) -> f64 {
+pub(super) fn noise(seed: u64, minute: i64) -> f64 {
     let mut z = seed ^ (minute as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -26,7 +26,7 @@ fn noise(seed: u64, minute: i64) -> f64 {
 }
 
 /// Noise around 0, between -1 and 1, that moves smoothly over `period` minutes.
-fn drift(seed: u64, minute: i64, period: i64) -> f64 {
+pub(super) fn drift(seed: u64, minute: i64, period: i64) -> f64 {
     let (step, part) = (minute.div_euclid(period), minute.rem_euclid(period) as f64 / period as f64);
     let (a, b) = (noise(seed, step), noise(seed, step + 1));
     let smooth = part * part * (3.0 - 2.0 * part);
@@ -38,7 +38,7 @@ pub fn seed(key: &str) -> u64 {
     key.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-fn round(value: f64, digits: i32) -> f64 {
+pub(super) fn round(value: f64, digits: i32) -> f64 {
     let scale = 10f64.powi(digits);
     (value * scale).round() / scale
 }
@@ -79,6 +79,14 @@ pub fn air(key: &str, station: &str, pollutant: Pollutant, m: &Moment<'_>) -> Op
     let shape = 0.75 + 0.45 * rush(8.5) + 0.5 * rush(18.5);
     let s = seed(key) ^ pollutant as u64;
     Some(round((mean * shape * (1.0 + 0.12 * drift(s, m.minute, 20))).max(0.0), 1))
+}
+
+/// µg/m³ of ozone: the sun makes it, and traffic takes it away.
+pub fn ozone(key: &str, station: &str, m: &Moment<'_>) -> Option<f64> {
+    let mean = m.day.air.get(&(station.to_owned(), Pollutant::O3))?;
+    let sun = (-((m.hour - 14.5) / 3.5).powi(2)).exp();
+    let s = seed(key) ^ Pollutant::O3 as u64;
+    Some(round((mean * (0.7 + 1.1 * sun) * (1.0 + 0.1 * drift(s, m.minute, 30))).max(0.0), 1))
 }
 
 pub fn temperature(key: &str, m: &Moment<'_>) -> f64 {
@@ -124,6 +132,19 @@ pub fn ammonia(key: &str, m: &Moment<'_>) -> f64 {
     round(0.8 + busy(m.hour) * since * (1.2 + 1.4 * noise(s, 1)) + 0.2 * drift(s, m.minute, 9).abs(), 1)
 }
 
+/// Percent of the paper that is left: refilled once a day at a time of each toilet's own, used up by visitors.
+pub fn paper(key: &str, m: &Moment<'_>) -> f64 {
+    let s = seed(key) ^ 3;
+    let since = (m.hour + 24.0 * noise(s, 0)).rem_euclid(24.0);
+    round((100.0 - since * (2.6 + 1.8 * noise(s, 1)) - 2.0 * drift(s, m.minute, 60).abs()).max(0.0), 0)
+}
+
+/// Particles of 0.5 µm in a litre behind the filter: few, and more as it wears.
+pub fn particles(key: &str, m: &Moment<'_>) -> f64 {
+    let worn = 1.0 - filter(key, m) / 100.0;
+    round((6.0 + 60.0 * worn.powi(3)) * (1.0 + 0.2 * drift(seed(key) ^ 8, m.minute, 12)), 0)
+}
+
 /// Spaces left of `spaces`.
 pub fn vacancy(key: &str, spaces: f64, m: &Moment<'_>) -> f64 {
     let s = seed(key);
@@ -146,7 +167,47 @@ pub fn filter(key: &str, m: &Moment<'_>) -> f64 {
 }
 
 pub fn fan(key: &str, m: &Moment<'_>) -> f64 {
-    (1_450.0 + 40.0 * drift(seed(key), m.minute, 8)).round()
+    (1_450.0 + unevenness(key, m)).round()
+}
+
+/// By how much a fan is off its speed.
+pub fn unevenness(key: &str, m: &Moment<'_>) -> f64 {
+    40.0 * drift(seed(key), m.minute, 8)
+}
+
+/// Percent of a lamp's light: on from dusk to dawn.
+pub fn lamp_level(m: &Moment<'_>) -> f64 {
+    if (6.5..18.0).contains(&m.hour) { 0.0 } else { 100.0 }
+}
+
+/// 1 while a door is open: for three minutes of each twenty by day, and once in a while for too long.
+pub fn door(key: &str, m: &Moment<'_>) -> f64 {
+    let s = seed(key);
+    let (turn, part) = (m.minute.div_euclid(20), m.minute.rem_euclid(20));
+    let left_open = noise(s, turn) > 0.97;
+    let used = (7.0..19.0).contains(&m.hour) && part < 3;
+    f64::from(used || (left_open && part < 12))
+}
+
+/// Minutes since the last round: each hour, and once in a while one is left out.
+pub fn round_age(key: &str, m: &Moment<'_>) -> f64 {
+    let s = seed(key);
+    let held = |hour: i64| noise(s ^ 0x726f_756e, hour) < 0.97;
+    let hour = m.minute.div_euclid(60);
+    let missed = (0..6).take_while(|ago| !held(hour - ago)).count() as i64;
+    (m.minute.rem_euclid(60) + 60 * missed) as f64
+}
+
+/// Beats a minute of somebody who sleeps at night and works by day.
+pub fn pulse(key: &str, m: &Moment<'_>) -> f64 {
+    let s = seed(key);
+    let day = if (6.5..22.0).contains(&m.hour) { 14.0 } else { 0.0 };
+    (58.0 + 8.0 * noise(s, 0) + day + 9.0 * drift(s, m.minute, 6)).round()
+}
+
+/// 1 while somebody calls: a minute, about once a day.
+pub fn call(key: &str, m: &Moment<'_>) -> f64 {
+    f64::from(noise(seed(key) ^ 0x6361_6c6c, m.minute) > 0.9993)
 }
 
 /// Volts of a battery charged by the sun.
@@ -193,6 +254,9 @@ mod tests {
                 assert!((0.0..=8.0).contains(&occupied("a", m)));
                 assert!((0.0..=200.0).contains(&vacancy("a", 200.0, m)));
                 assert!((0.0..=100.0).contains(&filter("a", m)));
+                assert!((0.0..=100.0).contains(&paper("a", m)) && (0.0..200.0).contains(&particles("a", m)));
+                assert!([0.0, 1.0].contains(&door("a", m)) && [0.0, 1.0].contains(&call("a", m)));
+                assert!((0.0..420.0).contains(&round_age("a", m)) && (40.0..120.0).contains(&pulse("a", m)));
                 assert!(air("a", "CENTRAL", Pollutant::No2, m).is_some_and(|v| (0.0..500.0).contains(&v)));
                 assert_eq!(air("a", "NOWHERE", Pollutant::No2, m), None);
                 assert_eq!(rain_twice(m), rain_twice(m), "the same moment gives the same reading");

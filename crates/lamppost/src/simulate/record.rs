@@ -21,6 +21,9 @@ pub struct Day {
 pub enum Pollutant {
     No2,
     Pm25,
+    So2,
+    O3,
+    Pm10,
 }
 
 /// The days that are replayed, in order and then again from the start.
@@ -49,6 +52,9 @@ impl Record {
             let pollutant = match fields.get(1) {
                 Some(&"Nitrogen Dioxide") => Pollutant::No2,
                 Some(&"Fine Suspended Particulates") => Pollutant::Pm25,
+                Some(&"Sulphur Dioxide") => Pollutant::So2,
+                Some(&"Ozone") => Pollutant::O3,
+                Some(&"Respirable Suspended Particulates") => Pollutant::Pm10,
                 _ => continue,
             };
             let date: Vec<&str> = fields[0].split('-').collect();

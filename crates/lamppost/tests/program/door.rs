@@ -16,7 +16,13 @@ async fn says_that_it_is_well_and_what_it_did() {
         serde_json::json!({"status": "ready", "parts": {"records": "ready", "stream": "ready", "lake": "ready"}})
     );
     assert_eq!(city.get("/health/live").send().await.unwrap().status(), 200);
-    let figures = city.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let key = city.key("city", "operator").await;
+    assert_eq!(
+        city.get("/metrics").send().await.unwrap().status(),
+        401,
+        "a sealed department's traffic is in the figures"
+    );
+    let figures = city.get("/metrics").bearer_auth(&key).send().await.unwrap().text().await.unwrap();
     assert!(
         figures.contains("lamppost_http_requests_total{method=\"GET\",route=\"/health/ready\",status=\"200\"} 1"),
         "{figures}"

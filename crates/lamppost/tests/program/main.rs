@@ -7,11 +7,16 @@
 mod backup;
 mod browser;
 mod city;
+mod complaints;
+mod dashboards;
 mod desk;
+mod devices;
 mod door;
+mod history;
 mod hostile;
 mod operations;
 mod operators;
+mod retention;
 mod routes;
 mod secrets;
 mod walls;

@@ -183,3 +183,83 @@ async fn everybody_reads_whether_it_works() {
         assert!(html.contains(heading), "{html}");
     }
 }
+
+/// Parts of a status by kind and key.
+fn part<'v>(told: &'v Value, kind: &str, key: &str) -> Option<&'v Value> {
+    told["parts"].as_array().unwrap().iter().find(|p| p["kind"] == kind && p["key"] == key)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_read_how_everything_is_and_each_its_own() {
+    let city = TestCity::start().await;
+    let ask = async |path: &str, key: &str| {
+        let answer = city.get(path).bearer_auth(key).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        answer.json::<Value>().await.unwrap()
+    };
+    // A flood station that spoke an hour ago, though it speaks each ten seconds.
+    let dsd = city.key("dsd", "admin").await;
+    let found = ask("/v1.1/Datastreams?$filter=endswith(name,'evel')&$top=1&$select=id,name,properties", &dsd).await;
+    let stream = found["value"][0]["@iot.id"].to_string();
+    let then = kernel::Timestamp::from_jiff(jiff::Timestamp::now()).plus_secs(-3_600);
+    let body = format!("{{\"result\": 0.5, \"phenomenonTime\": \"{then}\"}}");
+    let sent = city.request("POST", &format!("/v1.1/Datastreams({stream})/Observations")).bearer_auth(&dsd).body(body);
+    assert_eq!(sent.send().await.unwrap().status(), 201);
+
+    ran(&city, &city.key("hko", "viewer").await, "hko-daily-rainfall").await;
+    let hko = ask("/api/operations/status", &city.key("hko", "viewer").await).await;
+    let feed = part(&hko, "connector", "hko-daily-rainfall").unwrap();
+    assert_eq!((feed["state"].as_str(), feed["wrong"].as_str()), (Some("failing"), Some("connector-fails")));
+    assert!(feed["cause"].as_str().is_some_and(|c| !c.is_empty()), "{feed}");
+    assert_eq!(hko["state"], "failing");
+    assert!(part(&hko, "rules", "rules").is_none() && part(&hko, "series", "flood").is_none(), "another's: {hko}");
+    assert_eq!(hko["parts"][0]["state"], "failing", "the worst is first");
+
+    // What was seen a moment ago may still be shown.
+    let late = async || {
+        let told = ask("/api/operations/status", &dsd).await;
+        part(&told, "series", "flood").filter(|p| p["state"] == "late").cloned()
+    };
+    let mut tries = 0;
+    let flood = loop {
+        if let Some(flood) = late().await {
+            break flood;
+        }
+        tries += 1;
+        assert!(tries < 300, "it is never late");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    // What is computed of its level is late with it, once it has been computed.
+    assert!(flood["n"] == flood["all"] && flood["n"].as_u64() >= Some(1), "{flood}");
+    assert_eq!(flood["interval"], 10);
+    let since: kernel::Timestamp = flood["since"].as_str().unwrap().parse().unwrap();
+    assert_eq!(since, then.plus_secs(30), "three times ten seconds after it spoke last");
+
+    let platform = ask("/api/operations/status", &city.key("city", "operator").await).await;
+    for (kind, key) in [("rules", "rules"), ("lake", "lake"), ("outbox", "outbox"), ("disk", "data"), ("door", "csv")] {
+        assert!(part(&platform, kind, key).is_some(), "{kind}: {platform}");
+    }
+    assert_eq!(part(&platform, "rules", "rules").unwrap()["state"], "good");
+    assert_eq!(city.get("/api/operations/status").send().await.unwrap().status(), 401);
+
+    // Everybody is told which public feeds are late, and nothing of anybody's connectors.
+    let public: Value = city.get("/api/status").send().await.unwrap().json().await.unwrap();
+    let feed = public["feeds"].as_array().unwrap().iter().find(|f| f["system"] == "flood").unwrap();
+    assert_eq!((feed["state"].as_str(), feed["name"]["zh-hant"].as_str()), (Some("late"), Some("水浸監測")));
+    assert!(!public.to_string().contains("rainfall"), "{public}");
+    let mut nobody = Browser::new(&city);
+    for (language, words) in [("en", "Flood monitoring"), ("zh-hant", "水浸監測"), ("zh-hans", "水浸监测")] {
+        let (status, html) = nobody.get(&format!("/{language}/status")).await;
+        assert!(status == 200 && html.contains(words) && html.contains("1 "), "{html}");
+    }
+    let metrics =
+        city.get("/metrics").bearer_auth(city.key("city", "admin").await).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("lamppost_part_needs_a_look{kind=\"series\",part=\"flood\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("lamppost_part_lag_seconds{kind=\"series\",part=\"flood\"}") && !metrics.contains("dsd"),
+        "{metrics}"
+    );
+    let mut officer = Browser::of(&city, "dsd", "operator", "duty").await;
+    let (_, html) = officer.get("/en/operations").await;
+    assert!(html.contains("series are late.") && html.contains("Look at power"), "{html}");
+}

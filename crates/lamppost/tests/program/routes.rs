@@ -79,15 +79,27 @@ async fn other_roles_and_other_departments_change_nothing() {
         city.get(&format!("/api/devices/{device}")).bearer_auth(&manager).send().await.unwrap().text().await.unwrap();
     let mut tried = 0;
     for route in city.running().routes.iter().filter(|r| r.path.starts_with("/api/devices") && r.audit) {
-        let path = route.path.replace("{id}", &device).replace("{prefix}", prefix);
-        let body = if route.path == "/api/devices" { body.replace("station-1", "station-2") } else { "{}".to_owned() };
-        for (key, expect) in [(&viewer, 403), (&other, if route.path == "/api/devices" { 403 } else { 404 })] {
+        // What a device asks for itself, and what nobody needs a key for.
+        if route.audience != sensing::Audience::SignedIn {
+            continue;
+        }
+        let path =
+            route.path.replace("{id}", &device).replace("{prefix}", prefix).replace("{fingerprint}", &"ab".repeat(32));
+        let (path, body, expected) = match route.path {
+            "/api/devices" => (path, body.replace("station-1", "station-2"), (403, 403)),
+            "/api/devices/bulk" => (format!("{path}?tenant=dsd"), "key,kind\nx,y\n".to_owned(), (403, 403)),
+            "/api/devices/place" => {
+                (path, r#"{"claim_code": "7KQD-M3XP-9TWB-H4RF", "thing": 1}"#.to_owned(), (404, 404))
+            }
+            _ => (path, "{}".to_owned(), (403, 404)),
+        };
+        for (key, expect) in [(&viewer, expected.0), (&other, expected.1)] {
             let answer = city.request(route.method, &path).bearer_auth(key).body(body.clone()).send().await.unwrap();
             assert_eq!(answer.status().as_u16(), expect, "{} {}", route.method, route.path);
             tried += 1;
         }
     }
-    assert_eq!(tried, 12);
+    assert_eq!(tried, 24);
     let after =
         city.get(&format!("/api/devices/{device}")).bearer_auth(&manager).send().await.unwrap().text().await.unwrap();
     assert_eq!(after, before);

@@ -144,7 +144,8 @@ async fn figures_name_nobody() {
     assert_eq!(made.status(), 201);
     city.get("/v1.1/Things?$filter=name%20eq%20'private-question'").send().await.unwrap();
     city.request("ATTACK17", "/en/things/attack-18").send().await.unwrap();
-    let figures = city.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let reader = city.key("city", "operator").await;
+    let figures = city.get("/metrics").bearer_auth(&reader).send().await.unwrap().text().await.unwrap();
     assert!(figures.contains("lamppost_http_requests_total"));
     let mut words = vec!["very-own", "private-question", "ATTACK17", "attack-18", "lpk_", "127.0.0.1"];
     let tenants: Vec<String> = city.running().pack.city.tenant.iter().map(|t| t.slug.get_ref().clone()).collect();

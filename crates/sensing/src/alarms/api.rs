@@ -1,23 +1,27 @@
 //! `/api/alarms`: the alarm board as JSON.
 
+use std::collections::BTreeMap;
+
 use axum::{
     Extension, Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, Query, State},
     http::{HeaderMap, HeaderValue, header},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::{get, post},
 };
-use kernel::{Caller, Id, Tenant};
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::json;
+use kernel::{Id, Tenant};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::{
     Alarms, Deed, Filter, LIMITS,
     model::{Alarm, AlarmState},
+    silences::{Silences, model::Silence},
 };
 use crate::{
     Audience, Error, Route,
+    door::{Said, Who, caller, fresh, json_body, parse_id, signed_in},
     model::EntityId,
     route::action::{ALARM_ACKNOWLEDGE, ALARM_CLOSE, ALARM_READ},
     rules::model::Severity,
@@ -37,6 +41,7 @@ pub const ROUTES: &[Route] = &[
     route!("POST" "/api/alarms/{id}/unacknowledge", ALARM_ACKNOWLEDGE, Audience::SignedIn, true, "Undo an acknowledgement."),
     route!("POST" "/api/alarms/{id}/close", ALARM_CLOSE, Audience::SignedIn, true, "Close an alarm; needs a comment while its condition stands."),
     route!("POST" "/api/alarms/{id}/comment", ALARM_ACKNOWLEDGE, Audience::SignedIn, true, "Add a remark to an alarm's history."),
+    route!("POST" "/api/alarms/{id}/assign", ALARM_ACKNOWLEDGE, Audience::SignedIn, true, "Ask a team, a person or a role to see to an alarm."),
 ];
 
 pub fn router(alarms: Alarms) -> Router {
@@ -48,15 +53,9 @@ pub fn router(alarms: Alarms) -> Router {
         .route("/api/alarms/{id}/unacknowledge", post(unacknowledge))
         .route("/api/alarms/{id}/close", post(close))
         .route("/api/alarms/{id}/comment", post(comment))
+        .route("/api/alarms/{id}/assign", post(assign))
         .layer(DefaultBodyLimit::max(LIMITS.body_bytes))
         .with_state(alarms)
-}
-
-/// Anonymous when no door has put anybody there.
-pub(crate) type Who = Option<Extension<Caller>>;
-
-pub(crate) fn caller(who: Who) -> Caller {
-    who.map_or_else(Caller::anonymous, |Extension(caller)| caller)
 }
 
 /// Names of the query's fields; unknown ones are refused, because a misspelt filter would quietly show everything.
@@ -72,6 +71,8 @@ struct Asked {
     district: Option<String>,
     rule: Option<String>,
     thing: Option<i64>,
+    /// `me`, or as in the alarm's own `assignee`.
+    assignee: Option<String>,
     after: Option<String>,
     limit: Option<u32>,
 }
@@ -86,7 +87,9 @@ fn filter(asked: &Asked) -> Result<Filter, Error> {
         Severity::from_name(name).ok_or_else(|| Error::field("severity", expected))
     });
     let tenant = asked.tenant.as_deref().map(|t| Tenant::parse(t).map_err(|e| Error::field("tenant", e)));
-    for (name, value) in [("system", &asked.system), ("district", &asked.district), ("rule", &asked.rule)] {
+    for (name, value) in
+        [("system", &asked.system), ("district", &asked.district), ("rule", &asked.rule), ("assignee", &asked.assignee)]
+    {
         if value.as_ref().is_some_and(|v| v.len() > 200 || v.contains('\0')) {
             return Err(Error::field(name, "at most 200 characters are expected"));
         }
@@ -99,12 +102,8 @@ fn filter(asked: &Asked) -> Result<Filter, Error> {
         district: asked.district.clone(),
         rule: asked.rule.clone(),
         thing: asked.thing.map(EntityId),
+        assignee: asked.assignee.clone(),
     })
-}
-
-pub(crate) fn parse_id<K: kernel::Kind>(text: &str) -> Result<Id<K>, Error> {
-    // Not 400: an id that cannot exist does not exist.
-    text.parse().map_err(|_| Error::not_found(format!("The {} {}", K::NAME, text.chars().take(60).collect::<String>())))
 }
 
 type Queried<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
@@ -112,8 +111,28 @@ type Queried<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 async fn list(State(alarms): State<Alarms>, who: Who, query: Queried<Asked>) -> Result<Response, Error> {
     let Query(asked) = query.map_err(|e| Error::bad_request(e.body_text()))?;
     let after = asked.after.as_deref().map(|id| id.parse().map_err(|e: String| Error::field("after", e)));
-    let listing = alarms.list(&caller(who), filter(&asked)?, after.transpose()?, asked.limit).await?;
-    Ok(fresh(Json(listing)))
+    let caller = caller(who);
+    let mut filter = filter(&asked)?;
+    if filter.assignee.as_deref() == Some("me") {
+        filter.assignee = Some(signed_in(Some(Extension(caller.clone())))?.label());
+    }
+    let listing = alarms.list(&caller, filter, after.transpose()?, asked.limit).await?;
+    let over = Silences::new(alarms).over(&caller, &listing.alarms).await?;
+    let shown: Vec<Value> = listing.alarms.iter().map(|alarm| silenced(alarm, &over)).collect();
+    let mut answer = json!({ "alarms": shown });
+    if let Some(next) = listing.next {
+        answer["next"] = json!(next);
+    }
+    Ok(fresh(Json(answer)))
+}
+
+/// An alarm, and which silences keep letters about it back.
+fn silenced(alarm: &Alarm, over: &BTreeMap<Id<Alarm>, Vec<Silence>>) -> Value {
+    let mut value = json!(alarm);
+    if let Some(silences) = over.get(&alarm.id) {
+        value["silenced_by"] = silences.iter().map(|s| json!(s.id)).collect();
+    }
+    value
 }
 
 async fn counts(State(alarms): State<Alarms>, who: Who) -> Result<Response, Error> {
@@ -135,7 +154,8 @@ async fn one(State(alarms): State<Alarms>, who: Who, Path(id): Path<String>) -> 
     let alarm = alarms.get(&caller, id).await?;
     let history = alarms.history(&caller, id).await?;
     let tag = etag(&alarm);
-    let mut response = fresh(Json(json!({ "alarm": alarm, "history": history })));
+    let over = Silences::new(alarms).over(&caller, std::slice::from_ref(&alarm)).await?;
+    let mut response = fresh(Json(json!({ "alarm": silenced(&alarm, &over), "history": history })));
     response.headers_mut().insert(header::ETAG, tag);
     Ok(response)
 }
@@ -179,10 +199,44 @@ async fn comment(
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Said {
+struct Given {
+    /// Nobody any more where none is given.
+    to: Option<String>,
     #[serde(default)]
     comment: String,
     version: Option<u32>,
+}
+
+async fn assign(
+    State(alarms): State<Alarms>,
+    who: Who,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Error> {
+    let caller = signed_in(who)?;
+    let id = parse_id(&id)?;
+    let given: Given = json_body(&body)?;
+    let version = seen(&headers, given.version)?;
+    let version =
+        Some(version.ok_or_else(|| {
+            Error::field("version", "the version that you have seen is expected, here or as If-Match")
+        })?);
+    let alarm = alarms.assign(&caller, id, given.to.as_deref(), version, &given.comment).await?;
+    let tag = etag(&alarm);
+    let mut response = fresh(Json(alarm));
+    response.headers_mut().insert(header::ETAG, tag);
+    Ok(response)
+}
+
+/// The version that the client has seen, from where it says so.
+fn seen(headers: &HeaderMap, body: Option<u32>) -> Result<Option<u32>, Error> {
+    match (if_match(headers)?, body) {
+        (Some(header), Some(body)) if header != body => {
+            Err(Error::bad_request("If-Match and 'version' name different versions; send one of them."))
+        }
+        (header, body) => Ok(header.or(body)),
+    }
 }
 
 async fn act(
@@ -196,12 +250,7 @@ async fn act(
     let caller = signed_in(who)?;
     let id = parse_id(id)?;
     let said: Said = if body.is_empty() { Said::default() } else { json_body(body)? };
-    let version = match (if_match(headers)?, said.version) {
-        (Some(header), Some(body)) if header != body => {
-            return Err(Error::bad_request("If-Match and 'version' name different versions; send one of them."));
-        }
-        (header, body) => header.or(body),
-    };
+    let version = seen(headers, said.version)?;
     // A remark decides nothing, so nobody can be overtaken by it.
     if version.is_none() && deed != Deed::Remark {
         return Err(Error::field("version", "the version that you have seen is expected, here or as If-Match"));
@@ -211,16 +260,6 @@ async fn act(
     let mut response = fresh(Json(alarm));
     response.headers_mut().insert(header::ETAG, tag);
     Ok(response)
-}
-
-pub(crate) fn signed_in(who: Who) -> Result<Caller, Error> {
-    let caller = caller(who);
-    if caller.is_anonymous() { Err(kernel::Problem::unauthenticated().into()) } else { Ok(caller) }
-}
-
-pub(crate) fn json_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body)
-        .map_err(|e| Error::bad_request(format!("The body is not the JSON that is expected: {e}.")))
 }
 
 /// `If-Match: "3"` (RFC 9110 section 13.1.1).
@@ -233,11 +272,4 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u32>, Error> {
 
 fn etag(alarm: &Alarm) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{}\"", alarm.version)).unwrap_or(HeaderValue::from_static("\"0\""))
-}
-
-/// What somebody may see is nobody else's to keep.
-pub(crate) fn fresh(body: impl IntoResponse) -> Response {
-    let mut response = body.into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }

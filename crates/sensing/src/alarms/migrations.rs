@@ -9,6 +9,8 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, name: "public warnings", sql: WARNINGS },
     Migration { version: 3, name: "what expressions remember", sql: MEMORY },
     Migration { version: 4, name: "notifications about several alarms", sql: GROUPS },
+    Migration { version: 5, name: "silences", sql: SILENCES },
+    Migration { version: 6, name: "inhibitions and assignments", sql: DUTY },
 ];
 
 /// `open_key` is `rule/thing` while the condition stands and NULL afterwards; both engines let NULLs repeat in a unique index, so
@@ -77,4 +79,25 @@ ALTER TABLE sensing_rule_state ADD COLUMN raised_at BIGINT;
 const GROUPS: &str = "
 ALTER TABLE sensing_delivery ADD COLUMN gathered BIGINT NOT NULL DEFAULT 1;
 CREATE TABLE sensing_group (key TEXT NOT NULL PRIMARY KEY, ends_at BIGINT NOT NULL, delivery TEXT);
+";
+
+/// `withheld_by` on a delivery: what kept it back; `awaits`: whose end is waited for, NULL once it was looked back on. `sensing_silencing` is what the pack
+/// allows, '' for the whole city.
+const SILENCES: &str = "
+CREATE TABLE sensing_silence (
+  id TEXT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, matchers TEXT NOT NULL, starts_at BIGINT NOT NULL, ends_at BIGINT NOT NULL,
+  reason TEXT NOT NULL, made_by TEXT NOT NULL, created_at BIGINT NOT NULL, ended_by TEXT, ended_at BIGINT);
+CREATE INDEX sensing_silence_standing ON sensing_silence (tenant, ends_at);
+CREATE TABLE sensing_silencing (tenant TEXT NOT NULL PRIMARY KEY, body TEXT NOT NULL);
+ALTER TABLE sensing_delivery ADD COLUMN withheld_by TEXT;
+ALTER TABLE sensing_delivery ADD COLUMN awaits TEXT;
+CREATE INDEX sensing_delivery_awaits ON sensing_delivery (awaits, id);
+";
+
+/// `sensing_inhibition`: in the order of the pack. `assignee` is who was asked to see to an alarm.
+const DUTY: &str = "
+CREATE TABLE sensing_inhibition (place BIGINT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, body TEXT NOT NULL);
+CREATE INDEX sensing_alarm_rule ON sensing_alarm (rule, state, district);
+ALTER TABLE sensing_alarm ADD COLUMN assignee TEXT;
+CREATE INDEX sensing_alarm_assignee ON sensing_alarm (assignee, id);
 ";

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod migrations;
 pub mod model;
+pub mod silences;
 pub mod store;
 
 use std::sync::{
@@ -22,9 +23,10 @@ use records::{Records, Tx};
 use crate::{
     Error, Scopes,
     alerts::{self, publisher::Publisher},
+    notify,
     route::action,
 };
-use model::{Alarm, Command, Entry, EntryKind, Refusal, decide};
+use model::{Alarm, AlarmState, Assignee, Command, Entry, EntryKind, Refusal, decide};
 pub use store::{Count, Filter, Visible};
 
 /// The most alarms on a page.
@@ -201,19 +203,63 @@ impl Alarms {
         });
         let done = done.await;
         self.changed();
-        done.map_err(|failure| match failure {
-            Failure::Records(error) => stored(error),
-            Failure::Gone => missing(id),
-            Failure::Version(now) => Problem::new(
-                StatusCode::PRECONDITION_FAILED,
-                "alarm-changed",
-                "The alarm has changed meanwhile",
-                format!("Its version is {now} now. Look at it again, then decide."),
-            )
-            .into(),
-            Failure::Refused(Refusal::ReasonNeeded) => Error::field("/comment", Refusal::ReasonNeeded.to_string()),
-            Failure::Refused(refusal) => Error::conflict(sentence(refusal)),
-        })
+        done.map_err(|failure| refused(id, failure))
+    }
+
+    /// Asks somebody to see to an alarm, or nobody any more; a team is told of it. Audited, as [`Alarms::act`] is.
+    ///
+    /// # Errors
+    /// As [`Alarms::act`]; 400 for a team that is no recipient of the alarm's tenant; 409 when it is with them already.
+    pub async fn assign(
+        &self,
+        caller: &Caller,
+        id: Id<Alarm>,
+        to: Option<&str>,
+        version: Option<u32>,
+        comment: &str,
+    ) -> Result<Alarm, Error> {
+        let seen = self.get(caller, id).await?;
+        if !self.may(caller, action::ALARM_ACKNOWLEDGE, &seen) {
+            return Err(Problem::forbidden("Ask the alarm's department for the right to do this.").into());
+        }
+        let to = match to.map(str::trim).filter(|t| !t.is_empty()) {
+            Some("me") => Some(Assignee::parse(&caller.label()).map_err(|e| Error::field("/to", e))?),
+            Some(text) => Some(Assignee::parse(text).map_err(|e| Error::field("/to", e))?),
+            None => None,
+        };
+        let comment = model::Comment::parse(comment).map_err(|detail| Error::field("/comment", detail))?;
+        let (caller, team) = (caller.clone(), to.as_ref().and_then(Assignee::team).map(str::to_owned));
+        let command = Command::Assign { to, comment };
+        let done = self.0.records.write(move |tx| {
+            if let Some(key) = &team
+                && notify::store::recipient(tx, key)?.is_none_or(|r| r.tenant != seen.tenant)
+            {
+                return Err(Failure::NoTeam);
+            }
+            let alarm = apply(tx, &caller, id, "alarm:assign", version, &command)?;
+            if let Some(key) = &team {
+                // Nothing keeps this letter back, so no zone is asked for.
+                let mut desk = notify::Desk::new(jiff::tz::TimeZone::UTC);
+                let round = alarm.version.to_string();
+                desk.tell(tx, &alarm, notify::Occasion::Assigned, std::slice::from_ref(key), &round)?;
+            }
+            Ok::<_, Failure>(alarm)
+        });
+        let done = done.await;
+        self.changed();
+        done.map_err(|failure| refused(id, failure))
+    }
+
+    /// The teams that an alarm of this tenant can be given to: keys of its recipients. For those who see all of its alarms.
+    ///
+    /// # Errors
+    /// Those of `records`.
+    pub async fn teams(&self, caller: &Caller, tenant: &Tenant) -> Result<Vec<String>, Error> {
+        if !self.visible(caller).admits(tenant, false) {
+            return Ok(Vec::new());
+        }
+        let tenant = tenant.clone();
+        self.0.records.read(move |read| notify::store::recipients_of(read, &tenant)).await.map_err(stored)
     }
 
     fn may(&self, caller: &Caller, action: Action, alarm: &Alarm) -> bool {
@@ -254,6 +300,7 @@ impl Alarms {
 pub(crate) enum Failure {
     Records(records::Error),
     Gone,
+    NoTeam,
     Version(u32),
     Refused(Refusal),
 }
@@ -285,6 +332,13 @@ pub(crate) fn apply(
     }
     store::put_entry(tx, id, &entry)?;
     store::announce(tx, caller, audit, &next, entry.kind)?;
+    if now.state.stands() && !next.state.stands() {
+        notify::hold::alarm_over(tx, id)?;
+    }
+    if entry.kind == EntryKind::Unacknowledged && next.state == AlarmState::Open {
+        // It is nobody's again, so the patience of those who wait begins anew.
+        notify::escalate::rearm(tx, &next)?;
+    }
     Ok(next)
 }
 
@@ -303,6 +357,24 @@ pub(crate) fn raise(
     store::put_entry(tx, alarm.id, &entry)?;
     store::announce(tx, caller, "alarm:raise", alarm, EntryKind::Raised)?;
     Ok(true)
+}
+
+/// Why a change came to nothing, as a client sees it.
+fn refused(id: Id<Alarm>, failure: Failure) -> Error {
+    match failure {
+        Failure::Records(error) => stored(error),
+        Failure::Gone => missing(id),
+        Failure::NoTeam => Error::field("/to", "the alarm's department has no recipient with this key"),
+        Failure::Version(now) => Problem::new(
+            StatusCode::PRECONDITION_FAILED,
+            "alarm-changed",
+            "The alarm has changed meanwhile",
+            format!("Its version is {now} now. Look at it again, then decide."),
+        )
+        .into(),
+        Failure::Refused(Refusal::ReasonNeeded) => Error::field("/comment", Refusal::ReasonNeeded.to_string()),
+        Failure::Refused(refusal) => Error::conflict(sentence(refusal)),
+    }
 }
 
 fn missing(id: Id<Alarm>) -> Error {

@@ -87,6 +87,9 @@ pub struct Alarm {
     pub acknowledged: Option<Mark>,
     pub cleared_at: Option<Timestamp>,
     pub closed: Option<Mark>,
+    /// Who was asked to see to it: `team:` and the key of a recipient, `person:` and an id, `role:` and a role.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assignee: Option<Assignee>,
     /// Counts every change, from 1; what a client sends back to say which state it decided upon.
     pub version: u32,
 }
@@ -115,6 +118,35 @@ pub enum Command {
     Remark {
         comment: Comment,
     },
+    /// Asks somebody to see to it; nobody any more with `None`.
+    Assign {
+        to: Option<Assignee>,
+        comment: Option<Comment>,
+    },
+}
+
+/// Who is asked to see to an alarm.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub struct Assignee(Arc<str>);
+
+impl Assignee {
+    /// # Errors
+    /// What would be right.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let named = ["team:", "person:", "role:"].into_iter().find_map(|kind| text.strip_prefix(kind));
+        let clean = |name: &str| (1..=100).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
+        match named {
+            Some(name) if clean(name) => Ok(Self(text.into())),
+            _ => Err("'team:', 'person:' or 'role:' and a name is expected, such as team:dsd-duty".to_owned()),
+        }
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+    /// The key of the recipient, of a team.
+    pub fn team(&self) -> Option<&str> {
+        self.0.strip_prefix("team:")
+    }
 }
 
 /// What a person wrote: 1 to 2,000 characters, no control characters but line feeds.
@@ -164,11 +196,19 @@ pub enum EntryKind {
     Cleared,
     Closed,
     Remark,
+    Assigned,
 }
 
 impl EntryKind {
-    const ALL: [Self; 6] =
-        [Self::Raised, Self::Acknowledged, Self::Unacknowledged, Self::Cleared, Self::Closed, Self::Remark];
+    const ALL: [Self; 7] = [
+        Self::Raised,
+        Self::Acknowledged,
+        Self::Unacknowledged,
+        Self::Cleared,
+        Self::Closed,
+        Self::Remark,
+        Self::Assigned,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -178,6 +218,7 @@ impl EntryKind {
             Self::Cleared => "cleared",
             Self::Closed => "closed",
             Self::Remark => "remark",
+            Self::Assigned => "assigned",
         }
     }
     pub fn from_name(name: &str) -> Option<Self> {
@@ -192,6 +233,8 @@ pub enum Refusal {
     Closed,
     #[error("the alarm is acknowledged already")]
     AlreadyAcknowledged,
+    #[error("the alarm is with them already")]
+    AlreadyAssigned,
     #[error("the alarm is not acknowledged")]
     NotAcknowledged,
     #[error("the condition is over already")]
@@ -240,6 +283,13 @@ pub fn decide(alarm: &Alarm, command: &Command, by: &str, now: Timestamp) -> Res
             next.cleared_at = Some(*at);
             (EntryKind::Cleared, None, *value)
         }
+        Command::Assign { to, comment } => {
+            if alarm.assignee == *to {
+                return Err(Refusal::AlreadyAssigned);
+            }
+            next.assignee = to.clone();
+            (EntryKind::Assigned, comment.as_ref(), None)
+        }
         Command::Close { comment } => {
             if alarm.state.stands() && comment.is_none() {
                 return Err(Refusal::ReasonNeeded);
@@ -250,6 +300,14 @@ pub fn decide(alarm: &Alarm, command: &Command, by: &str, now: Timestamp) -> Res
         }
     };
     let comment = comment.map(|c| c.as_str().to_owned());
+    // The history says to whom, before what was said.
+    let comment = match command {
+        Command::Assign { to, .. } => {
+            let to = to.as_ref().map_or("-", Assignee::as_str);
+            Some(comment.map_or_else(|| to.to_owned(), |said| format!("{to}\n{said}")))
+        }
+        _ => comment,
+    };
     let entry = Entry { version: next.version, at: now, by: by.to_owned(), kind, comment, value };
     Ok((next, entry))
 }
@@ -281,6 +339,7 @@ pub(crate) mod tests {
             acknowledged: None,
             cleared_at: None,
             closed: None,
+            assignee: None,
             version: 1,
         }
     }

@@ -21,7 +21,13 @@ pub struct Signer {
     key: EcdsaKeyPair,
     random: Box<dyn SecureRandom + Send + Sync>,
     id: String,
+    /// `X509Data` (XML Signature 1.1 section 4.5.4) with the certificates that vouch for the key; empty without any.
+    chain: String,
 }
+
+/// Certificates of one chain, and characters of each.
+const CHAIN: usize = 8;
+const CERTIFICATE: usize = 16 << 10;
 
 impl Signer {
     /// A new key, as PKCS #8 (RFC 5208), to be kept where nobody else reads it.
@@ -40,7 +46,38 @@ impl Signer {
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, random.as_ref())
             .map_err(|e| format!("it holds no key on P-256: {e}"))?;
         let id = thumbprint(key.public_key().as_ref());
-        Ok(Self { key, random, id })
+        Ok(Self { key, random, id, chain: String::new() })
+    }
+
+    /// With the certificates that vouch for the key, its own first, as PEM (RFC 7468). Whoever trusts their root need not ask the host who the
+    /// key belongs to.
+    ///
+    /// # Errors
+    /// When it holds no certificate, or the first is of another key: then every receiver would refuse every warning.
+    pub fn vouched(mut self, pem: &str) -> Result<Self, String> {
+        let mut certificates = Vec::new();
+        let mut rest = pem;
+        while let Some((_, after)) = rest.split_once("-----BEGIN CERTIFICATE-----") {
+            let (body, after) = after.split_once("-----END CERTIFICATE-----").ok_or("a certificate has no end")?;
+            let body: String = body.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+            if body.len() > CERTIFICATE || certificates.len() >= CHAIN {
+                return Err(format!("at most {CHAIN} certificates of {CERTIFICATE} characters are expected"));
+            }
+            let der = STANDARD.decode(&body).map_err(|_| "a certificate is no base64".to_owned())?;
+            certificates.push(der);
+            rest = after;
+        }
+        let leaf = certificates.first().ok_or("it holds no certificate")?;
+        // The subject's public key as it stands in a certificate: a BIT STRING of the uncompressed point (RFC 5480 section 2.2).
+        let point = self.key.public_key().as_ref();
+        let bits: Vec<u8> = [&[0x03, 0x42, 0x00][..], point].concat();
+        if !leaf.windows(bits.len()).any(|window| window == bits) {
+            return Err("its first certificate is of another key".to_owned());
+        }
+        let each =
+            certificates.iter().map(|der| format!("<X509Certificate>{}</X509Certificate>", STANDARD.encode(der)));
+        self.chain = format!("<X509Data>{}</X509Data>", each.collect::<String>());
+        Ok(self)
     }
 
     /// The thumbprint of the key (RFC 7638), which names it in the JWKS and in signatures.
@@ -75,8 +112,9 @@ impl Signer {
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{body}<Signature xmlns=\"{DSIG}\">{info}\
              <SignatureValue>{value}</SignatureValue><KeyInfo><KeyName>{id}</KeyName><KeyValue>\
              <ECKeyValue xmlns=\"http://www.w3.org/2009/xmldsig11#\"><NamedCurve URI=\"urn:oid:1.2.840.10045.3.1.7\">\
-             </NamedCurve><PublicKey>{point}</PublicKey></ECKeyValue></KeyValue></KeyInfo></Signature>{end}",
+             </NamedCurve><PublicKey>{point}</PublicKey></ECKeyValue></KeyValue>{chain}</KeyInfo></Signature>{end}",
             id = self.id,
+            chain = self.chain,
         ))
     }
 }
@@ -124,6 +162,39 @@ mod tests {
         key.verify(info.as_bytes(), &value).expect("verifies");
         assert!(key.verify(info.replace("sha256", "sha512").as_bytes(), &value).is_err());
         assert_eq!(signer.jwk()["kid"], between(&whole, "<KeyName>", "<"));
+    }
+
+    #[test]
+    fn certificates_stand_beside_the_key_that_they_are_of() {
+        let pkcs8 = Signer::generate(&SystemRandom::new()).expect("a key");
+        let signer = || Signer::new(&pkcs8, Box::new(SystemRandom::new())).expect("reads its own");
+        let pair = |der: &[u8]| {
+            let der = rustls::pki_types::PrivatePkcs8KeyDer::from(der.to_vec());
+            rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256).expect("a pair")
+        };
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).expect("parameters");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let root_key = rcgen::KeyPair::generate().expect("a key");
+        let root = params.self_signed(&root_key).expect("a root");
+        let issuer = rcgen::Issuer::from_params(&params, &root_key);
+        let own = rcgen::CertificateParams::new(vec!["warnings.example.hk".to_owned()]).expect("parameters");
+        let own = own.signed_by(&pair(&pkcs8), &issuer).expect("signed");
+        let chain = format!("{}{}", own.pem(), root.pem());
+        let whole =
+            signer().vouched(&chain).expect("vouched").enveloped("<a xmlns=\"urn:x\">", "</a>").expect("signed");
+        let first = STANDARD.decode(between(&whole, "<X509Certificate>", "<")).expect("base64");
+        assert_eq!(first, own.der().as_ref());
+        assert_eq!(whole.matches("<X509Certificate>").count(), 2);
+        assert!(!signer().enveloped("<a>", "</a>").expect("signed").contains("X509"), "nobody vouches");
+        for (bad, why) in [
+            (root.pem(), "another key"),
+            (String::new(), "no certificate"),
+            ("-----BEGIN CERTIFICATE-----\nAA".to_owned(), "no end"),
+            ("-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----".to_owned(), "base64"),
+        ] {
+            let error = signer().vouched(&bad).err().expect(why);
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]

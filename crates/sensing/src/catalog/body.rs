@@ -106,6 +106,10 @@ impl ObservationDraft {
         check_depth(body, DEPTH)?;
         Parser { left: ENTITIES, purpose: Purpose::Create }.observation(body, String::new(), false)
     }
+    /// Whether it would be named as a row that sums up others ([`crate::observe::thin`]): it would take the place of one, and what that stood for would be lost.
+    pub fn claims_sum(&self) -> bool {
+        self.phenomenon.is_some_and(|p| !p.is_instant() && self.result_time == Some(p.end.plus_micros(1)))
+    }
 }
 
 /// Refuses JSON that is nested deeper than anything sensible.
@@ -138,11 +142,17 @@ fn wrong(pointer: &str, expected: &str, found: &Value) -> Error {
 /// An instant; the fix is in the error.
 pub(crate) fn instant(pointer: &str, value: &Value) -> Result<Timestamp, Error> {
     let text = value.as_str().ok_or_else(|| wrong(pointer, "a time such as \"2026-11-22T09:00:00Z\"", value))?;
+    instant_of(pointer, text)
+}
+pub(super) fn instant_of(pointer: &str, text: &str) -> Result<Timestamp, Error> {
     let at: Timestamp = text.parse().map_err(|e: kernel::TimeError| Error::field(pointer, e.to_string()))?;
     in_range(pointer, at)
 }
 pub(crate) fn interval(pointer: &str, value: &Value) -> Result<Interval, Error> {
     let text = value.as_str().ok_or_else(|| wrong(pointer, "a time or an interval start/end", value))?;
+    interval_of(pointer, text)
+}
+pub(super) fn interval_of(pointer: &str, text: &str) -> Result<Interval, Error> {
     let interval: Interval = text.parse().map_err(|e: kernel::TimeError| Error::field(pointer, e.to_string()))?;
     in_range(pointer, interval.start)?;
     in_range(pointer, interval.end)?;
@@ -365,6 +375,10 @@ impl Parser {
         }
         if !has_result {
             return Err(Error::field(format!("{}/result", draft.pointer), "an Observation needs it"));
+        }
+        if draft.claims_sum() {
+            let detail = "a microsecond after the end of phenomenonTime is kept for Observations that sum up others; leave it out";
+            return Err(Error::field(format!("{}/resultTime", draft.pointer), detail));
         }
         if !inside && draft.datastream.is_none() && !draft.pointer.is_empty() {
             return Err(missing(EntityType::Observation, "Datastream", &draft.pointer));

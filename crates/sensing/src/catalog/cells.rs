@@ -29,6 +29,15 @@ impl Bounds {
     pub fn widened(&self, by: f64) -> Self {
         Self { min_x: self.min_x - by, min_y: self.min_y - by, max_x: self.max_x + by, max_y: self.max_y + by }
     }
+    /// The box around both.
+    pub fn with(&self, other: &Self) -> Self {
+        Self {
+            min_x: self.min_x.min(other.min_x),
+            min_y: self.min_y.min(other.min_y),
+            max_x: self.max_x.max(other.max_x),
+            max_y: self.max_y.max(other.max_y),
+        }
+    }
     pub fn is_finite(&self) -> bool {
         [self.min_x, self.min_y, self.max_x, self.max_y].iter().all(|v| v.is_finite())
     }

@@ -91,6 +91,7 @@ impl Writer<'_, '_> {
             let thing = self.visible(EntityType::Thing, thing, &draft.at("Thing"))?;
             (after.tenant, after.public) = (thing.tenant, thing.public);
         }
+        self.stays_with(&before, &after, draft)?;
         self.keeps_length(&before, &after)?;
         if after != before {
             let owner = Owner { tenant: after.tenant.clone(), public: after.public };

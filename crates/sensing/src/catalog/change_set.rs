@@ -119,35 +119,39 @@ impl Catalog {
         steps: Vec<Step>,
         guard: Option<Guard>,
     ) -> Result<(Vec<Done>, Changes), Refused> {
-        let context = self.context(caller);
-        let written = self.inner.records.write(move |tx| {
-            let mut names = Names::new();
-            let mut all = Changes::default();
-            let mut done = Vec::with_capacity(steps.len());
-            for (index, step) in steps.iter().enumerate() {
-                let refused = |error| Refused { step: Some(index), error };
-                let mut writer = Writer::new(&mut *tx, &context);
-                // A department that the set itself brings in is known to its later steps.
-                writer.changes.tenants.clone_from(&all.tenants);
-                let outcome = run(&mut writer, step, &names, guard.as_ref()).map_err(refused)?;
-                let action = match step.deed {
-                    Deed::Create { .. } | Deed::Update { .. } => action::WRITE,
-                    Deed::Delete { .. } | Deed::Unobserve(..) => action::DELETE,
-                    Deed::Observe { .. } | Deed::Observed(..) => action::OBSERVE,
-                };
-                let changes = writer.finish(action).map_err(refused)?;
-                if let (Some(name), Outcome::Entity(entity, id)) = (&step.name, outcome) {
-                    names.insert(name.clone(), (entity, id));
+        let (this, context) = (self.clone(), self.context(caller));
+        // To its end, whether or not the client waits for it: see `Catalog::command`.
+        let whole = tokio::spawn(async move {
+            let written = this.inner.records.write(move |tx| {
+                let mut names = Names::new();
+                let mut all = Changes::default();
+                let mut done = Vec::with_capacity(steps.len());
+                for (index, step) in steps.iter().enumerate() {
+                    let refused = |error| Refused { step: Some(index), error };
+                    let mut writer = Writer::new(&mut *tx, &context);
+                    // A department that the set itself brings in is known to its later steps.
+                    writer.changes.tenants.clone_from(&all.tenants);
+                    let outcome = run(&mut writer, step, &names, guard.as_ref()).map_err(refused)?;
+                    let action = match step.deed {
+                        Deed::Create { .. } | Deed::Update { .. } => action::WRITE,
+                        Deed::Delete { .. } | Deed::Unobserve(..) => action::DELETE,
+                        Deed::Observe { .. } | Deed::Observed(..) => action::OBSERVE,
+                    };
+                    let changes = writer.finish(action).map_err(refused)?;
+                    if let (Some(name), Outcome::Entity(entity, id)) = (&step.name, outcome) {
+                        names.insert(name.clone(), (entity, id));
+                    }
+                    done.push(Done { outcome, observations: changes.observations.len() });
+                    all.append(changes);
+                    bounded(&all).map_err(refused)?;
                 }
-                done.push(Done { outcome, observations: changes.observations.len() });
-                all.append(changes);
-                bounded(&all).map_err(refused)?;
-            }
-            Ok::<_, Refused>((done, all))
+                Ok::<_, Refused>((done, all))
+            });
+            let (done, changes) = this.written(written.await, |refused| &refused.error)?;
+            this.follow(&changes);
+            Ok::<_, Refused>((done, changes))
         });
-        let (done, changes) = written.await?;
-        self.follow(&changes);
-        Ok((done, changes))
+        whole.await.unwrap_or_else(|_| Err(records::Error::Closed.into()))
     }
 }
 

@@ -12,13 +12,18 @@ use super::{
 };
 use crate::{
     Error,
-    model::{EntityId, EntityType, Observation, raw},
+    model::{EntityId, EntityType, Observation, ObservationType, raw},
     route::action,
 };
 
 /// Where a Thing's Observations are made, as the `origin` of the feature: its first located Location, else its first Location, else the
-/// Thing itself.
+/// Thing itself. What a moving Thing observes is observed along its way: its Locations follow it, and an Observation is named by its feature, so
+/// one that was made of where the Thing just is would give what is sent again another name.
 pub(super) fn origin(read: &mut Read<'_>, thing: EntityId) -> Result<(String, Option<EntityId>), Error> {
+    let moves = "SELECT 1 FROM sensing_datastream WHERE thing_id = $1 AND observation_type = $2 LIMIT 1";
+    if read.query_opt(moves, params![thing.0, ObservationType::Geometry.code()], |_| Ok(()))?.is_some() {
+        return Ok((format!("thing:{thing}"), None));
+    }
     let sql = "SELECT l.id, l.cell FROM sensing_thing_location t JOIN sensing_location l ON l.id = t.location_id
                WHERE t.thing_id = $1 ORDER BY l.id LIMIT 20";
     let locations = read.query(sql, params![thing.0], |row| Ok((row.get::<i64>(0)?, row.get::<Option<i64>>(1)?)))?;

@@ -7,6 +7,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, name: "things by system, district, name and place", sql: LISTING },
     Migration { version: 3, name: "multi-datastreams", sql: MULTI_DATASTREAMS },
     Migration { version: 4, name: "tasking", sql: TASKING },
+    Migration { version: 5, name: "what the device of a task knows, and the record of kill switches", sql: TASKS_TOLD },
 ];
 
 const CATALOGUE: &str = "
@@ -154,4 +155,17 @@ CREATE TABLE sensing_task_entry (
 CREATE TABLE sensing_task_lease (actuator_id BIGINT NOT NULL PRIMARY KEY, task_id BIGINT NOT NULL);
 
 CREATE TABLE sensing_task_stop (scope TEXT NOT NULL PRIMARY KEY, at BIGINT NOT NULL, actor TEXT NOT NULL, reason TEXT NOT NULL);
+";
+
+/// A dead man's handle is of use only when the device has it too, for when this program is cut off. And a kill switch that was lifted is still
+/// looked for afterwards.
+const TASKS_TOLD: &str = "
+ALTER TABLE sensing_task ADD COLUMN due BIGINT;
+ALTER TABLE sensing_task ADD COLUMN held_until BIGINT;
+ALTER TABLE sensing_task ADD COLUMN fallback TEXT;
+CREATE INDEX sensing_tasking_capability_tenant ON sensing_tasking_capability (tenant, id);
+
+CREATE TABLE sensing_task_stop_entry (
+  scope TEXT NOT NULL, at BIGINT NOT NULL, actor TEXT NOT NULL, stopped BIGINT NOT NULL, reason TEXT NOT NULL, number BIGINT NOT NULL PRIMARY KEY);
+CREATE INDEX sensing_task_stop_entry_scope ON sensing_task_stop_entry (scope, number);
 ";

@@ -8,6 +8,7 @@ mod cache;
 pub mod cells;
 mod change;
 pub(crate) mod change_set;
+mod counted;
 mod delete;
 mod entity;
 mod feature;
@@ -15,15 +16,22 @@ pub mod geometry;
 mod ids;
 pub mod listing;
 mod migrations;
+mod moved;
 mod multi;
+mod plain;
 pub mod schema;
+mod sealed;
+mod series;
 mod tasking;
 mod write;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use kernel::{Action, Caller, Clock, Policy, Tenant, Timestamp};
-use records::{Records, params};
+use records::{Records, ToParam, params};
 use serde_json::Value;
 
 pub use entity::{Entity, Field};
@@ -42,6 +50,7 @@ use write::{Bound, Context};
 pub(crate) use body::{ObservationDraft, Target, kind_of};
 pub(crate) use change::patched;
 pub(crate) use feature::no_result;
+pub(crate) use plain::plain;
 pub(crate) use write::{Owner, Writer};
 
 /// Entities that one bulk upsert writes in one transaction.
@@ -129,6 +138,7 @@ struct Inner {
     scopes: Scopes,
     clock: Arc<dyn Clock>,
     cache: Cache,
+    counted: counted::Counted,
 }
 
 impl Catalog {
@@ -140,7 +150,15 @@ impl Catalog {
         let sql = "SELECT tenant FROM sensing_tenant";
         let tenants: Vec<Tenant> = records.read_blocking(|read| read.query(sql, &[], |row| row.get(0)))?;
         tenants.iter().for_each(|tenant| scopes.know(tenant));
-        Ok(Self { inner: Arc::new(Inner { records, scopes, clock, cache: Cache::new() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                records,
+                scopes,
+                clock,
+                cache: Cache::new(),
+                counted: counted::Counted::default(),
+            }),
+        })
     }
 
     pub fn records(&self) -> &Records {
@@ -161,20 +179,37 @@ impl Catalog {
         Context { caller: caller.clone(), policy: Arc::clone(scopes.policy()), scope, resizes: false }
     }
 
-    /// Runs one command and makes the caches follow.
+    /// Runs one command and makes the caches follow, also when whoever has asked does not wait for the answer: a request that is given up in the middle
+    /// may be committed, and what is near must not say for ever what was so before.
     async fn command<T, F>(&self, context: Context, action: Action, command: F) -> Result<(T, Changes), Error>
     where
         T: Send + 'static,
         F: Fn(&mut Writer<'_, '_>) -> Result<T, Error> + Send + 'static,
     {
-        let written = self.inner.records.write(move |tx| {
-            let mut writer = Writer::new(tx, &context);
-            let value = command(&mut writer)?;
-            Ok::<_, Error>((value, writer.finish(action)?))
+        let this = self.clone();
+        let done = tokio::spawn(async move {
+            let written = this.inner.records.write(move |tx| {
+                let mut writer = Writer::new(tx, &context);
+                let value = command(&mut writer)?;
+                Ok::<_, Error>((value, writer.finish(action)?))
+            });
+            let (value, changes) = this.written(written.await, |error| error)?;
+            this.follow(&changes);
+            Ok::<_, Error>((value, changes))
         });
-        let (value, changes) = written.await?;
-        self.follow(&changes);
-        Ok((value, changes))
+        // Panics are caught inside; a join error means that the runtime is going down.
+        done.await.unwrap_or_else(|_| Err(records::Error::Closed.into()))
+    }
+
+    /// What was read before is old now; where nobody knows what became of a command, everything is.
+    fn written<T, E>(&self, outcome: Result<T, E>, cause: impl FnOnce(&E) -> &Error) -> Result<T, E> {
+        self.inner.counted.changed();
+        if let Err(error) = &outcome
+            && let Error::Records(records::Error::OutcomeUnknown(_)) = cause(error)
+        {
+            self.inner.cache.forget_everything();
+        }
+        outcome
     }
 
     /// Makes the caches follow what was committed.
@@ -345,33 +380,95 @@ impl Catalog {
             return Ok(Some(info));
         }
         let generation = self.inner.cache.generation();
-        let found = self.inner.records.read(move |read| {
-            let Some(mut info) = read_info(read, id)? else { return Ok(None) };
-            let (origin, _) = feature::origin(read, info.thing)?;
-            let system = system_of(read, info.thing)?;
-            let known = match feature::by_origin(read, &origin)? {
-                Some(default) if feature::is_observed(read, id, default)? => Some(default),
-                _ => None,
-            };
-            info.feature = known.unwrap_or(EntityId(0));
-            Ok::<_, Error>(Some((info, system)))
-        });
-        let Some((mut info, system)) = found.await? else { return Ok(None) };
+        let found = self.inner.records.read(move |read| read_whole(read, id));
+        let Some((mut info, mut system)) = found.await? else { return Ok(None) };
         if info.feature == EntityId(0) {
             let context = feature::own(&self.context(&Caller::system("catalogue")));
-            let command = move |writer: &mut Writer<'_, '_>| {
-                let Some(info) = read_info(writer.tx, id)? else { return Ok(None) };
-                let default = writer.feature_of_thing(info.thing)?;
-                writer.observe_feature(id, default)?;
-                Ok(Some(DatastreamInfo { feature: default, ..info }))
-            };
+            let command = move |writer: &mut Writer<'_, '_>| observed_first(writer, id);
             let (made, _) = self.command(context, action::WRITE, command).await?;
             let Some(made) = made else { return Ok(None) };
-            info = made;
+            (info, system) = made;
         }
         let info = Arc::new(info);
         self.inner.cache.put(Arc::clone(&info), system, generation);
         Ok(Some(info))
+    }
+
+    /// The Datastreams of a Thing that are in scope; up to 1,000.
+    pub async fn streams_of(&self, scope: &Scope, thing: EntityId) -> Result<Vec<Entity>, Error> {
+        let schema = Schema::of(EntityType::Datastream);
+        let sql = format!(
+            "SELECT {} FROM {} e WHERE e.thing_id = $1 ORDER BY e.id LIMIT 1000",
+            schema.columns("e"),
+            schema.table
+        );
+        let found = self
+            .inner
+            .records
+            .read(move |read| Ok::<_, Error>(read.query(&sql, params![thing.0], |row| Entity::read(schema, row))?));
+        Ok(found.await?.into_iter().filter(|e| scope.admits(&e.tenant, e.public)).collect())
+    }
+
+    /// The Datastreams of a tenant with these keys, and what the doors must know of them. One look into the store for any number of keys; a
+    /// second, and a write, only for those that were never observed.
+    pub async fn keyed(
+        &self,
+        tenant: &Tenant,
+        keys: Vec<String>,
+    ) -> Result<HashMap<String, Arc<DatastreamInfo>>, Error> {
+        let generation = self.inner.cache.generation();
+        let (inner, owner) = (Arc::clone(&self.inner), tenant.clone());
+        let read = self.inner.records.read(move |read| {
+            let mut found = Vec::with_capacity(keys.len());
+            for chunk in keys.chunks(CHUNK) {
+                let places: Vec<String> = (2..chunk.len() + 2).map(|n| format!("${n}")).collect();
+                let sql = format!(
+                    "SELECT key, id FROM sensing_datastream WHERE tenant = $1 AND key IN ({})",
+                    places.join(", ")
+                );
+                let mut given = vec![ToParam::to_param(&owner)];
+                given.extend(chunk.iter().map(ToParam::to_param));
+                let rows = read.query(&sql, &given, |row| Ok((row.get::<String>(0)?, EntityId(row.get::<i64>(1)?))))?;
+                for (key, id) in rows {
+                    let far = match inner.cache.get(id) {
+                        Some(info) => Ok(info),
+                        None => Err(read_whole(read, id)?),
+                    };
+                    found.push((key, far));
+                }
+            }
+            Ok::<_, Error>(found)
+        });
+        let mut found = HashMap::new();
+        let mut unobserved = Vec::new();
+        for (key, info) in read.await? {
+            match info {
+                Ok(info) => drop(found.insert(key, info)),
+                Err(None) => {}
+                Err(Some((info, _))) if info.feature == EntityId(0) => unobserved.push((key, info.id)),
+                Err(Some((info, system))) => {
+                    let info = Arc::new(info);
+                    self.inner.cache.put(Arc::clone(&info), system, generation);
+                    found.insert(key, info);
+                }
+            }
+        }
+        for chunk in unobserved.chunks(CHUNK) {
+            let context = feature::own(&self.context(&Caller::system("catalogue")));
+            let ids: Vec<EntityId> = chunk.iter().map(|(_, id)| *id).collect();
+            let command = move |writer: &mut Writer<'_, '_>| {
+                ids.iter().map(|id| observed_first(writer, *id)).collect::<Result<Vec<_>, _>>()
+            };
+            let (made, _) = self.command(context, action::WRITE, command).await?;
+            for ((key, _), info) in chunk.iter().zip(made) {
+                if let Some((info, system)) = info {
+                    let info = Arc::new(info);
+                    self.inner.cache.put(Arc::clone(&info), system, generation);
+                    found.insert(key.clone(), info);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The same without a wait; `None` when it is not near.
@@ -381,6 +478,11 @@ impl Catalog {
     /// `properties.system` of the Datastream's Thing, without a wait; `None` when the Datastream is not near, empty when there is none.
     pub fn system_cached(&self, id: EntityId) -> Option<Arc<str>> {
         self.inner.cache.system(id)
+    }
+    /// Series whose owner, type or existence may have changed since this generation.
+    pub(crate) fn series_changes(&self, since: Option<u64>) -> SeriesChanges {
+        let (generation, since) = self.inner.cache.invalidated(since);
+        SeriesChanges { generation, since }
     }
     /// Datastreams whose info is near, for metrics.
     pub fn cached_datastreams(&self) -> usize {
@@ -418,6 +520,13 @@ impl Catalog {
     }
 }
 
+/// See [`Catalog::series_changes`].
+pub(crate) struct SeriesChanges {
+    pub generation: u64,
+    /// `None` when it is too long ago to be known.
+    pub since: Option<Vec<EntityId>>,
+}
+
 /// Creates an entity and everything inside it, at the root or below a parent.
 fn create_in(writer: &mut Writer<'_, '_>, draft: &Draft, parent: Option<Parent>) -> Result<EntityId, Error> {
     let Some(parent) = parent else { return writer.insert(draft, None, None) };
@@ -445,6 +554,28 @@ fn read_info(read: &mut records::Read<'_>, id: EntityId) -> Result<Option<Datast
         }
     }
     Ok(None)
+}
+
+/// The same with its feature (0 when it was never observed) and the system of its Thing.
+fn read_whole(read: &mut records::Read<'_>, id: EntityId) -> Result<Option<(DatastreamInfo, Arc<str>)>, Error> {
+    let Some(mut info) = read_info(read, id)? else { return Ok(None) };
+    let (origin, _) = feature::origin(read, info.thing)?;
+    let system = system_of(read, info.thing)?;
+    let known = match feature::by_origin(read, &origin)? {
+        Some(default) if feature::is_observed(read, id, default)? => Some(default),
+        _ => None,
+    };
+    info.feature = known.unwrap_or(EntityId(0));
+    Ok(Some((info, system)))
+}
+
+/// Makes the feature of a Datastream that was never observed.
+fn observed_first(writer: &mut Writer<'_, '_>, id: EntityId) -> Result<Option<(DatastreamInfo, Arc<str>)>, Error> {
+    let Some(info) = read_info(writer.tx, id)? else { return Ok(None) };
+    let system = system_of(writer.tx, info.thing)?;
+    let default = writer.feature_of_thing(info.thing)?;
+    writer.observe_feature(id, default)?;
+    Ok(Some((DatastreamInfo { feature: default, ..info }, system)))
 }
 
 fn system_of(read: &mut records::Read<'_>, thing: EntityId) -> Result<Arc<str>, Error> {

@@ -385,6 +385,11 @@ static ACTUATOR: Schema = Schema {
 
 /// What becomes of a Task stands in `crate::tasking`; here is what 17-079 says of it, and where it is at.
 pub const STATUS: &str = "@lamppost.status";
+/// Until when the device must have answered, or its reading be there.
+pub const DUE: &str = "@lamppost.due";
+/// Until when a hold holds unless it is renewed, and what the device does by itself when that is over and it has heard nothing.
+pub const HELD_UNTIL: &str = "@lamppost.heldUntil";
+pub const FALLBACK: &str = "@lamppost.fallback";
 
 static TASK: Schema = Schema {
     entity: E::Task,
@@ -398,6 +403,9 @@ static TASK: Schema = Schema {
         },
         Property { name: "creationTime", kind: Kind::Time, required: true, source: Source::Service("creation_time") },
         Property { name: STATUS, kind: Kind::Text, required: true, source: Source::Service("status") },
+        Property { name: DUE, kind: Kind::Time, required: false, source: Source::Service("due") },
+        Property { name: HELD_UNTIL, kind: Kind::Time, required: false, source: Source::Service("held_until") },
+        Property { name: FALLBACK, kind: Kind::Object, required: false, source: Source::Service("fallback") },
     ],
     navigation: &[one("TaskingCapability", E::TaskingCapability, "tasking_capability_id", "Tasks")],
     geometry: None,

@@ -253,6 +253,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
     }
 
     pub fn insert_row(&mut self, entity: &Entity, pointer: &str, origin: Option<&str>) -> Result<(), Error> {
+        self.stays_sealed(entity, pointer)?;
         let schema = entity.schema();
         let mut row = Assignments::default();
         row.set("id", Param::Integer(entity.id.0));
@@ -278,6 +279,7 @@ impl<'w, 'tx> Writer<'w, 'tx> {
     }
 
     pub fn update_row(&mut self, entity: &Entity, pointer: &str) -> Result<(), Error> {
+        self.stays_sealed(entity, pointer)?;
         let schema = entity.schema();
         let mut row = Assignments::default();
         row.owner(entity);
@@ -375,6 +377,9 @@ impl<'w, 'tx> Writer<'w, 'tx> {
         at: &str,
     ) -> Result<(), Error> {
         let Link::Through { table, own, other, list } = navigation.link else { return Ok(()) };
+        for id in ids {
+            self.inside(&entity.tenant, navigation, *id, at)?;
+        }
         if ids.is_empty() {
             return if navigation.required {
                 let pointer = at.strip_suffix(navigation.name).and_then(|p| p.strip_suffix('/'));

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::Connect;
 use crate::{
     Audience, Error, Route,
-    alarms::api::{Who, fresh, signed_in},
+    door::{Who, fresh, signed_in},
     route::action::{CONNECTOR_MANAGE, CONNECTOR_READ},
 };
 

@@ -11,6 +11,7 @@ use crate::rules::model::is_key;
 
 use super::{
     guard,
+    modbus::{self, Modbus},
     template::{self, Template},
     time::When,
 };
@@ -34,8 +35,12 @@ pub struct Declaration {
     /// ISO 8601 duration between two polls: `PT10M`.
     pub every: String,
     pub source: Source,
+    #[serde(default = "polled")]
     pub time: Time,
     pub value: Vec<Value>,
+    /// The character before a number's fraction: `,` where the source writes 1,5. Never one between thousands.
+    #[serde(default = "point", skip_serializing_if = "is_point")]
+    pub decimal: char,
     /// What stands where a result should be, and what it means.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub placeholders: BTreeMap<String, Placeholder>,
@@ -53,11 +58,24 @@ pub struct Declaration {
     pub enabled: bool,
 }
 
+/// Of what has no time but that of the asking; for anything else it is a mistake to say none.
+const fn polled() -> Time {
+    Time { fields: Vec::new(), format: None, zone: None, covers: None, stamp: Stamp::Start }
+}
+
+const fn point() -> char {
+    '.'
+}
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_point(decimal: &char) -> bool {
+    *decimal == '.'
+}
+
 const fn yes() -> bool {
     true
 }
 
-/// Where the rows come from. Exactly one of `url`, `file` and `folder`.
+/// Where the rows come from. Exactly one of `url`, `file`, `folder` and `modbus`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
@@ -72,6 +90,9 @@ pub struct Source {
     /// A file name in which one `*` stands for anything: `rain-*.csv`. All files when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pattern: Option<String>,
+    /// Registers of a controller or gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modbus: Option<Modbus>,
     pub format: Format,
     /// Used when the file begins with no byte-order mark, which otherwise decides.
     #[serde(default)]
@@ -101,6 +122,8 @@ pub enum Format {
     Json,
     Xml,
     Geojson,
+    /// Registers: goes with `modbus`.
+    Modbus,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +135,9 @@ pub enum Encoding {
     Utf16Le,
     #[serde(rename = "utf-16be")]
     Utf16Be,
+    /// With the characters that Hong Kong has added (HKSCS-2008), as the WHATWG's Encoding Standard has it.
+    #[serde(rename = "big5")]
+    Big5,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,6 +269,10 @@ impl Deref for Connector {
 }
 
 const MIN_EVERY: Duration = Duration::from_secs(10);
+/// Registers are few bytes from a machine that is there for it.
+const fn least(source: &Source) -> Duration {
+    if source.modbus.is_some() { Duration::from_secs(1) } else { MIN_EVERY }
+}
 const MAX_EVERY: Duration = Duration::from_secs(31 * 86_400);
 /// Values of a row, entries of a table, placeholders.
 const MAX_LIST: usize = 10_000;
@@ -251,7 +281,10 @@ const MAX_TEXT: usize = 500;
 impl Connector {
     /// # Errors
     /// Everything that is wrong, each with its JSON Pointer (RFC 6901) and what would be right.
-    pub fn new(declaration: Declaration) -> Result<Self, Vec<FieldError>> {
+    pub fn new(mut declaration: Declaration) -> Result<Self, Vec<FieldError>> {
+        if declaration.source.modbus.is_some() && declaration.time.fields.is_empty() {
+            declaration.time.fields.push(modbus::AT.to_owned());
+        }
         let mut errors = Vec::new();
         let mut wrong = |field: &str, detail: String| errors.push(FieldError { field: field.to_owned(), detail });
         let d = &declaration;
@@ -269,9 +302,12 @@ impl Connector {
             }
         }
         let interval = match duration(&d.every) {
-            Some(every) if (MIN_EVERY..=MAX_EVERY).contains(&every) => every,
+            Some(every) if (least(&d.source)..=MAX_EVERY).contains(&every) => every,
             _ => {
-                wrong("/every", "an ISO 8601 duration from PT10S to P31D is expected, such as PT10M".to_owned());
+                wrong(
+                    "/every",
+                    "an ISO 8601 duration from PT10S (registers: PT1S) to P31D is expected, such as PT10M".to_owned(),
+                );
                 MAX_EVERY
             }
         };
@@ -279,6 +315,9 @@ impl Connector {
         let when = When::new(&d.time).map_err(|(field, detail)| wrong(&format!("/time{field}"), detail)).ok();
         if d.gaps == Gaps::Flag && d.time.covers.is_none() {
             wrong("/gaps", "time.covers must say how long a step is before gaps can be found".to_owned());
+        }
+        if !matches!(d.decimal, '.' | ',') {
+            wrong("/decimal", "'.' or ',' is expected".to_owned());
         }
         let plans = check_values(d, &mut wrong);
         check_lists(d, &mut wrong);
@@ -315,6 +354,9 @@ impl Connector {
 impl Source {
     /// Where it reads, without the query of an address, which may hold a secret.
     pub fn address(&self) -> &str {
+        if let Some(modbus) = &self.modbus {
+            return &modbus.address;
+        }
         let place = self.url.as_ref().or(self.file.as_ref()).or(self.folder.as_ref());
         place.map_or("", |p| if self.url.is_some() { p.split(['?', '#']).next().unwrap_or_default() } else { p })
     }
@@ -334,8 +376,14 @@ fn duration(text: &str) -> Option<Duration> {
 
 fn check_source(source: &Source, wrong: &mut impl FnMut(&str, String)) {
     let given = [&source.url, &source.file, &source.folder].iter().filter(|s| s.is_some()).count();
-    if given != 1 {
-        wrong("/source", "give exactly one of url, file and folder".to_owned());
+    if given + usize::from(source.modbus.is_some()) != 1 {
+        wrong("/source", "give exactly one of url, file, folder and modbus".to_owned());
+    }
+    if source.modbus.is_some() != (source.format == Format::Modbus) {
+        wrong("/source/format", "modbus goes with modbus and with nothing else".to_owned());
+    }
+    for (field, detail) in source.modbus.iter().flat_map(Modbus::check) {
+        wrong(&format!("/source/modbus{field}"), detail);
     }
     if let Some(url) = &source.url
         && let Err(detail) = guard::parse(url)
@@ -367,6 +415,7 @@ fn check_source(source: &Source, wrong: &mut impl FnMut(&str, String)) {
                 wrong("/source/delimiter", "one ASCII character is expected".to_owned());
             }
         }
+        Format::Modbus => {}
         Format::Json | Format::Xml | Format::Geojson => {
             if source.header.is_some() || !source.skip.is_empty() {
                 wrong("/source/header", "header and skip go with csv".to_owned());

@@ -22,12 +22,18 @@ pub struct Failure {
     pub text: String,
     /// Seconds that the publisher asks us to wait (RFC 9110 section 10.2.3).
     pub retry_after: Option<u32>,
+    /// What failed was a store of ours, and not what was read.
+    pub store: Option<Box<kernel::Problem>>,
 }
 
 impl Failure {
     pub fn new(text: impl Into<String>) -> Self {
         let text: String = text.into();
-        Self { text: text.chars().take(500).map(|c| if c.is_control() { ' ' } else { c }).collect(), retry_after: None }
+        Self {
+            text: text.chars().take(500).map(|c| if c.is_control() { ' ' } else { c }).collect(),
+            retry_after: None,
+            store: None,
+        }
     }
 }
 

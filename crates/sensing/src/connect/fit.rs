@@ -37,8 +37,16 @@ pub fn fit(reading: &Reading, plan: &Plan, info: &DatastreamInfo) -> Result<Obse
 }
 
 fn result(text: &str, plan: &Plan, kind: ObservationType) -> Result<ResultValue, String> {
+    result_of(text, (plan.scale, plan.offset), kind)
+}
+
+/// A published text as a result; a number is scaled and moved.
+///
+/// # Errors
+/// What a Datastream of this kind expects.
+pub(crate) fn result_of(text: &str, (scale, offset): (f64, f64), kind: ObservationType) -> Result<ResultValue, String> {
     let json = |value: serde_json::Value| Ok(ResultValue::Json(crate::model::raw(&value)));
-    let number = text.parse::<f64>().ok().filter(|n| n.is_finite()).map(|n| n * plan.scale + plan.offset);
+    let number = text.parse::<f64>().ok().filter(|n| n.is_finite()).map(|n| n * scale + offset);
     match kind {
         ObservationType::Measurement | ObservationType::Count => number
             .filter(|n| n.is_finite())

@@ -23,6 +23,10 @@ impl Allowed {
     pub fn new(pairs: impl IntoIterator<Item = String>) -> Self {
         Self(pairs.into_iter().map(|p| p.to_ascii_lowercase()).collect())
     }
+    /// `host:port` as it is written.
+    pub fn has_pair(&self, pair: &str) -> bool {
+        self.0.contains(&pair.to_ascii_lowercase())
+    }
     pub fn has(&self, url: &Url) -> bool {
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return false };
         self.0.contains(&format!("{}:{port}", host.to_ascii_lowercase()))

@@ -43,6 +43,17 @@ pub enum Content {
 /// Texts that are kept once: Datastreams' keys and fields' names. What goes beyond is refused, because a city has no such feed.
 const MAX_NAMES: usize = 200_000;
 
+/// Digits with one comma among them.
+pub(crate) fn is_comma_number(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let comma = digits.split_once(',');
+    comma.is_some_and(|(whole, rest)| {
+        let (rest, exponent) = rest.split_once(['e', 'E']).unwrap_or((rest, "0"));
+        let exponent = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
+        !rest.is_empty() && [whole, rest, exponent].iter().all(|part| part.bytes().all(|b| b.is_ascii_digit()))
+    })
+}
+
 pub struct Mapper<'a> {
     connector: &'a Connector,
     names: HashSet<Arc<str>>,
@@ -122,7 +133,8 @@ impl<'a> Mapper<'a> {
                 let Some(text) = row.get(column) else {
                     if !plan.optional {
                         report.values += 1;
-                        report.reject(Rejection::new(line, column, "", "the row has no such field"));
+                        let why = row.why_not(column).unwrap_or("the row has no such field");
+                        report.reject(Rejection::new(line, column, "", why));
                     }
                     continue;
                 };
@@ -189,6 +201,9 @@ impl<'a> Mapper<'a> {
     /// A placeholder says more than the row's flag.
     fn content(&mut self, text: &str, flagged: Option<Arc<RawValue>>) -> (Content, Option<Arc<RawValue>>) {
         match self.connector.placeholders.get(text) {
+            None if self.connector.decimal == ',' && is_comma_number(text) => {
+                (Content::Text(text.replace(',', ".").into()), flagged)
+            }
             None => (Content::Text(text.into()), flagged),
             Some(placeholder) => {
                 let content = placeholder.value.map_or(Content::Missing, Content::Number);

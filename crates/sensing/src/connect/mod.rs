@@ -9,13 +9,14 @@ pub mod fetch;
 pub mod fit;
 pub mod guard;
 pub mod map;
+pub mod modbus;
 pub mod report;
 pub mod rows;
 mod schedule;
 mod store;
-mod template;
+pub(crate) mod template;
 mod time;
-mod work;
+pub(crate) mod work;
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! Bytes to rows, whatever the format. Pure, and nothing that comes from outside makes it panic.
 
 mod csv;
-mod json;
-mod text;
+pub(crate) mod json;
+pub(crate) mod text;
 mod xml;
 
 use std::{borrow::Cow, ops::ControlFlow};
@@ -13,6 +13,10 @@ use super::declaration::{Connector, Format};
 pub trait Fields {
     /// The text of a field; `None` when the row has none of that name, empty when it holds nothing.
     fn get(&self, name: &str) -> Option<Cow<'_, str>>;
+    /// Why there is none, where more is known than that.
+    fn why_not(&self, _name: &str) -> Option<&str> {
+        None
+    }
 }
 
 /// What the reader meets, in the order of the file.
@@ -66,6 +70,7 @@ pub fn read(connector: &Connector, bytes: &[u8], visit: &mut Visit<'_>) -> Resul
         Format::Csv => csv::read(source, &connector.needed(), &text, &mut counted)?,
         Format::Json => json::read(source.at.as_deref(), &text, &mut counted)?,
         Format::Geojson => json::read_features(&text, &mut counted)?,
+        Format::Modbus => return Err("registers are asked for and not read from a document".to_owned()),
         Format::Xml => xml::read(source.at.as_deref().unwrap_or_default(), &text, &mut counted)?,
     }
     if over { Err(format!("more than {MAX_ROWS} rows")) } else { Ok(()) }

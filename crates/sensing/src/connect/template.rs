@@ -14,7 +14,7 @@ enum Part {
 }
 
 /// Texts and fields in turn. `{field|table}` looks the field's text up in a table of the connector; two braces are a brace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template(Vec<Part>);
 
 impl Template {

@@ -4,6 +4,7 @@
 //! was written can ever disagree with the store.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     ops::ControlFlow,
     sync::Arc,
@@ -18,8 +19,9 @@ use super::{
     fetch::{Answer, Failure, Tags, content_hash},
     fit::{self, Candidate, Extent, MAX_GAPS},
     map::{Mapper, Reading},
+    modbus::{self, Modbus},
     report::{Rejection, Report},
-    rows,
+    rows::{self, Fields, Item},
     store::{self, Stored, Success},
 };
 use crate::{
@@ -39,12 +41,14 @@ const SINGLE: usize = 32;
 
 impl From<crate::Error> for Failure {
     fn from(error: crate::Error) -> Self {
-        Self::new(error.to_string())
+        let text = error.to_string();
+        Self { store: Some(Box::new(error.into())), ..Self::new(text) }
     }
 }
 impl From<crate::observe::Error> for Failure {
     fn from(error: crate::observe::Error) -> Self {
-        Self::new(error.to_string())
+        let text = error.to_string();
+        Self { store: Some(Box::new(crate::Error::from(error).into())), ..Self::new(text) }
     }
 }
 impl From<records::Error> for Failure {
@@ -65,6 +69,9 @@ impl Connect {
                 Answer::Same => Ok(unchanged(stored, stored.tags.clone())),
                 Answer::Document { bytes, tags } => self.document(connector, stored, fresh, bytes, tags).await,
             };
+        }
+        if let Some(modbus) = &source.modbus {
+            return self.registers(connector, modbus).await;
         }
         if let Some(path) = source.file.clone() {
             let connect = self.clone();
@@ -92,6 +99,17 @@ impl Connect {
             return Ok(Success { report: Some(report), ..Success::default() });
         }
         Ok(Success { tags, content: Some(content), read_as: Some(connector.hash.clone()), report: Some(report) })
+    }
+
+    /// One row of what the registers say now.
+    async fn registers(&self, connector: &Connector, modbus: &Modbus) -> Result<Success, Failure> {
+        let row = modbus::poll(modbus, &self.0.options.allowed, self.now()).await?;
+        let (mut report, mut readings) = (Report::default(), Vec::new());
+        Mapper::new(connector).take(&Item::Row { line: 1, row: &row }, &mut report, &mut readings);
+        let mut writer = Writer::new(&self.0.catalog, &self.0.observe, connector);
+        writer.window(readings).await?;
+        report.add(writer.report);
+        Ok(Success { report: Some(report), read_as: Some(connector.hash.clone()), ..Success::default() })
     }
 
     /// Every file that is new or has changed. Each is remembered when it is done, so that a failure repeats only the rest.
@@ -130,35 +148,59 @@ impl Connect {
 
     /// Reads a document and records what differs. `false` when something was refused that may be accepted later as it is.
     pub(super) async fn take(&self, connector: &Arc<Connector>, bytes: Vec<u8>) -> Result<(Report, bool), Failure> {
-        let (send, mut windows) = mpsc::channel::<Vec<Reading>>(1);
-        let reading = Arc::clone(connector);
-        // Reading is work for a processor; one window waits while the one before it is compared.
-        let reader = tokio::task::spawn_blocking(move || {
-            let mut report = Report::default();
-            let mut mapper = Mapper::new(&reading);
-            let mut window = Vec::new();
-            let done = rows::read(&reading, &bytes, &mut |item| {
-                mapper.take(&item, &mut report, &mut window);
-                if window.len() >= WINDOW && send.blocking_send(std::mem::take(&mut window)).is_err() {
-                    return ControlFlow::Break(());
-                }
-                ControlFlow::Continue(())
-            });
-            if done.is_ok() && !window.is_empty() {
-                // Nobody listens only when the run has failed already.
-                drop(send.blocking_send(window));
-            }
-            done.map(|()| report)
-        });
-        let mut writer = Writer::new(&self.0.catalog, &self.0.observe, connector);
-        while let Some(window) = windows.recv().await {
-            writer.window(window).await?;
-        }
-        let report = reader.await.map_err(|e| Failure::new(format!("reading stopped: {e}")))?;
-        let mut report = report.map_err(Failure::new)?;
-        report.add(writer.report);
-        Ok((report, writer.settled))
+        let writer = Writer::new(&self.0.catalog, &self.0.observe, connector);
+        take(connector, bytes, writer, false).await
     }
+}
+
+/// A row in which what is empty is not there.
+struct Filled<'a>(&'a dyn Fields);
+
+impl Fields for Filled<'_> {
+    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.0.get(name).filter(|text| !text.trim().is_empty())
+    }
+}
+
+/// Reads a document and gives its readings to the writer. With `sparse`, an empty field is none: tables that people make have holes.
+pub(crate) async fn take(
+    connector: &Arc<Connector>,
+    bytes: Vec<u8>,
+    mut writer: Writer<'_>,
+    sparse: bool,
+) -> Result<(Report, bool), Failure> {
+    let (send, mut windows) = mpsc::channel::<Vec<Reading>>(1);
+    let reading = Arc::clone(connector);
+    // Reading is work for a processor; one window waits while the one before it is compared.
+    let reader = tokio::task::spawn_blocking(move || {
+        let mut report = Report::default();
+        let mut mapper = Mapper::new(&reading);
+        let mut window = Vec::new();
+        let done = rows::read(&reading, &bytes, &mut |item| {
+            match item {
+                Item::Row { line, row } if sparse => {
+                    mapper.take(&Item::Row { line, row: &Filled(row) }, &mut report, &mut window);
+                }
+                item => mapper.take(&item, &mut report, &mut window),
+            }
+            if window.len() >= WINDOW && send.blocking_send(std::mem::take(&mut window)).is_err() {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        if done.is_ok() && !window.is_empty() {
+            // Nobody listens only when the run has failed already.
+            drop(send.blocking_send(window));
+        }
+        done.map(|()| report)
+    });
+    while let Some(window) = windows.recv().await {
+        writer.window(window).await?;
+    }
+    let report = reader.await.map_err(|e| Failure::new(format!("reading stopped: {e}")))?;
+    let mut report = report.map_err(Failure::new)?;
+    report.add(writer.report);
+    Ok((report, writer.settled))
 }
 
 fn unchanged(stored: &Stored, tags: Tags) -> Success {
@@ -170,7 +212,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// What is kept of a document from window to window.
-struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     catalog: &'a Catalog,
     observe: &'a Observe,
     connector: &'a Connector,
@@ -179,6 +221,10 @@ struct Writer<'a> {
     gaps_left: u64,
     report: Report,
     settled: bool,
+    /// Everything is done but recording.
+    dry: bool,
+    /// The Datastreams are chosen; none is looked up.
+    given: bool,
 }
 
 impl<'a> Writer<'a> {
@@ -192,12 +238,29 @@ impl<'a> Writer<'a> {
             gaps_left: MAX_GAPS,
             report: Report::default(),
             settled: true,
+            dry: false,
+            given: false,
         }
+    }
+
+    /// For Datastreams that somebody has chosen already, under names of their own. With `dry` nothing is recorded.
+    pub(crate) fn given(
+        catalog: &'a Catalog,
+        observe: &'a Observe,
+        connector: &'a Connector,
+        chosen: HashMap<Arc<str>, Arc<DatastreamInfo>>,
+        dry: bool,
+    ) -> Self {
+        let infos = chosen.into_iter().map(|(name, info)| (name, Some(info))).collect();
+        Self { infos, dry, given: true, ..Self::new(catalog, observe, connector) }
     }
 
     async fn info(&mut self, key: &Arc<str>) -> Result<Option<Arc<DatastreamInfo>>, Failure> {
         if let Some(known) = self.infos.get(key) {
             return Ok(known.clone());
+        }
+        if self.given {
+            return Ok(None);
         }
         let id = self.catalog.by_key(EntityType::Datastream, &self.connector.tenant, key).await?;
         let info = match id {
@@ -243,6 +306,9 @@ impl<'a> Writer<'a> {
             self.report.unchanged += (all - changed.len()) as u64;
             self.report.written += changed.len() as u64;
             for observation in changed {
+                if self.dry {
+                    continue;
+                }
                 batch.push(observation);
                 if batch.len() >= BATCH {
                     self.observe.record(std::mem::take(&mut batch)).await?;

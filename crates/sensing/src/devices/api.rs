@@ -11,14 +11,15 @@ use kernel::{Caller, Id, Problem, Tenant, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Change, Device, Devices, NewDevice, NewKey};
+use super::{Change, Condition, Device, Devices, NewDevice, NewKey};
 use crate::{
     Error,
+    door::fresh,
     route::{Audience, Route, action},
 };
 
 pub const ROUTES: &[Route] = &[
-    read("GET", "/api/devices", "Devices of a department, 200 to a page"),
+    read("GET", "/api/devices", "Devices of a department, 200 to a page, also by condition"),
     write("POST", "/api/devices", "Register a device"),
     read("GET", "/api/devices/{id}", "A device and its health"),
     write("PATCH", "/api/devices/{id}", "Change a device"),
@@ -46,30 +47,59 @@ pub fn router(devices: Devices) -> Router {
         .with_state(devices)
 }
 
-fn signed_in(caller: &Caller) -> Result<(), Error> {
+pub(super) fn signed_in(caller: &Caller) -> Result<(), Error> {
     if caller.is_anonymous() { Err(Problem::unauthenticated().into()) } else { Ok(()) }
 }
 
-fn shown(devices: &Devices, device: &Device) -> Value {
+pub(super) fn shown(devices: &Devices, device: &Device) -> Value {
     let mut out = serde_json::to_value(device).unwrap_or_default();
     out["health"] = json!(devices.health(device));
     out
 }
 
 /// A body that is not what is asked for is a problem like any other.
-fn body<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+pub(super) fn body<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(if bytes.is_empty() { b"{}" } else { bytes }).map_err(|e| Error::bad_request(e.to_string()))
 }
 
-fn id(text: &str) -> Result<Id<Device>, Error> {
+pub(super) fn id(text: &str) -> Result<Id<Device>, Error> {
     // An id that cannot be is one that is not there: nothing is told about the form of ids.
     text.parse().map_err(|_| Error::not_found("The device"))
 }
 
+/// What a list is asked for.
 #[derive(Deserialize)]
-struct Listing {
+pub(super) struct Listing {
     tenant: Option<String>,
     after: Option<String>,
+    /// `low-battery`, `unseen` or `wrong-clock`.
+    condition: Option<String>,
+    /// Percent for the first, seconds for the others.
+    than: Option<i64>,
+}
+
+impl Listing {
+    pub(super) fn tenant(&self, caller: &Caller) -> Result<Tenant, Error> {
+        match &self.tenant {
+            Some(slug) => Tenant::parse(slug).map_err(|e| Error::field("tenant", e)),
+            None => caller.tenant.clone().ok_or_else(|| Error::field("tenant", "name a department")),
+        }
+    }
+    pub(super) fn condition(&self, devices: &Devices) -> Result<Option<Condition>, Error> {
+        let Some(name) = self.condition.as_deref().filter(|name| !name.is_empty()) else { return Ok(None) };
+        let condition = Condition::of(name, self.than, devices.now());
+        let known = || Error::field("condition", format!("one of {} is expected", Condition::NAMES.join(", ")));
+        condition.map(Some).ok_or_else(known)
+    }
+    pub(super) fn after(&self) -> Option<&str> {
+        self.after.as_deref()
+    }
+}
+
+/// `19:wl-dsd-021`: a place in a list that a condition orders.
+pub(super) fn place_of(text: &str) -> Option<(i64, String)> {
+    let (number, key) = text.split_once(':')?;
+    Some((number.parse().ok()?, key.to_owned()))
 }
 
 async fn list(
@@ -78,12 +108,25 @@ async fn list(
     Query(query): Query<Listing>,
 ) -> Result<Json<Value>, Error> {
     signed_in(&caller)?;
-    let tenant = match query.tenant {
-        Some(slug) => Tenant::parse(&slug).map_err(|e| Error::field("tenant", e))?,
-        None => caller.tenant.clone().ok_or_else(|| Error::field("tenant", "name a department"))?,
+    let (tenant, condition) = (query.tenant(&caller)?, query.condition(&devices)?);
+    let found = match condition {
+        None => devices.list(&caller, &tenant, query.after()).await?,
+        Some(condition) => {
+            let after = match query.after() {
+                Some(text) => Some(place_of(text).ok_or_else(|| Error::field("after", "what the page before said"))?),
+                None => None,
+            };
+            devices.in_condition(&caller, &tenant, condition, after).await?
+        }
     };
-    let found = devices.list(&caller, &tenant, query.after.as_deref()).await?;
-    let next = (found.len() == super::PAGE).then(|| found.last().map(|d| d.key.clone())).flatten();
+    let place = |d: &Device| match condition {
+        None => d.key.clone(),
+        Some(condition) => {
+            let (number, key) = condition.place(d);
+            format!("{number}:{key}")
+        }
+    };
+    let next = if found.len() == super::PAGE { found.last().map(place) } else { None };
     let shown: Vec<Value> = found.iter().map(|d| shown(&devices, d)).collect();
     Ok(Json(json!({"devices": shown, "after": next})))
 }
@@ -174,10 +217,8 @@ async fn rotate(
 }
 
 /// The one answer that holds a key: nothing on the way may keep it.
-fn key(key: &NewKey) -> Response {
-    let mut response = (StatusCode::CREATED, Json(json!({"key": key.secret, "prefix": key.prefix}))).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+pub(super) fn key(key: &NewKey) -> Response {
+    fresh((StatusCode::CREATED, Json(json!({"key": key.secret, "prefix": key.prefix}))))
 }
 
 async fn revoke(

@@ -1,8 +1,16 @@
 //! The register of devices: who they are, which key they carry, whose Datastreams they may add to, how they are doing.
 
 pub mod api;
+pub mod bulk;
+pub mod campaign;
+pub mod certificate;
+pub mod claim;
+pub mod desk;
+#[cfg(test)]
+mod fleet_tests;
 mod live;
 mod model;
+pub mod own;
 mod places;
 mod store;
 #[cfg(test)]
@@ -20,12 +28,15 @@ use std::{
 use kernel::{Caller, Id, Policy, Principal, Resource, Tenant, Timestamp};
 use records::Records;
 
-pub use model::{Change, Device, DeviceKey, DeviceState, Health, NewDevice, patience};
+pub use model::{
+    Change, Condition, Decommissioned, Device, DeviceKey, DeviceState, Health, NewDevice, Report, patience,
+};
 pub use places::{Place, Stream};
 
 use crate::{
     Error,
     model::{DatastreamInfo, EntityId},
+    query::Series,
     route::action,
 };
 use live::{Entry, Live};
@@ -43,8 +54,16 @@ const CHUNK: usize = 1_000;
 /// Devices that one look at the desk goes through.
 const SURVEY: usize = 5_000;
 
-/// Ends the connections of a caller by its label; what the MQTT door offers.
+/// What the MQTT door offers: takes a caller's label.
 pub type Cut = Box<dyn Fn(&str) -> usize + Send + Sync>;
+
+/// How the MQTT door ends what a device has there.
+pub struct Cuts {
+    /// Its connections. Its sessions stay and wait for it.
+    pub connections: Cut,
+    /// Its connections, and its sessions with their subscriptions.
+    pub sessions: Cut,
+}
 
 /// The handle. Cheap to clone.
 #[derive(Clone)]
@@ -58,7 +77,13 @@ struct Inner {
     live: Live,
     /// Grows with every change after which a cached caller may be wrong.
     generation: AtomicU64,
-    cut: OnceLock<Cut>,
+    cut: OnceLock<Cuts>,
+    /// The heads of the Datastreams that tell of devices.
+    series: OnceLock<Arc<dyn Series>>,
+    /// Those who try claim codes.
+    guessers: claim::Guard,
+    /// How devices that listen are told what they are to do.
+    tell: OnceLock<campaign::Tell>,
     /// Until when keys that ended have cut the connections that were opened with them.
     cut_until: AtomicI64,
 }
@@ -76,18 +101,30 @@ impl Devices {
         records.migrate("sensing_devices", store::MIGRATIONS)?;
         let cut_until = AtomicI64::new(records.now().as_micros());
         let (live, generation, cut) = (Live::default(), AtomicU64::new(0), OnceLock::new());
-        Ok(Self { inner: Arc::new(Inner { records, policy, live, generation, cut, cut_until }) })
+        let (series, guessers, tell) = (OnceLock::new(), claim::Guard::default(), OnceLock::new());
+        let inner = Inner { records, policy, live, generation, cut, series, guessers, tell, cut_until };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Says how connections are ended whose key or device is no longer good. Once; later calls change nothing.
-    pub fn cutting_with(&self, cut: Cut) {
-        drop(self.inner.cut.set(cut));
+    pub fn cutting_with(&self, cuts: Cuts) {
+        drop(self.inner.cut.set(cuts));
+    }
+    /// Says where the latest values of Datastreams are. Once; later calls change nothing.
+    pub fn reading_from(&self, series: Arc<dyn Series>) {
+        drop(self.inner.series.set(series));
     }
     /// A connection is let in by its key and stays open without it, so that whoever takes a key away must end it. A device that has another
     /// good key comes back by itself.
     fn cut(&self, id: Id<Device>) {
-        if let Some(cut) = self.inner.cut.get() {
-            cut(&format!("device:{id}"));
+        if let Some(cuts) = self.inner.cut.get() {
+            (cuts.connections)(&format!("device:{id}"));
+        }
+    }
+    /// Whose device is gone for good subscribes to nothing any more.
+    fn cut_off(&self, id: Id<Device>) {
+        if let Some(cuts) = self.inner.cut.get() {
+            (cuts.sessions)(&format!("device:{id}"));
         }
     }
 
@@ -151,6 +188,16 @@ impl Devices {
         Ok(device)
     }
 
+    /// A device that the caller may change.
+    ///
+    /// # Errors
+    /// 404 for those who may not even read it, 403 for those who may only read.
+    pub async fn managed(&self, caller: &Caller, id: Id<Device>) -> Result<Device, Error> {
+        let device = self.find(id).await?;
+        self.demand(caller, true, &device)?;
+        Ok(device)
+    }
+
     /// Up to 200 devices of a tenant in the order of their keys; `after` is the last key of the page before.
     pub async fn list(&self, caller: &Caller, tenant: &Tenant, after: Option<&str>) -> Result<Vec<Device>, Error> {
         if !self.may(caller, false, tenant) {
@@ -158,6 +205,24 @@ impl Devices {
         }
         let (tenant, after) = (tenant.clone(), after.unwrap_or("").to_owned());
         Ok(self.inner.records.read(move |read| store::list(read, &tenant, &after, PAGE)).await?)
+    }
+
+    /// Up to 200 devices of a tenant in a condition, the worst first; `after` is [`Condition::place`] of the last of the page before.
+    ///
+    /// # Errors
+    /// 404 when the caller may not see the department's devices.
+    pub async fn in_condition(
+        &self,
+        caller: &Caller,
+        tenant: &Tenant,
+        condition: Condition,
+        after: Option<(i64, String)>,
+    ) -> Result<Vec<Device>, Error> {
+        if !self.may(caller, false, tenant) {
+            return Err(Error::not_found("The list"));
+        }
+        let (tenant, after) = (tenant.clone(), after.unwrap_or((i64::MIN, String::new())));
+        Ok(self.inner.records.read(move |read| store::in_condition(read, &tenant, condition, &after, PAGE)).await?)
     }
 
     /// Devices of a tenant with their health, up to 5,000 after a key, and whether there are more: for a desk that sorts them by how they are, which no
@@ -186,6 +251,15 @@ impl Devices {
     pub async fn intervals(&self, tenant: &Tenant) -> Result<std::collections::HashMap<Id<Device>, i64>, Error> {
         let tenant = tenant.clone();
         Ok(self.inner.records.read(move |read| places::intervals(read, &tenant)).await?)
+    }
+
+    /// The same for the devices of a page, at most 200.
+    pub async fn intervals_of(
+        &self,
+        devices: &[Id<Device>],
+    ) -> Result<std::collections::HashMap<Id<Device>, i64>, Error> {
+        let devices: Vec<Id<Device>> = devices.iter().copied().take(PAGE).collect();
+        Ok(self.inner.records.read(move |read| places::intervals_of(read, &devices)).await?)
     }
 
     /// Things of a tenant with their Datastreams, as a device may be given to them.
@@ -222,10 +296,29 @@ impl Devices {
         self.demand(caller, true, &device)?;
         let caller = caller.clone();
         self.inner.records.write(move |tx| store::delete(tx, &caller, &device)).await?;
+        self.gone(id);
+        Ok(())
+    }
+
+    fn gone(&self, id: Id<Device>) {
         self.inner.live.remove(&id.to_string());
         self.inner.generation.fetch_add(1, Relaxed);
-        self.cut(id);
-        Ok(())
+        self.cut_off(id);
+    }
+
+    /// The end of a device: its keys, certificates and claim are cut, its subscriptions end, what it has measured stays, and the register says who
+    /// did it, when and why. It cannot be undone; its key in the register stays taken, so that nobody takes another for it.
+    ///
+    /// # Errors
+    /// 404, 403 as everywhere; 409 when it is decommissioned already.
+    pub async fn decommission(&self, caller: &Caller, id: Id<Device>, reason: &str) -> Result<Device, Error> {
+        let device = self.find(id).await?;
+        self.demand(caller, true, &device)?;
+        check_word("/reason", reason, 500)?;
+        let (caller, reason) = (caller.clone(), reason.to_owned());
+        let device = self.inner.records.write(move |tx| store::decommission(tx, &caller, &device, &reason)).await?;
+        self.gone(id);
+        Ok(device)
     }
 
     /// A further key. The others stay good.
@@ -253,7 +346,18 @@ impl Devices {
     ) -> Result<NewKey, Error> {
         let device = self.find(id).await?;
         self.demand(caller, true, &device)?;
-        let now = self.now();
+        self.key_for(caller, device, expires_at, others).await
+    }
+
+    /// A key for a device that the caller may give one to.
+    async fn key_for(
+        &self,
+        caller: &Caller,
+        device: Device,
+        expires_at: Option<Timestamp>,
+        others: Option<Timestamp>,
+    ) -> Result<NewKey, Error> {
+        let (id, now) = (device.id, self.now());
         let at_once = others.is_some_and(|at| at <= now);
         let good = device.keys.iter().filter(|k| k.expires_at.is_none_or(|at| at > now)).count();
         if good >= KEYS {
@@ -263,13 +367,7 @@ impl Devices {
         let (caller, prefix, hash) = (caller.clone(), key.prefix.clone(), key.hash.clone());
         self.inner
             .records
-            .write(move |tx| {
-                store::insert_key(tx, &caller, &device, &prefix, &hash, expires_at)?;
-                if let Some(at) = others {
-                    store::expire_others(tx, &device, &prefix, at)?;
-                }
-                Ok::<_, Error>(())
-            })
+            .write(move |tx| store::insert_key(tx, &caller, &device, (&prefix, &hash), expires_at, others))
             .await?;
         self.inner.generation.fetch_add(1, Relaxed);
         if at_once {
@@ -298,13 +396,14 @@ impl Devices {
         if !token::matches(key, &hash) {
             return Ok(None);
         }
-        self.inner.live.put(&device.id.to_string(), entry(&device));
         self.inner.live.used(&prefix, now);
-        Ok(Some(Caller {
-            principal: Principal::Device { id: device.id.to_string().into() },
-            tenant: Some(device.tenant),
-            roles: std::collections::BTreeSet::new(),
-        }))
+        Ok(Some(self.come_in(&device)))
+    }
+
+    /// The caller that a device is, known to this process from now on.
+    fn come_in(&self, device: &Device) -> Caller {
+        self.inner.live.put(&device.id.to_string(), entry(device));
+        as_caller(device)
     }
 
     /// Whether a caller may add Observations to a Datastream: what the policy says, and for a device, that the Thing is its own. Answers from
@@ -361,6 +460,9 @@ impl Devices {
             observed_at: live.observed_at.max(device.observed_at),
             refused_at,
             refusal,
+            battery: live.battery.or(device.battery),
+            signal: live.signal.or(device.signal),
+            skew_micros: live.skew_micros.or(device.skew_micros),
             ..live
         }
     }
@@ -377,7 +479,10 @@ impl Devices {
     /// Writes down when devices were last heard of and keys last used, and ends connections whose key has ended meanwhile. To be called about once a
     /// minute and before the end.
     pub async fn persist(&self) -> Result<usize, Error> {
-        let unwritten = self.inner.live.unwritten(self.now());
+        self.look_up_vitals().await?;
+        let series = self.inner.series.get().cloned();
+        let latest = |id: EntityId| series.as_ref()?.latest(id)?.result.number();
+        let unwritten = self.inner.live.unwritten(self.now(), &latest);
         for chunk in unwritten.chunks(CHUNK) {
             let rows = chunk.to_vec();
             self.inner.records.write(move |tx| store::saw(tx, &rows)).await?;
@@ -392,7 +497,26 @@ impl Devices {
         let ended = self.inner.records.read(move |read| store::expired(read, from, until)).await?;
         self.inner.cut_until.store(until.as_micros(), Relaxed);
         ended.into_iter().for_each(|id| self.cut(id));
+        self.cut_uncertified();
         Ok(unwritten.len())
+    }
+
+    /// Which Datastreams tell of the devices that were heard of: a query for 500 Things, now and then, never one for a message.
+    async fn look_up_vitals(&self) -> Result<(), Error> {
+        let (now, unread) = (self.now(), self.inner.live.unread(self.now()));
+        for chunk in unread.chunks(CHUNK) {
+            let mut things: Vec<EntityId> = chunk.iter().flat_map(|(_, things)| things.iter().copied()).collect();
+            things.sort_unstable();
+            things.dedup();
+            let found = self.inner.records.read(move |read| places::vitals(read, &things)).await?;
+            for (device, things) in chunk {
+                let Some(entry) = self.inner.live.get(device) else { continue };
+                let told = things.iter().filter_map(|thing| found.get(thing)).flatten();
+                let own = told.filter(|(tenant, _)| *tenant == entry.tenant).map(|(_, telling)| *telling).collect();
+                self.inner.live.tell(device, now, own);
+            }
+        }
+        Ok(())
     }
 
     fn changed(&self, device: &Device) {
@@ -409,6 +533,15 @@ impl Devices {
 
 fn entry(device: &Device) -> Entry {
     Entry::new(device.tenant.clone(), device.gateway, device.things.iter().copied().collect())
+}
+
+/// The caller that a device is.
+fn as_caller(device: &Device) -> Caller {
+    Caller {
+        principal: Principal::Device { id: device.id.to_string().into() },
+        tenant: Some(device.tenant.clone()),
+        roles: std::collections::BTreeSet::new(),
+    }
 }
 
 fn check_things(things: &[EntityId]) -> Result<(), Error> {

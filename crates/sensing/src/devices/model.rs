@@ -28,7 +28,88 @@ pub struct Device {
     pub refused_at: Option<Timestamp>,
     /// Why the last one was refused.
     pub refusal: Option<String>,
+    /// Set for good when it was decommissioned.
+    pub decommissioned: Option<Decommissioned>,
+    /// Charge in percent, strength of its signal in dBm, and arrival minus its own time, as of the last time they were written down.
+    pub battery: Option<i64>,
+    pub signal: Option<i64>,
+    pub skew_micros: Option<i64>,
     pub keys: Vec<DeviceKey>,
+}
+
+/// The end of a device.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Decommissioned {
+    pub at: Timestamp,
+    /// [`kernel::Caller::label`].
+    pub by: String,
+    pub reason: String,
+}
+
+/// What a list of devices may be narrowed by, each by an index of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Percent.
+    BatteryBelow(i64),
+    /// Heard of once, and not since.
+    UnseenSince(Timestamp),
+    /// Its clock differs by more than so many microseconds, in either direction.
+    ClockOffBy(i64),
+}
+
+impl Condition {
+    /// The words in addresses.
+    pub const NAMES: [&'static str; 3] = ["low-battery", "unseen", "wrong-clock"];
+    /// Percent below which a battery is low, and seconds after which a device is unseen and a clock is wrong, unless somebody says another number.
+    const USUAL: [i64; 3] = [20, 86_400, 60];
+
+    /// `low-battery` with percent, `unseen` and `wrong-clock` with seconds.
+    pub fn of(name: &str, number: Option<i64>, now: Timestamp) -> Option<Self> {
+        let at = Self::NAMES.iter().position(|n| *n == name)?;
+        let number = number.unwrap_or(Self::USUAL[at]).clamp(0, 400 * 86_400);
+        Some(match at {
+            0 => Self::BatteryBelow(number),
+            1 => Self::UnseenSince(now.plus_secs(-number)),
+            _ => Self::ClockOffBy(number * 1_000_000),
+        })
+    }
+
+    /// Where a device stands in the list of the condition.
+    pub fn place(self, device: &Device) -> (i64, String) {
+        let place = match self {
+            Self::BatteryBelow(_) => device.battery,
+            Self::UnseenSince(_) => device.seen_at.map(Timestamp::as_micros),
+            Self::ClockOffBy(_) => device.skew_micros.map(|skew| -skew.abs()),
+        };
+        (place.unwrap_or(i64::MAX), device.key.clone())
+    }
+}
+
+/// What a device says of itself: `POST /api/devices/self/health`, or MQTT `devices/self/health`. What is absent stays as it was.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// Charge in percent, 0 to 100.
+    pub battery: Option<f64>,
+    /// Strength of its signal in dBm, -200 to 50.
+    pub signal: Option<f64>,
+    pub firmware: Option<String>,
+    /// What its clock says as it sends this.
+    pub time: Option<Timestamp>,
+}
+
+impl Report {
+    pub fn check(&self) -> Result<(), crate::Error> {
+        let within = |field: &str, value: Option<f64>, from: f64, to: f64| match value {
+            Some(value) if !(from..=to).contains(&value) => {
+                Err(crate::Error::field(field, format!("a number from {from} to {to} is expected")))
+            }
+            _ => Ok(()),
+        };
+        within("/battery", self.battery, 0.0, 100.0)?;
+        within("/signal", self.signal, -200.0, 50.0)?;
+        self.firmware.as_deref().map_or(Ok(()), |text| check_word("/firmware", text, 200))
+    }
 }
 
 impl Kind for Device {
@@ -88,8 +169,11 @@ pub struct Health {
     pub observations: u64,
     /// Refused since this process started.
     pub errors: u64,
-    /// Arrival minus phenomenonTime in microseconds, smoothed; negative when the device's clock is ahead.
+    /// Arrival minus the device's own time in microseconds, of the promptest of its last messages; negative when its clock is ahead.
     pub skew_micros: Option<i64>,
+    /// Charge in percent, and strength of its signal in dBm.
+    pub battery: Option<i64>,
+    pub signal: Option<i64>,
     /// Connected by MQTT now.
     pub connected: bool,
 }
@@ -175,6 +259,10 @@ mod tests {
             observed_at: None,
             refused_at: None,
             refusal: None,
+            decommissioned: None,
+            battery: None,
+            signal: None,
+            skew_micros: None,
             keys: Vec::new(),
         };
         let check = |device: &Device, seen, observed, refused, expect| {

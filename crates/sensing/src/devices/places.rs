@@ -6,7 +6,7 @@ use kernel::{Id, Tenant, Text};
 use records::{Param, Read, Row, ToParam, params};
 use serde_json::{Map, Value};
 
-use super::{Device, SURVEY};
+use super::{Device, SURVEY, live::Vital, store::marks};
 use crate::model::{EntityId, EntityType, ObservationType};
 
 /// Things looked through for a word that no index knows.
@@ -51,10 +51,6 @@ fn name(name: String, properties: &Map<String, Value>) -> Text {
 
 fn interval(properties: &Map<String, Value>) -> Option<i64> {
     properties.get("interval").and_then(Value::as_i64).filter(|seconds| *seconds > 0)
-}
-
-fn marks(from: usize, count: usize) -> String {
-    (from..from + count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Those of `things` that the tenant owns, in their order, with their Datastreams.
@@ -130,13 +126,63 @@ pub fn find(read: &mut Read<'_>, tenant: &Tenant, sought: &str, most: usize) -> 
     Ok(found)
 }
 
+/// A Datastream that tells of a device, with its owner: a device may be registered for any Thing, and hears of its own department's alone.
+pub type Telling = (Tenant, (EntityId, Vital));
+
+/// Datastreams of Things that tell of their devices: `"health": "battery"` among a Datastream's properties.
+pub fn vitals(read: &mut Read<'_>, things: &[EntityId]) -> Result<HashMap<EntityId, Vec<Telling>>, records::Error> {
+    let mut found: HashMap<EntityId, Vec<Telling>> = HashMap::new();
+    for chunk in things.chunks(super::store::NAMED) {
+        let values: Vec<Param<'_>> = chunk.iter().map(|t| Param::Integer(t.0)).collect();
+        let within = marks(1, chunk.len());
+        let sql =
+            format!("SELECT thing_id, id, properties, tenant FROM sensing_datastream WHERE thing_id IN ({within})");
+        read.for_each(&sql, &values, |row| {
+            let properties: Option<String> = row.get(2)?;
+            // Most say nothing of the kind, and their properties need not be read for it.
+            if let Some(text) = properties.filter(|text| text.contains("\"health\""))
+                && let Some(vital) = object(Some(text)).get("health").and_then(Vital::of)
+            {
+                found.entry(EntityId(row.get(0)?)).or_default().push((row.get(3)?, (EntityId(row.get(1)?), vital)));
+            }
+            Ok(std::ops::ControlFlow::Continue(()))
+        })?;
+    }
+    Ok(found)
+}
+
+/// The same for a few devices.
+pub fn intervals_of(read: &mut Read<'_>, devices: &[Id<Device>]) -> Result<HashMap<Id<Device>, i64>, records::Error> {
+    let mut shortest: HashMap<Id<Device>, i64> = HashMap::new();
+    if devices.is_empty() {
+        return Ok(shortest);
+    }
+    let values: Vec<Param<'_>> = devices.iter().map(ToParam::to_param).collect();
+    let within = marks(1, devices.len());
+    let of = |table: &str| {
+        format!(
+            "SELECT t.device, s.properties FROM sensing_device_thing t JOIN sensing_device d ON d.id = t.device
+             JOIN {table} s ON s.thing_id = t.thing AND s.tenant = d.tenant WHERE t.device IN ({within})"
+        )
+    };
+    let sql = format!("{} UNION ALL {}", of("sensing_datastream"), of("sensing_multi_datastream"));
+    read.for_each(&sql, &values, |row| {
+        if let Some(seconds) = interval(&object(row.get(1)?)) {
+            let entry = shortest.entry(row.get(0)?).or_insert(seconds);
+            *entry = seconds.min(*entry);
+        }
+        Ok(std::ops::ControlFlow::Continue(()))
+    })?;
+    Ok(shortest)
+}
+
 /// The shortest interval of the Datastreams and MultiDatastreams of each device.
 pub fn intervals(read: &mut Read<'_>, tenant: &Tenant) -> Result<HashMap<Id<Device>, i64>, records::Error> {
     let sql = "SELECT t.device, s.properties FROM sensing_device d
-               JOIN sensing_device_thing t ON t.device = d.id JOIN sensing_datastream s ON s.thing_id = t.thing
+               JOIN sensing_device_thing t ON t.device = d.id JOIN sensing_datastream s ON s.thing_id = t.thing AND s.tenant = d.tenant
                WHERE d.tenant = $1
                UNION ALL SELECT t.device, s.properties FROM sensing_device d
-               JOIN sensing_device_thing t ON t.device = d.id JOIN sensing_multi_datastream s ON s.thing_id = t.thing
+               JOIN sensing_device_thing t ON t.device = d.id JOIN sensing_multi_datastream s ON s.thing_id = t.thing AND s.tenant = d.tenant
                WHERE d.tenant = $1 LIMIT $2";
     let mut shortest: HashMap<Id<Device>, i64> = HashMap::new();
     read.for_each(sql, params![tenant, SURVEY as i64 * 10], |row| {

@@ -7,7 +7,7 @@ use super::*;
 use crate::model::{EntityId, ObservationType};
 
 /// Members of a tenant read and observe; those with the role `manager` manage.
-struct Own;
+pub(super) struct Own;
 impl Policy for Own {
     fn decide(&self, caller: &Caller, action: Action, resource: &Resource<'_>) -> Decision {
         let own = caller.tenant.is_some() && caller.tenant.as_ref() == resource.tenant;
@@ -16,26 +16,27 @@ impl Policy for Own {
     }
 }
 
-struct Town {
-    devices: Devices,
-    records: Records,
-    clock: Arc<FixedClock>,
+pub(super) struct Town {
+    pub devices: Devices,
+    pub records: Records,
+    pub clock: Arc<FixedClock>,
     _folder: tempfile::TempDir,
 }
 
-fn town() -> Town {
+pub(super) fn town() -> Town {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(FixedClock::at(Timestamp::from_secs(1_000_000)));
     let records = crate::test_records::open(folder.path(), clock.clone());
+    crate::Catalog::open(records.clone(), Arc::new(Own), clock.clone()).unwrap();
     let devices = Devices::open(records.clone(), Arc::new(Own)).unwrap();
     Town { devices, records, clock, _folder: folder }
 }
 
-fn tenant(slug: &str) -> Tenant {
+pub(super) fn tenant(slug: &str) -> Tenant {
     Tenant::parse(slug).unwrap()
 }
 
-fn person(of: &str, role: &'static str) -> Caller {
+pub(super) fn person(of: &str, role: &'static str) -> Caller {
     Caller {
         principal: Principal::Person { id: "p".into(), name: "P".into() },
         tenant: Some(tenant(of)),
@@ -43,7 +44,7 @@ fn person(of: &str, role: &'static str) -> Caller {
     }
 }
 
-fn new(key: &str, things: &[i64]) -> NewDevice {
+pub(super) fn new(key: &str, things: &[i64]) -> NewDevice {
     NewDevice {
         tenant: tenant("dsd"),
         key: key.to_owned(),
@@ -71,7 +72,7 @@ fn datastream(of: &str, thing: i64) -> DatastreamInfo {
     }
 }
 
-fn status(error: Error) -> u16 {
+pub(super) fn status(error: Error) -> u16 {
     kernel::Problem::from(error).status.as_u16()
 }
 
@@ -105,6 +106,14 @@ async fn a_key_opens_until_it_is_rotated_revoked_or_over() {
     let forged = format!("{}{}", &third.secret[..15], &first.secret[15..]);
     assert!(town.devices.authenticate(&forged).await.unwrap().is_none());
     assert!(town.devices.authenticate(&token::issue(Kind::Program).text).await.unwrap().is_none());
+
+    // What ended long ago is not read at each sign-in for ever.
+    let ended = town.devices.rotate_key(&manager, id, Duration::from_secs(60)).await.unwrap();
+    town.devices.rotate_key(&manager, id, Duration::from_secs(60)).await.unwrap();
+    town.clock.advance_micros(8 * 86_400 * 1_000_000);
+    town.devices.rotate_key(&manager, id, Duration::from_secs(60)).await.unwrap();
+    let keys = town.devices.get(&manager, id).await.unwrap().keys;
+    assert!(keys.len() == 2 && keys.iter().all(|key| key.prefix != ended.prefix), "{keys:?}");
 }
 
 #[tokio::test]
@@ -186,10 +195,17 @@ async fn who_loses_a_key_loses_the_connection() {
     let town = town();
     let cut = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let heard = cut.clone();
-    town.devices.cutting_with(Box::new(move |label| {
-        heard.lock().push(label.to_owned());
-        1
-    }));
+    let gone = cut.clone();
+    town.devices.cutting_with(Cuts {
+        connections: Box::new(move |label| {
+            heard.lock().push(label.to_owned());
+            1
+        }),
+        sessions: Box::new(move |label| {
+            gone.lock().push(label.to_owned());
+            1
+        }),
+    });
     let cuts = || std::mem::take(&mut *cut.lock()).len();
     let manager = person("dsd", "manager");
     let id = town.devices.register(&manager, new("station-1", &[7])).await.unwrap().id;
@@ -241,7 +257,9 @@ async fn last_words_outlive_the_process() {
         .write(move |tx| {
             let old = Timestamp::from_secs(1);
             let refused = Some((old, "older".into()));
-            let heard = super::live::Heard { device: id.to_string(), seen: old, observed: Some(old), refused };
+            let (device, observed) = (id.to_string(), Some(old));
+            let (battery, signal, skew, firmware) = (None, None, None, None);
+            let heard = super::live::Heard { device, seen: old, observed, refused, battery, signal, skew, firmware };
             store::saw(tx, &[heard])
         })
         .await

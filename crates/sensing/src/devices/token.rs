@@ -27,7 +27,7 @@ impl Kind {
 /// Characters of the public part: 50 bits, so that two keys meet once in 30 million.
 const PREFIX: usize = 10;
 /// Without those that look alike.
-const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+pub(super) const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 
 /// A new key: shown once, never again.
 pub struct Issued {

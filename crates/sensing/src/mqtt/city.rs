@@ -83,6 +83,17 @@ pub trait Field: Send + Sync + 'static {
     fn task(&self, _caller: &Caller, _task: EntityId, _body: Vec<u8>) -> BoxFuture<'static, Result<(), RecordError>> {
         Box::pin(std::future::ready(Err(RecordError::Refused("no Tasks are taken here".to_owned()))))
     }
+    /// A Task that `caller` proposes: resolves when it is durable. `message` names the message within its client, and says whether it may have
+    /// come before.
+    fn propose(
+        &self,
+        _caller: &Caller,
+        _capability: Option<EntityId>,
+        _body: Vec<u8>,
+        _message: (Option<String>, bool),
+    ) -> BoxFuture<'static, Result<(), RecordError>> {
+        Box::pin(std::future::ready(Err(RecordError::Refused("no Tasks are taken here".to_owned()))))
+    }
     /// Datastreams and MultiDatastreams by id, after `after`, for a wildcard's retained values.
     fn page(&self, after: EntityId, limit: usize) -> BoxFuture<'static, Vec<Arc<DatastreamInfo>>>;
 }
@@ -153,8 +164,28 @@ pub trait Rights: Send + Sync + 'static {
     fn recorded(&self, _caller: &Caller, _latest: Option<Timestamp>, _count: u64) {}
     /// A message of `caller` was refused, and why.
     fn refused(&self, _caller: &Caller, _why: &str) {}
+    /// What `caller` says of itself, `health` or `command`: resolves when it is kept as far as it is to be kept.
+    fn said(
+        &self,
+        _caller: &Caller,
+        _what: &'static str,
+        _body: Vec<u8>,
+    ) -> BoxFuture<'static, Result<(), RecordError>> {
+        Box::pin(std::future::ready(Err(RecordError::Refused("nobody listens to this here".to_owned()))))
+    }
+    /// What `caller` is to do, as it is told to a device that begins to listen.
+    fn command(&self, _caller: &Caller) -> BoxFuture<'static, Option<Vec<u8>>> {
+        Box::pin(std::future::ready(None))
+    }
     /// `caller`'s connection has begun or ended.
     fn connected(&self, _caller: &Caller, _connected: bool) {}
+    /// `caller` follows Tasks that it did not follow before.
+    fn follows_tasks(&self, _caller: &Caller) {}
+    /// `caller` is about to be shown something: `SUBSCRIBE v1.1/Things`, or what an earlier session asked for. Resolves when that is on record,
+    /// where it has to be; `false` when it cannot be, and then nothing is shown.
+    fn looks<'a>(&'a self, _caller: &'a Caller, _what: String) -> BoxFuture<'a, bool> {
+        Box::pin(std::future::ready(true))
+    }
 }
 
 /// What a client says of itself in CONNECT.
@@ -164,7 +195,7 @@ pub struct Login<'a> {
     pub password: &'a [u8],
     pub client_id: &'a str,
     pub peer: SocketAddr,
-    /// The client's certificate (DER) when TLS asked for one and it has been verified.
+    /// The client's certificate (DER) when TLS asked for one and it has been verified. Who shows one and no user name signs in with it.
     pub certificate: Option<&'a [u8]>,
 }
 

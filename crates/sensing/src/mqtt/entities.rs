@@ -5,8 +5,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use ahash::RandomState;
@@ -23,7 +26,7 @@ use super::{
     session::{Audience, Message},
 };
 use crate::{
-    catalog::{Entity, Schema},
+    catalog::{Entity, Field, Schema, schema},
     model::{DatastreamInfo, EntityId, EntityType},
     query::{Extent, Item, Leaf, Row},
     scope::Scope,
@@ -49,6 +52,16 @@ enum Part {
     /// The index in the schema, the way into its JSON, and what the value is called.
     Property(usize, Vec<String>, String),
 }
+
+/// How long a message may wait.
+#[derive(Clone, Default)]
+struct Limits {
+    expires: Option<Instant>,
+    void: Option<Arc<AtomicBool>>,
+}
+
+/// Tasks that are with their devices, and the flags of the messages that say so.
+pub type Tasks = Mutex<HashMap<EntityId, Arc<AtomicBool>, RandomState>>;
 
 /// One name of an entity, and who else must be visible for it.
 struct Name {
@@ -203,13 +216,18 @@ impl Hub {
             let Some(location) = location_of(&parent.collection) else { continue };
             if !new(EntityType::Thing, thing) {
                 let name = Name::new(format!("v1.1/{}", parent.collection), Part::Whole, Some(parent.owner));
-                self.under(&[name], &row, false);
+                self.under(&[name], &row, false, &Limits::default());
             }
             if followed
                 && !new(EntityType::Location, location)
                 && let Some(row) = self.entities.row(EntityType::Location, location).await
             {
-                self.under(&[Name::new(topic.clone(), Part::Whole, Some(owner.clone()))], &row, false);
+                self.under(
+                    &[Name::new(topic.clone(), Part::Whole, Some(owner.clone()))],
+                    &row,
+                    false,
+                    &Limits::default(),
+                );
             }
         }
     }
@@ -220,15 +238,51 @@ impl Hub {
         found
     }
 
+    /// Until when a Task that is being sent may be given to its device, and what takes it out of the queues should it be over before that. A device
+    /// that comes back too late is not told of it: it would do what nobody waits for any more.
+    fn limits(&self, changed: &Changed, entity: &Entity) -> Limits {
+        if entity.entity != EntityType::Task {
+            return Limits::default();
+        }
+        let status = entity.text(schema::STATUS);
+        let mut out = self.tasks.lock();
+        if status != "sent" {
+            // A device that has answered has it; every other copy of it is of no use to anybody.
+            if let Some(void) = out.remove(&entity.id) {
+                void.store(status != "acknowledged", Ordering::Release);
+            }
+            // It was over before this could be said.
+            let void = changed.created.then(|| Arc::new(AtomicBool::new(true)));
+            return Limits { void, ..Limits::default() };
+        }
+        if !changed.created {
+            return Limits::default();
+        }
+        if out.len() >= TOUCHED {
+            // As many cannot be waited for; their time limits hold all the same.
+            out.clear();
+        }
+        let void = out.entry(entity.id).or_default();
+        let expires = match entity.field(schema::DUE) {
+            Field::Time(due) => {
+                let left = due.micros_since(self.clock.now()).max(0).unsigned_abs();
+                Some(Instant::now() + Duration::from_micros(left))
+            }
+            _ => None,
+        };
+        Limits { expires, void: Some(Arc::clone(void)) }
+    }
+
     /// Sends an entity under all its names.
     async fn send(&self, changed: &Changed, row: &Row, to_hash: bool) {
         let Some(entity) = row.item.as_entity().cloned() else { return };
         self.stats.entities.add(1);
+        let limits = self.limits(changed, &entity);
         let mut names = own_names(&entity, changed, row);
         if changed.entity == EntityType::Task && !changed.created {
             // A device that follows Tasks is to be told of each once, when it is sent; what becomes of it has a name of its own.
             names.retain(|name| matches!(name.part, Part::Property(..)));
-            self.under(&names, row, false);
+            self.under(&names, row, false, &limits);
             return;
         }
         for parent in self.entities.parents(Arc::clone(&entity)).await {
@@ -236,13 +290,13 @@ impl Hub {
             names.push(Name::new(format!("{topic}({})", entity.id), Part::Whole, Some(parent.owner.clone())));
             names.push(Name::new(topic, Part::Whole, Some(parent.owner)));
         }
-        self.under(&names, row, to_hash);
-        self.by_paths(changed, &entity, row).await;
+        self.under(&names, row, to_hash, &limits);
+        self.by_paths(changed, &entity, row, &limits).await;
     }
 
     /// Delivers under names that anybody may have matched. A filter that ends in `#` gets an entity once, under the first of its names
     /// that it matches.
-    fn under(&self, names: &[Name], row: &Row, to_hash: bool) {
+    fn under(&self, names: &[Name], row: &Row, to_hash: bool, limits: &Limits) {
         let trie = self.trie.read();
         let mut by_hash: HashSet<*const Subscriber> = HashSet::new();
         for name in names {
@@ -252,12 +306,12 @@ impl Hub {
                     found.push(s);
                 }
             });
-            self.give(name, found, row);
+            self.give(name, found, row, limits);
         }
     }
 
     /// Walks the paths that lead to entities of this type, as each of their followers would find it.
-    async fn by_paths(&self, changed: &Changed, entity: &Arc<Entity>, row: &Row) {
+    async fn by_paths(&self, changed: &Changed, entity: &Arc<Entity>, row: &Row, limits: &Limits) {
         let paths: Vec<(Box<str>, Path)> = {
             let all = self.interests.paths.lock();
             let of_type = all.iter().filter(|(_, (path, _))| path.entity == changed.entity);
@@ -296,13 +350,13 @@ impl Hub {
                         found.push(s);
                     }
                 });
-                self.give(&name, found, row);
+                self.give(&name, found, row, limits);
             }
         }
     }
 
     /// One message for each query among the subscribers.
-    fn give(&self, name: &Name, mut found: Vec<&Subscriber>, row: &Row) {
+    fn give(&self, name: &Name, mut found: Vec<&Subscriber>, row: &Row, limits: &Limits) {
         let Some(entity) = row.item.as_entity() else { return };
         fn query<'a>(s: &&'a Subscriber) -> &'a str {
             s.subscription.select.as_ref().map_or("", |select| &select.query)
@@ -324,7 +378,9 @@ impl Hub {
                 payload,
                 properties: None,
                 position: None,
-                expires: None,
+                // What becomes of a Task is news whenever it comes.
+                expires: limits.expires.filter(|_| name.part == Part::Whole),
+                void: limits.void.clone().filter(|_| name.part == Part::Whole),
                 from: 0,
                 retain: false,
             };

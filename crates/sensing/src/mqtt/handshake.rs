@@ -118,13 +118,14 @@ async fn admit(
     } else {
         connect.client_id.clone()
     };
-    let Some(user) = &connect.username else {
-        return if hub.rights.anonymous() {
-            Ok((Caller::anonymous(), client_id))
-        } else {
-            Err(ConnectAckReason::NotAuthorized)
-        };
+    let user = match (&connect.username, certificate) {
+        (Some(user), _) => user.clone(),
+        // Somebody who shows a certificate wants to be known by it: one that is not wanted is not the public.
+        (None, Some(_)) => ByteString::from_static(""),
+        (None, None) if hub.rights.anonymous() => return Ok((Caller::anonymous(), client_id)),
+        (None, None) => return Err(ConnectAckReason::NotAuthorized),
     };
+    let user = &user;
     let now = Instant::now();
     if !hub.throttle.admits(peer.ip(), user, now) {
         hub.stats.throttled.add(1);
@@ -135,6 +136,10 @@ async fn admit(
     match hub.authenticate.authenticate(login).await {
         Ok(caller) => {
             hub.throttle.succeeded(peer.ip(), user);
+            // A session that goes on is sent what it had subscribed to.
+            if !hub.rights.looks(&caller, format!("CONNECT {client_id}")).await {
+                return Err(ConnectAckReason::ServerUnavailable);
+            }
             Ok((caller, client_id))
         }
         Err(Refusal::Unavailable) => Err(ConnectAckReason::ServerUnavailable),

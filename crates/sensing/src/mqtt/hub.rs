@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Options,
     city::{Anchored, Authenticate, Entities, Field, Keep, Owner, RecordError, Rights, SavedMessage},
-    entities::Touched,
+    entities::{Tasks, Touched},
     interest::{Interest, Selection, split_query},
     saved,
     session::{self, Audience, Link, Message, Position, Session, Subscription},
@@ -123,6 +123,8 @@ pub struct Hub {
     pub interests: Interests,
     /// Datastreams that have new Observations and followers who are to hear of it.
     pub touched: Touched,
+    /// Tasks that are with their devices.
+    pub tasks: Tasks,
     retained: Mutex<BTreeMap<ByteString, Retained>>,
     /// The offset after the last frame that has been routed.
     pub next: AtomicU64,
@@ -192,6 +194,7 @@ impl Hub {
             trie: RwLock::default(),
             interests: Interests::default(),
             touched: Touched::default(),
+            tasks: Tasks::default(),
             retained: Mutex::default(),
             next: AtomicU64::new(next),
             numbers: AtomicU64::new(1),
@@ -267,6 +270,7 @@ impl Hub {
                     properties: None,
                     position: None,
                     expires: None,
+                    void: None,
                     from: 0,
                     retain: true,
                 });
@@ -461,6 +465,7 @@ impl Hub {
                 properties: message.properties.clone(),
                 position: None,
                 expires: message.expires,
+                void: None,
                 from: message.from,
                 retain: true,
             };

@@ -41,6 +41,10 @@ pub enum Routed {
     Tenant(Tenant),
     /// What a device says of a Task.
     Task(EntityId),
+    /// A Task that is proposed, for this TaskingCapability or the one that the body names.
+    Tasks(Option<EntityId>),
+    /// What a device says of itself: `health` or `command`.
+    Own(&'static str),
     /// Not to be had: the reason for MQTT 5, and a sentence for its owner.
     Refused(PublishAckReason, String),
     /// Could not be decided; the client is to send it again.
@@ -131,8 +135,11 @@ impl Known {
             }
             _ => {}
         }
-        if let Address::Task(id) = address {
-            return Routed::Task(id);
+        match address {
+            Address::Task(id) => return Routed::Task(id),
+            Address::Tasks(capability) => return Routed::Tasks(capability),
+            Address::Own(what) => return Routed::Own(if what == "health" { "health" } else { "command" }),
+            _ => {}
         }
         let observations = match address {
             Address::Observations(of) => self.one(hub, caller, body, of, None).await.map(|one| vec![one]),
@@ -147,7 +154,9 @@ impl Known {
                     Err(_) => Err(Routed::Unavailable),
                 },
             },
-            Address::Nothing | Address::Tenant(_) | Address::Task(_) => Err(hidden()),
+            Address::Nothing | Address::Tenant(_) | Address::Task(_) | Address::Tasks(_) | Address::Own(_) => {
+                Err(hidden())
+            }
         };
         match observations {
             Ok(observations) => Routed::Observations(observations),

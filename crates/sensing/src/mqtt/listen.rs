@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use kernel::Clock;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -18,13 +19,31 @@ use super::{Error, connection::Connection, handshake, hub::Hub};
 pub struct Tls {
     pub certificates: PathBuf,
     pub key: PathBuf,
-    /// Authorities of client certificates. When given, a client may show one, and it must then be valid; who the client is, its user
-    /// name and key still say.
+    /// Authorities of client certificates. When given, a client may show one, and it must then be valid; without a user name it signs in
+    /// with it, else who it is its key says.
     pub client_authorities: Option<PathBuf>,
+    /// Revocation lists of those authorities (PEM, RFC 5280 section 5).
+    pub client_revocations: Option<PathBuf>,
+}
+
+/// The program's clock, for the dates of certificates.
+struct Time(Arc<dyn Clock>);
+
+impl std::fmt::Debug for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Time")
+    }
+}
+
+impl rustls::time_provider::TimeProvider for Time {
+    fn current_time(&self) -> Option<UnixTime> {
+        let since = u64::try_from(self.0.now().as_micros()).ok()?;
+        Some(UnixTime::since_unix_epoch(Duration::from_micros(since)))
+    }
 }
 
 /// TLS 1.2 and 1.3 with ring; the process-wide default provider is not relied on.
-pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
+pub fn acceptor(tls: &Tls, clock: &Arc<dyn Clock>) -> Result<TlsAcceptor, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let read = |path: &PathBuf| -> Result<Vec<CertificateDer<'static>>, Error> {
         CertificateDer::pem_file_iter(path)
@@ -33,7 +52,8 @@ pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
     };
     let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| Error::Tls(format!("{}: {e}", tls.key.display())))?;
     let wrong = |e: rustls::Error| Error::Tls(e.to_string());
-    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let time = Arc::new(Time(Arc::clone(clock)));
+    let builder = rustls::ServerConfig::builder_with_details(Arc::clone(&provider), time)
         .with_safe_default_protocol_versions()
         .map_err(wrong)?;
     let builder = match &tls.client_authorities {
@@ -43,7 +63,17 @@ pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
             for authority in read(path)? {
                 roots.add(authority).map_err(wrong)?;
             }
+            let revocations: Vec<CertificateRevocationListDer<'static>> = match &tls.client_revocations {
+                Some(path) => CertificateRevocationListDer::pem_file_iter(path)
+                    .and_then(Iterator::collect)
+                    .map_err(|e| Error::Tls(format!("{}: {e}", path.display())))?,
+                None => Vec::new(),
+            };
             let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .with_crls(revocations)
+                // An authority above the one that issued needs no list of its own here.
+                .only_check_end_entity_revocation()
+                .allow_unknown_revocation_status()
                 .allow_unauthenticated()
                 .build()
                 .map_err(|e| Error::Tls(e.to_string()))?;

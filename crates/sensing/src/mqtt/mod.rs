@@ -7,8 +7,10 @@
 //! | `v1.1/MultiDatastreams(<id>)/Observations` | create body of an Observation, or a bare array |
 //! | `v1.1/FeaturesOfInterest(<id>)/Observations`, `v1.1/Observations` | create body that names its Datastream or MultiDatastream |
 //! | `v1.1/CreateObservations` | data array |
+//! | `v1.1/TaskingCapabilities(<id>)/Tasks`, `v1.1/Tasks` | a Task that is proposed (17-079 section 9.1) |
 //! | `v1.1/Tasks(<id>)` | `{"@lamppost.status": "acknowledged"}`, or `failed` with `@lamppost.reason`: what a device says of a Task (docs/tasking.md) |
 //! | `devices/<device>/<datastream key>` | create body, a bare number or a bare array, for devices that know no ids |
+//! | `devices/self/health`, `devices/self/command` | how a device is, and what has become of its command (docs/devices.md) |
 //! | `tenant/<slug>/...` | anything; a tenant's own messages, for its signed-in callers |
 //!
 //! # Subscribe (18-088 section 14.2)
@@ -23,6 +25,7 @@
 //! | `v1.1/Things(<id>)/name`, any other property | `{"name": …}` when it has another value |
 //! | `v1.1/Things(<id>)/Datastreams`, any other path | the entities where the path leads |
 //! | any of these with `?$select=name,description` | those properties alone, under the topic as it was subscribed to |
+//! | `devices/self/command` | what the device itself is to do: at once when it subscribes, then whenever there is something new |
 //! | `tenant/<slug>/...` | the tenant's own messages |
 //!
 //! An entity's message is what a GET would answer. A Datastream or MultiDatastream is also sent when Observations have moved its phenomenonTime or
@@ -223,7 +226,7 @@ impl Door {
         door.tasks.spawn(Arc::clone(&hub).follow(changes));
         door.tasks.spawn(sweeper(Arc::clone(&hub), sweep));
         let tls = match tls {
-            Some((address, tls)) => Some((address, Some(listen::acceptor(&tls)?))),
+            Some((address, tls)) => Some((address, Some(listen::acceptor(&tls, &hub.clock)?))),
             None => None,
         };
         for (address, acceptor) in plain.map(|address| (address, None)).into_iter().chain(tls) {
@@ -269,6 +272,33 @@ impl Handle {
     /// Serves MQTT on any stream, such as a WebSocket or a test's pipe, to its end.
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, peer: SocketAddr) {
         listen::serve(Arc::clone(&self.0), stream, tokio::io::split, peer, None).await;
+    }
+
+    /// Tells those of some principals (`Caller::label`) that listen under `devices/self/command` what they are to do. Answers how many.
+    pub fn tell(&self, principals: &std::collections::HashSet<String>, payload: Vec<u8>) -> usize {
+        self.0.tell(principals, payload.into())
+    }
+
+    /// Ends the connections of a principal for good: with its sessions, their subscriptions and what waits for it.
+    pub fn forget(&self, principal: &str) -> usize {
+        let own = |key: &str| key.strip_prefix(principal).is_some_and(|rest| rest.starts_with('|'));
+        let sessions: Vec<_> = self.0.sessions.lock().values().filter(|s| own(&s.key)).cloned().collect();
+        let mut ended = 0;
+        for session in sessions {
+            let generation = {
+                let mut state = session.lock();
+                state.expiry = 0;
+                if let Some(link) = &state.link {
+                    link.end(Reason::AdministrativeAction, true);
+                    ended += 1;
+                }
+                state.generation
+            };
+            self.0.end(&session, generation);
+            let (hub, key) = (Arc::clone(&self.0), session.key.clone());
+            tokio::spawn(async move { hub.forget(key).await });
+        }
+        ended
     }
 
     /// Ends the connections of a principal (`Caller::label`): its key has been revoked. Answers how many there were.

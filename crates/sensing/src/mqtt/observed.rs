@@ -8,7 +8,7 @@ use kernel::{Caller, Tenant};
 use parking_lot::RwLock;
 use records::params;
 use serde_json::Value;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::broadcast;
 
 use super::{
     city::{Applied, Field, Live, RecordError},
@@ -17,24 +17,15 @@ use super::{
 use crate::{
     Catalog,
     model::{DatastreamInfo, EntityId, EntityType, Observation},
-    observe::{self, Batch, Observe},
+    observe::{self, Observe},
     tasking::Tasking,
 };
-
-/// Callers that may wait to be recorded; then the next one waits before it waits.
-const QUEUE: usize = 4_096;
-/// Observations in one frame, when many callers come together.
-const FRAME: usize = 10_000;
-/// Frames on their way to the disk at once. While these are written, the next callers gather.
-const FRAMES: usize = 4;
 
 /// Names of devices' Datastreams whose ids are remembered.
 const NAMES: usize = 100_000;
 
 /// A tenant, and `<device>.<key>`.
 type Name = (Tenant, Box<str>);
-
-type Waiting = (Vec<Observation>, oneshot::Sender<Result<(), RecordError>>);
 
 /// Records through [`Observe`], many connections' observations in one frame; looks up in [`Catalog`].
 #[derive(Clone)]
@@ -43,16 +34,12 @@ pub struct Observed {
     catalog: Catalog,
     /// What was found once. It is a hint: the Datastream is looked at again before it is believed.
     names: Arc<RwLock<HashMap<Name, EntityId, RandomState>>>,
-    queue: mpsc::Sender<Waiting>,
     tasking: Option<Tasking>,
 }
 
 impl Observed {
-    /// Starts the task that gathers; it ends when the last clone is gone. Must be called inside the runtime.
     pub fn new(observe: Observe, catalog: Catalog) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(gather(observe.clone(), waiting));
-        Self { observe, catalog, names: Arc::default(), queue, tasking: None }
+        Self { observe, catalog, names: Arc::default(), tasking: None }
     }
     /// Takes what devices say of Tasks.
     #[must_use]
@@ -62,48 +49,10 @@ impl Observed {
     }
 }
 
-/// Puts what waits into frames. Frames are begun in order, so one connection's observations keep theirs.
-async fn gather(observe: Observe, mut waiting: mpsc::Receiver<Waiting>) {
-    let mut frames = futures::stream::FuturesOrdered::new();
-    let mut open = true;
-    while open || !frames.is_empty() {
-        tokio::select! {
-            Some(()) = frames.next(), if !frames.is_empty() => {}
-            first = waiting.recv(), if open && frames.len() < FRAMES => {
-                let Some(first) = first else {
-                    open = false;
-                    continue;
-                };
-                // Whoever is ready to run comes first: what it brings shares this frame, its flush and all that follows.
-                tokio::task::yield_now().await;
-                let mut batch = Batch::new();
-                let mut answers = Vec::new();
-                let mut next = Some(first);
-                while let Some((observations, answer)) = next {
-                    observations.into_iter().for_each(|o| batch.push(o));
-                    answers.push(answer);
-                    next = if batch.len() < FRAME { waiting.try_recv().ok() } else { None };
-                }
-                let observe = observe.clone();
-                frames.push_back(async move {
-                    let result = observe.record(batch).await.map(|_| ()).map_err(refused);
-                    for answer in answers {
-                        // Whoever has gone does not need to know.
-                        let _ = answer.send(result.clone());
-                    }
-                });
-            }
-        }
-    }
-}
-
-fn refused(error: observe::Error) -> RecordError {
+fn refused(error: &observe::Error) -> RecordError {
     match error {
         observe::Error::TooMany(_) => RecordError::Refused(error.to_string()),
-        error => {
-            tracing::warn!(%error, "observations could not be recorded");
-            RecordError::Unavailable
-        }
+        _ => RecordError::Unavailable,
     }
 }
 
@@ -114,13 +63,8 @@ fn applied(applied: &observe::Applied) -> Applied {
 
 impl Field for Observed {
     fn record(&self, observations: Vec<Observation>) -> BoxFuture<'static, Result<(), RecordError>> {
-        let queue = self.queue.clone();
-        async move {
-            let (answer, result) = oneshot::channel();
-            queue.send((observations, answer)).await.map_err(|_| RecordError::Unavailable)?;
-            result.await.unwrap_or(Err(RecordError::Unavailable))
-        }
-        .boxed()
+        let observe = self.observe.clone();
+        async move { observe.record_together(observations).await.map_err(|error| refused(&error)) }.boxed()
     }
 
     fn live(&self) -> BoxStream<'static, Live> {
@@ -274,16 +218,25 @@ impl Field for Observed {
             let Some(tasking) = tasking else {
                 return Err(RecordError::Refused("no Tasks are taken here".to_owned()));
             };
-            match tasking.published(&caller, task, &body).await {
-                Ok(()) => Ok(()),
-                Err(crate::Error::Refused(problem)) if problem.status.is_client_error() => {
-                    Err(RecordError::Refused(payload::sentence(crate::Error::Refused(problem))))
-                }
-                Err(error) => {
-                    tracing::warn!(%error, task = task.0, "what a device says of a Task could not be written");
-                    Err(RecordError::Unavailable)
-                }
-            }
+            heard(tasking.published(&caller, task, &body).await)
+        }
+        .boxed()
+    }
+
+    fn propose(
+        &self,
+        caller: &Caller,
+        capability: Option<EntityId>,
+        body: Vec<u8>,
+        message: (Option<String>, bool),
+    ) -> BoxFuture<'static, Result<(), RecordError>> {
+        let (tasking, caller) = (self.tasking.clone(), caller.clone());
+        async move {
+            let Some(tasking) = tasking else {
+                return Err(RecordError::Refused("no Tasks are taken here".to_owned()));
+            };
+            let message = (message.0.as_deref(), message.1);
+            heard(tasking.propose_published(&caller, capability, &body, message).await.map(drop))
         }
         .boxed()
     }
@@ -316,5 +269,19 @@ impl Field for Observed {
             page
         }
         .boxed()
+    }
+}
+
+/// What a client that has spoken of Tasks is answered.
+fn heard(outcome: Result<(), crate::Error>) -> Result<(), RecordError> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(crate::Error::Refused(problem)) if problem.status.is_client_error() => {
+            Err(RecordError::Refused(payload::sentence(crate::Error::Refused(problem))))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "what was said of Tasks could not be written");
+            Err(RecordError::Unavailable)
+        }
     }
 }

@@ -9,6 +9,7 @@ use ahash::RandomState;
 use bytes::Bytes;
 use bytestring::ByteString;
 use futures::{StreamExt, stream::BoxStream};
+use kernel::Caller;
 
 use super::{
     city::{Applied, Live, Owner},
@@ -127,6 +128,7 @@ impl<'a> Encoder<'a> {
             properties: None,
             position: Some(position),
             expires: None,
+            void: None,
             from: 0,
             retain: false,
         })
@@ -282,6 +284,30 @@ impl Hub {
                 self.offer(these, &message, audience);
             }
         }
+    }
+
+    /// What a device is told to do.
+    pub fn command(payload: Bytes, retain: bool) -> Message {
+        let topic = ByteString::from_static(topic::COMMAND);
+        Message { topic, payload, properties: None, position: None, expires: None, void: None, from: 0, retain }
+    }
+
+    /// Tells those of `labels` that listen now; the others are told when they begin to. Answers how many.
+    pub fn tell(&self, labels: &std::collections::HashSet<String>, payload: Bytes) -> usize {
+        let trie = self.trie.read();
+        let mut found: Vec<&Subscriber> = Vec::new();
+        trie.exact(topic::COMMAND, &mut |s: &Subscriber| found.push(s));
+        let message = Arc::new(Self::command(payload, false));
+        let told = found.into_iter().filter(|s| s.group.is_none()).filter(|s| {
+            // For one that is away nothing is kept: it is told when it comes back what it is to do then, which this may not be any more.
+            let state = s.session.lock();
+            let label = state.caller.as_ref().filter(|_| state.link.is_some()).map(Caller::label);
+            drop(state);
+            label.is_some_and(|label| {
+                labels.contains(&label) && self.offer(&[s], &message, &Audience::Own(label)).is_some()
+            })
+        });
+        told.count()
     }
 
     /// One delivery for all of a session's overlapping subscriptions, at their highest QoS (section 3.3.4).

@@ -7,7 +7,10 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     num::{NonZeroU16, NonZeroU32},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -53,12 +56,18 @@ pub struct Message {
     /// For an observation, its place on the stream.
     pub position: Option<Position>,
     pub expires: Option<Instant>,
+    /// Raised when it must not be given out any more, however long it has waited: a Task that is over.
+    pub void: Option<Arc<AtomicBool>>,
     /// The session that published it, for No Local; 0 when none did.
     pub from: u64,
     pub retain: bool,
 }
 
 impl Message {
+    /// Whether it is of no use any more.
+    pub fn is_void(&self) -> bool {
+        self.void.as_ref().is_some_and(|void| void.load(Ordering::Acquire))
+    }
     /// What it counts for in a queue: its own bytes and a share of the bookkeeping.
     fn cost(&self) -> usize {
         self.topic.len() + self.payload.len() + 96
@@ -452,6 +461,7 @@ impl State {
                     && also.iter().all(|(tenant, public)| self.scope.admits(tenant, *public))
             }
             Audience::Tenant(tenant) => self.tenant.as_ref() == Some(tenant),
+            Audience::Own(label) => self.caller.as_ref().is_some_and(|caller| caller.label() == *label),
         }
     }
 }
@@ -463,6 +473,8 @@ pub enum Audience {
     City { tenant: Tenant, public: bool, also: Vec<(Tenant, bool)> },
     /// A tenant's own message: its signed-in callers.
     Tenant(Tenant),
+    /// One caller's own, by its label.
+    Own(String),
 }
 
 /// The session key of a caller's client.

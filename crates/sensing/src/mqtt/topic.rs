@@ -79,6 +79,10 @@ pub enum Address<'a> {
     DataArray,
     /// `v1.1/Tasks(<id>)`: what a device says of a Task that was sent to it.
     Task(EntityId),
+    /// `v1.1/TaskingCapabilities(<id>)/Tasks`, or `v1.1/Tasks` where the body names the TaskingCapability: a Task is proposed (17-079 section 9.1).
+    Tasks(Option<EntityId>),
+    /// `devices/self/health` and `devices/self/command`: what a device says of itself.
+    Own(&'a str),
     /// `devices/<device>/<datastream key>`: a device that knows no ids.
     Device { device: &'a str, key: &'a str },
     /// `tenant/<slug>/...`: a tenant's own messages, which are not observations.
@@ -100,12 +104,17 @@ impl<'a> Address<'a> {
         match (first, second, third, rest) {
             (Some("v1.1"), Some("Observations"), None, None) => Self::Observations(None),
             (Some("v1.1"), Some("CreateObservations"), None, None) => Self::DataArray,
+            (Some("v1.1"), Some("Tasks"), None, None) => Self::Tasks(None),
+            (Some("v1.1"), Some(level), Some("Tasks"), None) => {
+                id_of(level, "TaskingCapabilities").map_or(Self::Nothing, |id| Self::Tasks(Some(id)))
+            }
             (Some("v1.1"), Some(level), None, None) => id_of(level, "Tasks").map_or(Self::Nothing, Self::Task),
             (Some("v1.1"), Some(level), Some("Observations"), None) => {
                 let series = EntityType::SERIES.into_iter().find_map(|of| Some((of, id_of(level, of.set())?)));
                 let series = series.map(|named| Self::Observations(Some(named)));
                 series.or_else(|| id_of(level, "FeaturesOfInterest").map(Self::OfFeature)).unwrap_or(Self::Nothing)
             }
+            (Some("devices"), Some("self"), Some(what @ ("health" | "command")), None) => Self::Own(what),
             (Some("devices"), Some(device), Some(key), None) if !device.is_empty() && !key.is_empty() => {
                 Self::Device { device, key }
             }
@@ -127,6 +136,9 @@ pub fn datastream_of(filter: &str) -> Option<(EntityType, EntityId)> {
 pub fn observations(of: EntityType, id: EntityId) -> String {
     format!("v1.1/{}({id})/Observations", of.set())
 }
+
+/// Under which a device is told what it is to do. Each device sees its own alone.
+pub const COMMAND: &str = "devices/self/command";
 
 /// The topic of every Observation.
 pub const ALL_OBSERVATIONS: &str = "v1.1/Observations";

@@ -16,10 +16,8 @@ use super::{
 };
 use crate::{
     Audience, Error, Route,
-    alarms::{
-        Alarms, LIMITS,
-        api::{Who, caller, fresh, parse_id, signed_in},
-    },
+    alarms::{Alarms, LIMITS},
+    door::{Who, caller, fresh, parse_id, signed_in},
     route::action::{ALARM_READ, RULE_MANAGE},
 };
 

@@ -36,10 +36,8 @@ use tokio::sync::watch;
 
 use crate::{
     Audience, Error, Route, Scope,
-    alarms::{
-        Alarms, Visible,
-        api::{Who, caller},
-    },
+    alarms::{Alarms, Visible},
+    door::{Who, caller},
     model::{DatastreamInfo, EntityId},
     observe::{Batch, Run},
     route::action,
@@ -69,8 +67,10 @@ pub struct Options {
     pub max_connections: usize,
     /// Of one person or key; the anonymous public shares half of `max_connections`.
     pub max_per_caller: usize,
-    /// The shortest time between two answers to one connection.
+    /// The shortest time between two answers to one connection. An alarm does not wait for it.
     pub pace: Duration,
+    /// The shortest time between two answers that only alarms have brought about: a storm of them is a few answers.
+    pub alarm_pace: Duration,
     /// How often a sign of life is sent, and rights are looked at again.
     pub heartbeat: Duration,
     /// After which a connection is closed; browsers come back by themselves, with whatever session they then have.
@@ -83,6 +83,7 @@ impl Default for Options {
             max_connections: 2_000,
             max_per_caller: 20,
             pace: Duration::from_millis(250),
+            alarm_pace: Duration::from_millis(20),
             heartbeat: Duration::from_secs(15),
             lifetime: Duration::from_secs(3_600),
         }
@@ -143,6 +144,8 @@ struct Inner<D> {
     options: Options,
     board: RwLock<Board>,
     changes: watch::Sender<u64>,
+    /// The same for alarms alone.
+    alarmed: watch::Sender<u64>,
     connected: Mutex<AHashMap<String, usize>>,
 }
 
@@ -151,7 +154,8 @@ impl<D: Directory> Live<D> {
     pub fn new(directory: D, alarms: Alarms, options: Options, events_from: u64) -> Self {
         let board = Board { alarms_from: events_from, alarms_next: events_from, ..Board::default() };
         let (board, changes, connected) = (RwLock::new(board), watch::channel(0).0, Mutex::default());
-        Self { inner: Arc::new(Inner { directory, alarms, options, board, changes, connected }) }
+        let alarmed = watch::channel(0).0;
+        Self { inner: Arc::new(Inner { directory, alarms, options, board, changes, alarmed, connected }) }
     }
 
     pub fn connections(&self) -> usize {
@@ -200,6 +204,7 @@ impl<D: Directory> Live<D> {
         drop(board);
         if is_alarm {
             self.inner.alarms.changed();
+            self.inner.alarmed.send_modify(|n| *n += 1);
             self.inner.changes.send_modify(|n| *n += 1);
         }
     }
@@ -318,6 +323,9 @@ struct Connection<D> {
     alarms_seen: u64,
     resync: bool,
     changes: watch::Receiver<u64>,
+    alarmed: watch::Receiver<u64>,
+    /// When an answer was last given before its time, because of an alarm.
+    hurried: Option<Instant>,
 }
 
 impl<D: Directory> Connection<D> {
@@ -331,10 +339,21 @@ impl<D: Directory> Connection<D> {
             if self.checked.elapsed() >= options.heartbeat {
                 self.look_at_rights();
             }
-            if let Some(wait) = self.answered.and_then(|at| options.pace.checked_sub(at.elapsed())) {
-                tokio::time::sleep(wait).await;
+            let wait = self.answered.and_then(|at| options.pace.checked_sub(at.elapsed()));
+            if let Some(wait) = wait
+                && self.alarm_within(wait).await?
+            {
+                let mut events = Vec::new();
+                self.collect_alarms(&mut events);
+                // Also when none of them is for this caller: a storm of other people's alarms is a few looks too.
+                self.hurried = Some(Instant::now());
+                if !events.is_empty() {
+                    return Some(events);
+                }
+                continue;
             }
             self.changes.mark_unchanged();
+            self.alarmed.mark_unchanged();
             let events = self.collect();
             if !events.is_empty() {
                 self.answered = Some(Instant::now());
@@ -345,6 +364,21 @@ impl<D: Directory> Connection<D> {
                 () = tokio::time::sleep(options.heartbeat) => {}
             }
         }
+    }
+
+    /// Waits until the pace allows an answer, or an alarm comes and it has its turn: then `true`.
+    async fn alarm_within(&mut self, wait: Duration) -> Option<bool> {
+        let options = self.ticket.live.inner.options;
+        let end = Instant::now() + wait;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => return Some(false),
+            changed = self.alarmed.changed() => changed.ok()?,
+        }
+        if let Some(pause) = self.hurried.and_then(|at| options.alarm_pace.checked_sub(at.elapsed())) {
+            tokio::time::sleep(pause.min(end.saturating_duration_since(Instant::now()))).await;
+            self.alarmed.mark_unchanged();
+        }
+        Some(true)
     }
 
     fn look_at_rights(&mut self) {
@@ -360,8 +394,18 @@ impl<D: Directory> Connection<D> {
         if std::mem::take(&mut self.resync) {
             events.push(Event::default().event("resync").data("{}"));
         }
+        self.collect_alarms(&mut events);
         // Only pointers are taken under the lock; text is made afterwards.
-        let (alarms, shown) = {
+        let shown = self.changed(&inner.board.read());
+        for shown in shown.iter().filter(|s| self.scope.admits(&s.info.tenant, s.info.public)) {
+            events.push(Event::default().event("observation").data(observation(shown)));
+        }
+        events
+    }
+
+    fn collect_alarms(&mut self, events: &mut Vec<Event>) {
+        let inner = Arc::clone(&self.ticket.live.inner);
+        let alarms: Vec<_> = {
             let board = inner.board.read();
             if self.alarms_seen < board.alarms_from {
                 self.alarms_seen = board.alarms_from;
@@ -370,18 +414,19 @@ impl<D: Directory> Connection<D> {
             let from = board.alarms.partition_point(|a| a.offset < self.alarms_seen);
             let alarms: Vec<_> = board.alarms.iter().skip(from).take(MAX_AT_ONCE).cloned().collect();
             self.alarms_seen = match alarms.last() {
-                Some(last) if alarms.len() == MAX_AT_ONCE => last.offset + 1,
+                Some(last) if alarms.len() == MAX_AT_ONCE => {
+                    // There are more: do not wait for another one.
+                    self.changes.mark_changed();
+                    self.alarmed.mark_changed();
+                    last.offset + 1
+                }
                 _ => board.alarms_next,
             };
-            (alarms, self.changed(&board))
+            alarms
         };
         for alarm in alarms.iter().filter(|a| self.visible.admits(&a.tenant, a.public)) {
             events.push(Event::default().event("alarm").id(alarm.offset.to_string()).data(&alarm.data));
         }
-        for shown in shown.iter().filter(|s| self.scope.admits(&s.info.tenant, s.info.public)) {
-            events.push(Event::default().event("observation").data(observation(shown)));
-        }
-        events
     }
 
     /// What has changed since the last time and is wanted, oldest change first.
@@ -468,6 +513,8 @@ async fn open<D: Directory>(
         scope: inner.directory.scope(&caller),
         visible: inner.alarms.visible(&caller),
         changes: inner.changes.subscribe(),
+        alarmed: inner.alarmed.subscribe(),
+        hurried: None,
         ticket,
         caller,
         wanted,

@@ -119,17 +119,25 @@ impl Stationery {
                 let first = text("notify.mail.cleared").with("raised", time(alarm.raised_at)).with("at", time(ended));
                 (text("notify.mail.subject-cleared"), first)
             }
+            Occasion::Escalated => {
+                let first = text("notify.mail.escalated").with("at", time(alarm.raised_at));
+                (text("notify.mail.subject-escalated"), first)
+            }
+            Occasion::Assigned => {
+                let first = text("notify.mail.assigned").with("at", time(alarm.raised_at));
+                (text("notify.mail.subject-assigned"), first)
+            }
         };
         let subject =
             subject.with("severity", self.severity(language, alarm.severity)).with("name", &name).with("thing", &thing);
         let mut paragraphs = vec![first.with("name", &name).with("thing", &thing).to_string()];
-        if let Some(value) = alarm.value.filter(|_| delivery.occasion == Occasion::Raised) {
+        if let Some(value) = alarm.value.filter(|_| delivery.occasion != Occasion::Cleared) {
             let unit = alarm.unit.as_deref().unwrap_or("");
             let decimals = ui::format::decimals_for(value);
             let quantity = ui::format::quantity(&self.catalogue, language, value, unit, decimals);
             paragraphs.push(text("notify.mail.value").with("value", line(&quantity)).to_string());
         }
-        if let Some(instruction) = alarm.instruction.as_ref().filter(|_| delivery.occasion == Occasion::Raised) {
+        if let Some(instruction) = alarm.instruction.as_ref().filter(|_| delivery.occasion != Occasion::Cleared) {
             let instruction = line(instruction.get(language));
             paragraphs.push(text("notify.mail.instruction").with("instruction", instruction).to_string());
         }

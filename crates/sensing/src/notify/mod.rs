@@ -6,7 +6,11 @@
 pub mod api;
 pub mod deliveries;
 mod directory;
+pub mod escalate;
 pub mod guard;
+pub mod hold;
+pub mod hours;
+pub mod inhibit;
 pub mod live;
 pub mod mail;
 pub mod model;
@@ -15,12 +19,14 @@ pub mod webhook;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use kernel::Id;
 use records::{Job, JobFailure, Records, RetryPolicy};
 use serde_json::json;
 
+pub use hold::Desk;
 pub use model::{Occasion, Recipient};
-pub use store::{enqueue, told_by};
+pub use store::told_by;
 
 use crate::{Error, alarms};
 use guard::Allowed;
@@ -83,23 +89,67 @@ impl Notifier {
             let this = self.clone();
             async move { this.deliver(job).await }
         };
-        jobs.run(store::QUEUE, self.0.options.concurrency, work, shutdown).await.map_err(alarms::stored)
+        let back = |job| {
+            let this = self.clone();
+            async move { this.look_back(&job).await }
+        };
+        let stop = shutdown.shared();
+        let deliveries = jobs.run(store::QUEUE, self.0.options.concurrency, work, stop.clone());
+        let withheld = jobs.run(hold::QUEUE, 1, back, stop.clone());
+        let step = |job| {
+            let this = self.clone();
+            async move { escalate::step(&this.0.records, this.0.options.stationery.zone.clone(), job).await }
+        };
+        let unanswered = jobs.run(escalate::QUEUE, 2, step, stop.clone());
+        futures::try_join!(deliveries, withheld, unanswered).map(|_| ()).map_err(alarms::stored)
+    }
+
+    fn desk(&self) -> Desk {
+        Desk::new(self.0.options.stationery.zone.clone())
+    }
+
+    /// What kept some deliveries back is over: they go out, or are kept back by something else, or nobody needs them any more.
+    async fn look_back(&self, job: &Job) -> Result<(), JobFailure> {
+        let awaits = job.payload["awaits"].as_str().map(str::to_owned);
+        let awaits = awaits.ok_or_else(|| JobFailure::GiveUp("the job names nothing that was awaited".to_owned()))?;
+        let mut after = None;
+        loop {
+            let (awaits, this) = (awaits.clone(), self.clone());
+            // Each batch is one transaction; after a crash the job begins anew and finds those that are left.
+            let released = self.0.records.write(move |tx| this.desk().release(tx, &awaits, after));
+            after = released.await?;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     async fn deliver(&self, job: Job) -> Result<(), JobFailure> {
         let id: Id<Delivery> = serde_json::from_value(job.payload["delivery"].clone())
             .map_err(|_| JobFailure::GiveUp("the job names no delivery".to_owned()))?;
+        let mut desk = self.desk();
         let load = self.0.records.read(move |read| {
             let Some(delivery) = store::get(read, id)? else { return Ok(None) };
             let alarm = alarms::store::get(read, delivery.alarm)?;
             let recipient = store::recipient(read, &delivery.recipient)?;
-            Ok::<_, records::Error>(Some((delivery, alarm, recipient)))
+            let held = match &alarm {
+                Some(alarm) => desk.would_withhold(read, &delivery, alarm)?,
+                None => false,
+            };
+            Ok::<_, records::Error>(Some((delivery, alarm, recipient, held)))
         });
-        let Some((delivery, alarm, recipient)) = load.await? else {
+        let Some((delivery, alarm, recipient, held)) = load.await? else {
             return Err(JobFailure::GiveUp("the delivery does not exist any more".to_owned()));
         };
-        if delivery.state == DeliveryState::Delivered {
+        if matches!(delivery.state, DeliveryState::Delivered | DeliveryState::Withheld) {
             return Ok(());
+        }
+        if let (true, Some(alarm)) = (held, &alarm) {
+            // A silence has begun while it waited for its turn, or for its relay.
+            let (this, delivery, alarm) = (self.clone(), delivery.clone(), alarm.clone());
+            if self.0.records.write(move |tx| this.desk().withhold(tx, &delivery, &alarm)).await? {
+                return Ok(());
+            }
         }
         let outcome = match (alarm, recipient) {
             (Some(alarm), Some(recipient)) => self.attempt(&alarm, &delivery, &recipient).await,
@@ -145,6 +195,7 @@ impl Notifier {
             "timestamp": match delivery.occasion {
                 Occasion::Raised => alarm.raised_at,
                 Occasion::Cleared => alarm.cleared_at.unwrap_or(alarm.recorded_at),
+                Occasion::Escalated | Occasion::Assigned => delivery.created_at,
             },
             "data": alarm,
             "gathered": delivery.gathered,

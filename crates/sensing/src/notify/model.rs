@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use kernel::{FieldError, Id, Kind, Language, Tenant, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::guard;
+use super::{guard, hours::Window};
 use crate::{
     alarms::model::Alarm,
     rules::model::{Severity, is_key},
@@ -31,6 +31,10 @@ use crate::{
 pub enum Occasion {
     Raised,
     Cleared,
+    /// Nobody has acknowledged it in time.
+    Escalated,
+    /// It was given to a team.
+    Assigned,
 }
 
 impl Occasion {
@@ -38,10 +42,12 @@ impl Occasion {
         match self {
             Self::Raised => "raised",
             Self::Cleared => "cleared",
+            Self::Escalated => "escalated",
+            Self::Assigned => "assigned",
         }
     }
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Raised, Self::Cleared].into_iter().find(|o| o.name() == name)
+        [Self::Raised, Self::Cleared, Self::Escalated, Self::Assigned].into_iter().find(|o| o.name() == name)
     }
 }
 
@@ -64,6 +70,13 @@ pub struct Recipient {
     /// Seconds for which further alarms of the same rule and district are gathered after one was told at once; 0 tells each alone.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub group: u32,
+    /// Weekdays and hours of the city in which it is told; always where none is given. What is raised outside them is told when they begin, if it is
+    /// still open then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hours: Vec<Window>,
+    /// Alarms of this severity and graver are told at any hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_any_hour: Option<Severity>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<Email>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,6 +106,7 @@ fn both() -> BTreeSet<Occasion> {
 
 const MAX_ADDRESSES: usize = 50;
 const MAX_DISTRICTS: usize = 100;
+const MAX_WINDOWS: usize = 20;
 /// Whoever is told an hour late about the second alarm is told of a first at once.
 const MAX_GROUP: u32 = 3_600;
 
@@ -117,6 +131,21 @@ impl Recipient {
         }
         if self.districts.len() > MAX_DISTRICTS || self.districts.iter().any(|d| d.is_empty() || d.len() > 200) {
             wrong("/districts", format!("at most {MAX_DISTRICTS} names of 1 to 200 characters are expected"));
+        }
+        if self.occasions.iter().any(|o| !matches!(o, Occasion::Raised | Occasion::Cleared)) {
+            let detail = "'raised' and 'cleared' are expected; whom an escalation or an assignment names is told of it";
+            wrong("/occasions", detail.to_owned());
+        }
+        if self.hours.len() > MAX_WINDOWS {
+            wrong("/hours", format!("at most {MAX_WINDOWS} windows are possible"));
+        }
+        for (at, window) in self.hours.iter().enumerate() {
+            if let Err(detail) = window.check() {
+                wrong(&format!("/hours/{at}"), detail);
+            }
+        }
+        if self.at_any_hour.is_some() && self.hours.is_empty() {
+            wrong("/at_any_hour", "give 'hours' with it: without them everything is told at any hour".to_owned());
         }
         if self.email.is_some() == self.webhook.is_some() {
             wrong("", "give either 'email' or 'webhook'".to_owned());
@@ -144,8 +173,15 @@ impl Recipient {
 
     pub fn wants(&self, alarm: &Alarm, occasion: Occasion) -> bool {
         // A rule may name another department's recipient only where the pack puts both under one tenant: alarms do not leave it.
+        if self.tenant != alarm.tenant {
+            return false;
+        }
+        // Who is named for it wants it, whatever else it wants.
+        if matches!(occasion, Occasion::Escalated | Occasion::Assigned) {
+            return true;
+        }
         let here = self.districts.is_empty() || alarm.district.as_ref().is_some_and(|d| self.districts.contains(d));
-        self.tenant == alarm.tenant && alarm.severity >= self.min_severity && self.occasions.contains(&occasion) && here
+        alarm.severity >= self.min_severity && self.occasions.contains(&occasion) && here
     }
 }
 
@@ -161,6 +197,9 @@ pub struct Delivery {
     pub attempts: u32,
     /// Alarms that it is about: this one, and further ones of the same rule and district.
     pub gathered: u32,
+    /// What keeps or kept it back: `silence/{id}`, `alarm/{id}` (of an alarm that speaks for this one), `hours`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withheld_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     pub created_at: Timestamp,
@@ -179,6 +218,8 @@ pub enum DeliveryState {
     Delivered,
     /// Given up: a dead letter until somebody sends it again.
     Dead,
+    /// Kept back: it goes out when what keeps it back is over and the alarm is still open, else never.
+    Withheld,
 }
 
 impl DeliveryState {
@@ -187,10 +228,11 @@ impl DeliveryState {
             Self::Pending => "pending",
             Self::Delivered => "delivered",
             Self::Dead => "dead",
+            Self::Withheld => "withheld",
         }
     }
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Pending, Self::Delivered, Self::Dead].into_iter().find(|s| s.name() == name)
+        [Self::Pending, Self::Delivered, Self::Dead, Self::Withheld].into_iter().find(|s| s.name() == name)
     }
 }
 
@@ -211,6 +253,9 @@ mod tests {
         check("", &[""]);
         check("webhook = { url = \"https://h.example/x\", secret = \"s\" }", &[]);
         check("webhook = { url = \"http://h.example/x\", secret = \"S S\" }", &["/webhook/url", "/webhook/secret"]);
+        check("email = { to = [\"a@b.example\"] }\nhours = [{ from = \"08:00\", to = \"08:00\" }]", &["/hours/0"]);
+        check("email = { to = [\"a@b.example\"] }\nat_any_hour = \"Severe\"", &["/at_any_hour"]);
+        check("email = { to = [\"a@b.example\"] }\noccasions = [\"escalated\"]", &["/occasions"]);
         check("webhook = { url = \"https://10.0.0.1/\", secret = \"s\" }", &["/webhook/url"]);
     }
 }

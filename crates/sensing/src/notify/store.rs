@@ -33,6 +33,12 @@ pub fn recipient(read: &mut Read<'_>, key: &str) -> Result<Option<Recipient>, re
     Ok(body.and_then(|b| serde_json::from_str(&b).ok()))
 }
 
+/// The keys of a tenant's recipients: the teams that an alarm can be given to.
+pub fn recipients_of(read: &mut Read<'_>, tenant: &Tenant) -> Result<Vec<String>, records::Error> {
+    let sql = "SELECT key FROM sensing_recipient WHERE tenant = $1 ORDER BY key LIMIT 500";
+    read.query(sql, params![tenant], |row| row.get(0))
+}
+
 pub fn recipient_keys(read: &mut Read<'_>) -> Result<Vec<String>, records::Error> {
     read.query("SELECT key FROM sensing_recipient ORDER BY key", params![], |row| row.get(0))
 }
@@ -48,33 +54,84 @@ pub fn told_by(read: &mut Read<'_>, rule: &str) -> Result<Vec<String>, records::
     Ok(body.and_then(|b| serde_json::from_str::<RuleDeclaration>(&b).ok()).map(|d| d.notify).unwrap_or_default())
 }
 
-/// Writes a delivery and its job for each recipient who wants it, in the transaction of the alarm itself.
-pub fn enqueue(tx: &mut Tx<'_>, alarm: &Alarm, occasion: Occasion, keys: &[String]) -> Result<(), records::Error> {
-    for key in keys {
-        let Some(recipient) = recipient(tx, key)?.filter(|r| r.wants(alarm, occasion)) else { continue };
-        let now = tx.now();
-        let id = delivery_id(alarm, occasion, key);
-        let Some(run_at) = turn(tx, alarm, occasion, &recipient, id)? else { continue };
-        let added = tx.execute(
-            "INSERT INTO sensing_delivery (id, alarm, version, recipient, tenant, event, state, attempts, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, 'pending', 0, $7) ON CONFLICT DO NOTHING",
-            params![id, alarm.id, alarm.version, recipient.key, recipient.tenant, occasion.name(), now],
-        )?;
-        if added > 0 {
-            push(tx, id, run_at)?;
-        }
-    }
+/// Writes a delivery; `false` when it is there already. `withheld`: why it is kept back, and whose end it awaits.
+pub(super) fn put(
+    tx: &mut Tx<'_>,
+    id: Id<Delivery>,
+    alarm: &Alarm,
+    occasion: Occasion,
+    recipient: &Recipient,
+    withheld: Option<(&str, Option<&str>)>,
+) -> Result<bool, records::Error> {
+    let state = if withheld.is_some() { DeliveryState::Withheld } else { DeliveryState::Pending };
+    let (why, awaits) = withheld.map_or((None, None), |(why, awaits)| (Some(why), awaits));
+    let added = tx.execute(
+        "INSERT INTO sensing_delivery
+             (id, alarm, version, recipient, tenant, event, state, attempts, created_at, withheld_by, awaits)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10) ON CONFLICT DO NOTHING",
+        params![
+            id,
+            alarm.id,
+            alarm.version,
+            recipient.key,
+            recipient.tenant,
+            occasion.name(),
+            state.name(),
+            tx.now(),
+            why,
+            awaits,
+        ],
+    )?;
+    Ok(added > 0)
+}
+
+/// Keeps a delivery back.
+pub(super) fn withhold(tx: &mut Tx<'_>, id: Id<Delivery>, why: &str, awaits: &str) -> Result<(), records::Error> {
+    let withhold = "UPDATE sensing_delivery SET state = 'withheld', withheld_by = $2, awaits = $3 WHERE id = $1";
+    tx.execute(withhold, params![id, why, awaits])?;
     Ok(())
 }
 
-/// When this alarm is told about; `None` when it is gathered into a delivery that waits already. A storm of alarms of one rule in one district is so
+/// It awaits nothing any more, and never goes out.
+pub(super) fn settle(tx: &mut Tx<'_>, id: Id<Delivery>) -> Result<(), records::Error> {
+    tx.execute("UPDATE sensing_delivery SET awaits = NULL WHERE id = $1", params![id])?;
+    Ok(())
+}
+
+/// It goes out after all.
+pub(super) fn free(tx: &mut Tx<'_>, id: Id<Delivery>) -> Result<(), records::Error> {
+    tx.execute("UPDATE sensing_delivery SET state = 'pending', awaits = NULL WHERE id = $1", params![id])?;
+    Ok(())
+}
+
+pub(super) fn remove(tx: &mut Tx<'_>, id: Id<Delivery>) -> Result<(), records::Error> {
+    tx.execute("DELETE FROM sensing_delivery WHERE id = $1", params![id])?;
+    Ok(())
+}
+
+/// Those that await the end of something, oldest first.
+pub(super) fn awaiting(
+    read: &mut Read<'_>,
+    awaits: &str,
+    after: Option<Id<Delivery>>,
+    limit: usize,
+) -> Result<Vec<Delivery>, records::Error> {
+    let after = after.map(|id| id.to_string()).unwrap_or_default();
+    read.query(
+        &format!("SELECT {COLUMNS} FROM sensing_delivery WHERE awaits = $1 AND id > $2 ORDER BY id LIMIT $3"),
+        params![awaits, after, i64::try_from(limit).unwrap_or(i64::MAX)],
+        delivery,
+    )
+}
+
+/// `count`: how many alarms the letter is about. When this alarm is told about; `None` when it is gathered into a delivery that waits already. A storm of alarms of one rule in one district is so
 /// one letter at once, and one for each span that it lasts.
-fn turn(
+pub(super) fn turn(
     tx: &mut Tx<'_>,
     alarm: &Alarm,
     occasion: Occasion,
     recipient: &Recipient,
-    id: Id<Delivery>,
+    (id, count): (Id<Delivery>, u32),
 ) -> Result<Option<Timestamp>, records::Error> {
     let now = tx.now();
     if recipient.group == 0 {
@@ -95,8 +152,8 @@ fn turn(
             Ok(Some(now))
         }
         Some((_, Some(delivery))) => {
-            let more = "UPDATE sensing_delivery SET gathered = gathered + 1 WHERE id = $1";
-            tx.execute(more, params![delivery])?;
+            let more = "UPDATE sensing_delivery SET gathered = gathered + $2 WHERE id = $1";
+            tx.execute(more, params![delivery, count])?;
             Ok(None)
         }
         Some((ends_at, None)) => {
@@ -107,20 +164,35 @@ fn turn(
     }
 }
 
-fn push(tx: &mut Tx<'_>, id: Id<Delivery>, run_at: Timestamp) -> Result<(), records::Error> {
+pub(super) fn push(tx: &mut Tx<'_>, id: Id<Delivery>, run_at: Timestamp) -> Result<(), records::Error> {
+    push_as(tx, id, run_at, id.to_string())
+}
+
+/// The job of a delivery that had one before. That may not be gone yet when this one is written, so the new one has a name of its own.
+pub(super) fn push_again(tx: &mut Tx<'_>, id: Id<Delivery>, run_at: Timestamp) -> Result<(), records::Error> {
+    let name = format!("{id}@{}", tx.now().as_micros());
+    push_as(tx, id, run_at, name)
+}
+
+fn push_as(tx: &mut Tx<'_>, id: Id<Delivery>, run_at: Timestamp, name: String) -> Result<(), records::Error> {
     let mut job = NewJob::new(QUEUE, json!({ "delivery": id }));
     job.run_at = run_at;
-    job.unique_key = Some(id.to_string());
+    job.unique_key = Some(name);
     job.max_attempts = ATTEMPTS;
     tx.enqueue(job)?;
     Ok(())
 }
 
-/// One alarm, occasion and recipient is one delivery, however often it is written.
-fn delivery_id(alarm: &Alarm, occasion: Occasion, recipient: &str) -> Id<Delivery> {
-    let digest: [u8; 32] = Sha256::digest(format!("{}/{}/{recipient}", alarm.id, occasion.name())).into();
+/// One alarm, occasion, recipient and round is one delivery, however often it is written.
+pub(super) fn delivery_id(alarm: &Alarm, occasion: Occasion, recipient: &str, round: &str) -> Id<Delivery> {
+    let mut name = format!("{}/{}/{recipient}", alarm.id, occasion.name());
+    if !round.is_empty() {
+        // No recipient's key holds a slash.
+        name = format!("{name}/{round}");
+    }
+    let digest: [u8; 32] = Sha256::digest(name).into();
     let (entropy, _) = digest.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
-    let at = if occasion == Occasion::Raised { alarm.raised_at } else { alarm.cleared_at.unwrap_or(alarm.raised_at) };
+    let at = if occasion == Occasion::Cleared { alarm.cleared_at.unwrap_or(alarm.raised_at) } else { alarm.raised_at };
     Id::new(at, u128::from_be_bytes(*entropy))
 }
 
@@ -130,7 +202,7 @@ pub fn revive(tx: &mut Tx<'_>, id: Id<Delivery>) -> Result<bool, records::Error>
     let revived = tx.execute(revive, params![id])? > 0;
     if revived {
         let now = tx.now();
-        push(tx, id, now)?;
+        push_again(tx, id, now)?;
     }
     Ok(revived)
 }
@@ -152,7 +224,7 @@ pub fn attempted(
 }
 
 const COLUMNS: &str = "id, alarm, recipient, tenant, event, state, attempts, last_error, created_at, delivered_at,
-    gathered";
+    gathered, withheld_by";
 
 fn delivery(row: &Row<'_>) -> Result<Delivery, records::Error> {
     let unknown = || records::Error::Statement(format!("a {} is not known", Delivery::NAME));
@@ -168,6 +240,7 @@ fn delivery(row: &Row<'_>) -> Result<Delivery, records::Error> {
         created_at: row.get(8)?,
         delivered_at: row.get(9)?,
         gathered: row.get(10)?,
+        withheld_by: row.get(11)?,
     })
 }
 

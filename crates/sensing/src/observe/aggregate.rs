@@ -52,6 +52,18 @@ impl std::str::FromStr for Step {
     }
 }
 
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Minutes(n) => write!(f, "PT{n}M"),
+            Self::Hours(n) => write!(f, "PT{n}H"),
+            Self::Days(n) => write!(f, "P{n}D"),
+            Self::Months(n) => write!(f, "P{n}M"),
+            Self::Years(n) => write!(f, "P{n}Y"),
+        }
+    }
+}
+
 /// What stands in a bucket without observations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Fill {
@@ -93,6 +105,12 @@ pub struct Bucket {
     pub last: Option<f64>,
 }
 
+/// What the lake sums up by the hour when it compacts: the same rows that an aggregate counts.
+pub(super) const ROLLUP: lake::Rollup =
+    lake::Rollup { column: "value", unless: Some(("quality", is_bad)), summed: Some(super::columns::SUMMED) };
+
+/// Buckets of this width are read in parts, µs. Of narrower ones all rows are read soon enough; in tests most are wide.
+const WIDE: i64 = if cfg!(test) { 60_000_000 } else { 2 * 86_400_000_000 };
 /// Buckets in one answer.
 const MAX_BUCKETS: usize = 100_000;
 /// Rows read at a time.
@@ -119,17 +137,24 @@ impl Observe {
             rows.iter().for_each(|row| add(&mut buckets, row));
             return Ok(fill(buckets, q.fill));
         }
-        let mut touched = vec![false; buckets.len()];
+        let mut said: Vec<Option<(i64, i64)>> = vec![None; buckets.len()];
         for at in rows.iter().map(|row| row.key.at).chain(removed.iter().map(|key| key.at)) {
-            touched[place(&buckets, at)] = true;
+            let span = &mut said[place(&buckets, at)];
+            *span = Some(span.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
         }
+        let (edges, touched) = pieces(&buckets, &said);
+        let mut parts: Vec<Bucket> = edges.windows(2).map(|e| Bucket::empty(e[0], e[1])).collect();
         if touched.contains(&false) {
-            self.sum_up(&q, from, to, edges, &mut buckets).await?;
+            self.sum_up(&q, from, to, edges, &mut parts).await?;
         }
         for stretch in stretches(&touched) {
-            let (from, to) = (from.max(buckets[stretch.start].start), to.min(buckets[stretch.end - 1].end));
-            buckets[stretch.clone()].iter_mut().for_each(|b| *b = Bucket::empty(b.start, b.end));
-            self.read_through(q.datastream, from, to, &mut buckets[stretch]).await?;
+            let (from, to) = (from.max(parts[stretch.start].start), to.min(parts[stretch.end - 1].end));
+            parts[stretch.clone()].iter_mut().for_each(|b| *b = Bucket::empty(b.start, b.end));
+            self.read_through(q.datastream, from, to, &mut parts[stretch]).await?;
+        }
+        for part in &parts {
+            let at = place(&buckets, part.start.as_micros());
+            buckets[at].join(part);
         }
         Ok(fill(buckets, q.fill))
     }
@@ -148,8 +173,8 @@ impl Observe {
             from,
             to,
             buckets: lake::Buckets::Edges(edges),
-            column: "value",
-            unless: Some(("quality", is_bad)),
+            column: ROLLUP.column,
+            unless: ROLLUP.unless,
         };
         let found = self.0.table.view().aggregate(query).await?;
         let mut at = 0;
@@ -197,12 +222,47 @@ impl Observe {
     }
 }
 
+/// Edges of parts, and which of them memory has something to say about. A wide bucket is cut where memory begins and ends: this year's is summed up
+/// out of the lake but for its last minutes, and not read row by row.
+fn pieces(buckets: &[Bucket], said: &[Option<(i64, i64)>]) -> (Vec<Timestamp>, Vec<bool>) {
+    let (mut edges, mut touched) = (Vec::with_capacity(buckets.len() + 1), Vec::with_capacity(buckets.len()));
+    let mut piece = |start: Timestamp, here: bool| {
+        edges.push(start);
+        touched.push(here);
+    };
+    for (bucket, said) in buckets.iter().zip(said) {
+        let wide = bucket.end.micros_since(bucket.start) >= WIDE;
+        let Some((first, last)) = said.filter(|_| wide) else {
+            piece(bucket.start, said.is_some());
+            continue;
+        };
+        let (first, after) = (Timestamp::from_micros(first), Timestamp::from_micros(last).plus_micros(1));
+        if first > bucket.start {
+            piece(bucket.start, false);
+        }
+        piece(first.max(bucket.start), true);
+        if after < bucket.end {
+            piece(after, false);
+        }
+    }
+    edges.extend(buckets.last().map(|bucket| bucket.end));
+    (edges, touched)
+}
+
 /// Which of the buckets, which follow each other, holds a time.
 fn place(buckets: &[Bucket], at: i64) -> usize {
     buckets.partition_point(|b| b.end.as_micros() <= at).min(buckets.len().saturating_sub(1))
 }
 
 fn add(buckets: &mut [Bucket], row: &Row) {
+    if let Some(s) = row.extra.as_ref().and_then(|extra| extra.summed) {
+        let at = place(buckets, row.key.at);
+        let Bucket { start, end, .. } = buckets[at];
+        let (min, max, sum) = (Some(s.min), Some(s.max), Some(s.sum));
+        let (mean, first, last) = (None, Some(s.first), Some(s.last));
+        buckets[at].join(&Bucket { start, end, count: s.count, mean, min, max, sum, first, last });
+        return;
+    }
     if let Some(value) = usable(row) {
         let at = place(buckets, row.key.at);
         buckets[at].add(value);
@@ -232,14 +292,31 @@ fn usable(row: &Row) -> Option<f64> {
 }
 
 /// `{"code":"bad"}` in resultQuality, as connectors and devices write it.
-fn is_bad(quality: &str) -> bool {
-    serde_json::from_str::<serde_json::Value>(quality)
-        .is_ok_and(|v| matches!(v["code"].as_str(), Some("bad" | "missing")))
+pub(super) fn is_bad(quality: &str) -> bool {
+    serde_json::from_str::<serde_json::Value>(quality).is_ok_and(|v| v["code"].as_str().is_some_and(is_bad_code))
+}
+
+pub(super) fn is_bad_code(code: &str) -> bool {
+    matches!(code, "bad" | "missing")
 }
 
 impl Bucket {
     fn empty(start: Timestamp, end: Timestamp) -> Self {
         Self { start, end, count: 0, mean: None, min: None, max: None, sum: None, first: None, last: None }
+    }
+    /// Takes in the next part of it.
+    fn join(&mut self, part: &Self) {
+        if part.count == 0 {
+            return;
+        }
+        self.count += part.count;
+        let sum = self.sum.unwrap_or(0.0) + part.sum.unwrap_or(0.0);
+        self.sum = Some(sum);
+        self.mean = Some(sum / self.count as f64);
+        self.min = self.min.into_iter().chain(part.min).reduce(f64::min);
+        self.max = self.max.into_iter().chain(part.max).reduce(f64::max);
+        self.first = self.first.or(part.first);
+        self.last = part.last.or(self.last);
     }
     fn add(&mut self, value: f64) {
         self.count += 1;

@@ -46,7 +46,9 @@ pub(super) async fn run(
 
 fn apply(inner: &Inner, records: &[Record]) {
     let Some(last) = records.last() else { return };
-    let open = inner.unsealed.generations.load().open.clone();
+    // Only `turn` opens one, and it runs between two calls of this. The one being sealed may be let go of meanwhile; what it says of its rows stays true.
+    let generations = inner.unsealed.generations.load_full();
+    let (open, sealing) = (&*generations.open, generations.sealing.as_deref());
     let listened = inner.live.receiver_count() > 0;
     for record in records {
         let frame = match frame::decode(&record.payload) {
@@ -57,8 +59,8 @@ fn apply(inner: &Inner, records: &[Record]) {
             }
         };
         match &frame {
-            Frame::Observed(batch) => batch.runs().iter().for_each(|run| observed(inner, &open, run)),
-            Frame::Removed(ids) => ids.iter().for_each(|id| removed(inner, &open, id)),
+            Frame::Observed(batch) => batch.runs().iter().for_each(|run| observed(inner, open, sealing, run)),
+            Frame::Removed(ids) => ids.iter().for_each(|id| removed(inner, open, sealing, id)),
             Frame::Dropped(id) => {
                 open.drop_datastream(*id);
                 inner.heads.forget(id.0);
@@ -77,12 +79,11 @@ fn apply(inner: &Inner, records: &[Record]) {
     }
 }
 
-fn observed(inner: &Inner, open: &Generation, run: &super::Run) {
-    let sealing = inner.unsealed.generations.load().sealing.clone();
+fn observed(inner: &Inner, open: &Generation, sealing: Option<&Generation>, run: &super::Run) {
     inner.heads.change(run.datastream.0, |head| {
         // The usual case in one step: in order, and later than everything in memory.
         let first = run.times.first().map(|&at| Key { at, feature: run.feature.0, result_time: None });
-        let is_later = sealing.as_ref().is_none_or(|g| g.with(run.datastream, |s| s.last() < first).unwrap_or(true));
+        let is_later = sealing.is_none_or(|g| g.with(run.datastream, |s| s.last() < first).unwrap_or(true));
         if run.is_plain() && is_later && open.put_plain(run) {
             head.saw_run(run);
             return;
@@ -90,8 +91,7 @@ fn observed(inner: &Inner, open: &Generation, run: &super::Run) {
         let mut row = 0;
         // A row counts as fresh when no generation in memory held it; the lake is asked only for rows before its own end.
         open.put(run, |key, new| {
-            let known =
-                new && sealing.as_ref().is_some_and(|g| g.with(run.datastream, |s| s.contains(&key)).unwrap_or(false));
+            let known = new && sealing.is_some_and(|g| g.with(run.datastream, |s| s.contains(&key)).unwrap_or(false));
             let end = run.extra(row).and_then(|e| e.end).map_or(key.at, |e| e.as_micros());
             let this = row;
             head.saw(|| run.observation(this), &key, end, new && !known);
@@ -100,9 +100,8 @@ fn observed(inner: &Inner, open: &Generation, run: &super::Run) {
     });
 }
 
-fn removed(inner: &Inner, open: &Generation, id: &ObservationId) {
+fn removed(inner: &Inner, open: &Generation, sealing: Option<&Generation>, id: &ObservationId) {
     let key = Key::of(id);
-    let sealing = inner.unsealed.generations.load().sealing.clone();
     let in_sealing = sealing.is_some_and(|g| g.with(id.datastream, |s| s.contains(&key)).unwrap_or(false));
     let in_open = open.remove(id);
     inner.heads.change(id.datastream.0, |head| head.lost(&key, in_open && !in_sealing));

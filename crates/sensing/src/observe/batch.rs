@@ -1,6 +1,6 @@
 //! Observations on their way in, as columns.
 //!
-//! A batch holds runs of one Datastream and one FeatureOfInterest: two numbers a row in two vectors. What most
+//! A batch holds runs of one Datastream and one FeatureOfInterest: two numbers a row in two columns. What most
 //! observations do not have (an end, a resultTime, a result that is no number, quality, parameters) hangs off the row as
 //! an [`Extra`] and costs nothing where it is absent.
 
@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use kernel::{Interval, Timestamp};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 use crate::model::{EntityId, Observation, ObservationId, ResultValue};
 
@@ -22,17 +23,33 @@ pub struct Extra {
     pub quality: Option<Arc<RawValue>>,
     pub valid: Option<Interval>,
     pub parameters: Option<Arc<RawValue>>,
+    /// The row stands for several that have been summed up ([`super::thin`]). Its value is their mean, `end` is the end of their interval, and
+    /// `parameters` counts their qualities. Never on the stream: only the lake has such rows.
+    pub summed: Option<Summed>,
+}
+
+/// What a row stands for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summed {
+    /// Those whose quality lets them count; with none, the numbers mean nothing.
+    pub count: u64,
+    pub min: f64,
+    pub max: f64,
+    pub sum: f64,
+    pub first: f64,
+    pub last: f64,
 }
 
 impl Extra {
     pub fn is_empty(&self) -> bool {
-        let Self { result_time, end, result, quality, valid, parameters } = self;
+        let Self { result_time, end, result, quality, valid, parameters, summed } = self;
         result_time.is_none()
             && end.is_none()
             && result.is_none()
             && quality.is_none()
             && valid.is_none()
             && parameters.is_none()
+            && summed.is_none()
     }
 }
 
@@ -44,11 +61,15 @@ impl PartialEq for Extra {
         self.result_time == other.result_time
             && self.end == other.end
             && self.valid == other.valid
+            && self.summed == other.summed
             && same(&self.result, &other.result)
             && same(&self.quality, &other.quality)
             && same(&self.parameters, &other.parameters)
     }
 }
+
+/// Numbers of a run. A live city sends one row of a series at a time: it stands in the run itself and allocates nothing.
+pub type Column<T> = SmallVec<[T; 1]>;
 
 /// Rows of one Datastream and one FeatureOfInterest, in the order they came.
 #[derive(Clone, Debug)]
@@ -56,16 +77,16 @@ pub struct Run {
     pub datastream: EntityId,
     pub feature: EntityId,
     /// phenomenonTime (its start) in microseconds.
-    pub times: Vec<i64>,
+    pub times: Column<i64>,
     /// The result, or NaN when the row's [`Extra`] holds one that is no number.
-    pub values: Vec<f64>,
+    pub values: Column<f64>,
     /// As long as `times`, or empty when no row has anything extra.
     pub extras: Vec<Option<Arc<Extra>>>,
 }
 
 impl Run {
     pub fn new(datastream: EntityId, feature: EntityId) -> Self {
-        Self { datastream, feature, times: Vec::new(), values: Vec::new(), extras: Vec::new() }
+        Self { datastream, feature, times: Column::new(), values: Column::new(), extras: Vec::new() }
     }
     pub fn len(&self) -> usize {
         self.times.len()
@@ -116,7 +137,11 @@ pub(super) fn observation(
     value: f64,
     extra: Option<&Extra>,
 ) -> Observation {
-    let extra = extra.cloned().unwrap_or_default();
+    let mut extra = extra.cloned().unwrap_or_default();
+    if let Some(summed) = extra.summed {
+        extra.parameters =
+            Some(super::thin::about(start, extra.end.unwrap_or(start), &summed, extra.parameters.as_deref()));
+    }
     Observation {
         datastream,
         feature,
@@ -169,6 +194,7 @@ impl Batch {
             quality: o.quality,
             valid: o.valid,
             parameters: o.parameters,
+            summed: None,
         };
         if !self.runs.last().is_some_and(|r| r.datastream == o.datastream && r.feature == o.feature) {
             self.runs.push(Run::new(o.datastream, o.feature));

@@ -16,7 +16,7 @@ use lake::{
 use serde_json::value::RawValue;
 
 use super::{
-    batch::Extra,
+    batch::{Extra, Summed},
     recent::{Key, Row},
 };
 
@@ -29,6 +29,7 @@ pub fn spec() -> TableSpec {
         time: "phenomenon_time",
         key: vec!["datastream", "phenomenon_time", "feature", "result_time"],
         partition: Partition::Month,
+        rollup: Some(super::aggregate::ROLLUP),
     }
 }
 
@@ -50,8 +51,28 @@ fn schema() -> SchemaRef {
         Field::new("valid_start", time(), true),
         Field::new("valid_end", time(), true),
         Field::new("parameters", DataType::Utf8, true),
+        // What a row stands for that sums up others; null in every row that was observed.
+        Field::new(SUMMED.count, DataType::Int64, true),
+        Field::new(SUMMED.min, DataType::Float64, true),
+        Field::new(SUMMED.max, DataType::Float64, true),
+        Field::new(SUMMED.sum, DataType::Float64, true),
+        Field::new(SUMMED.first, DataType::Float64, true),
+        Field::new(SUMMED.last, DataType::Float64, true),
     ]))
 }
+
+/// The columns of rows that stand for several.
+pub const SUMMED: lake::Summed = lake::Summed {
+    count: "summed_count",
+    min: "summed_min",
+    max: "summed_max",
+    sum: "summed_sum",
+    first: "summed_first",
+    last: "summed_last",
+};
+/// Where they begin, and where they end.
+const SUMS: usize = 11;
+const COLUMNS: usize = 17;
 
 fn key_schema() -> SchemaRef {
     let schema = schema();
@@ -110,6 +131,7 @@ impl Columns {
                 6 | 7 | 10 => nulls(&NO_TEXT, DataType::Utf8, rows),
                 _ => nulls(&NO_TIME, time_type(), rows),
             }));
+            columns.extend(no_sums(rows));
             return RecordBatch::try_new(schema(), columns);
         }
         let mut extras = self.extras.iter().peekable();
@@ -139,12 +161,32 @@ impl Columns {
             column(&|e| e.valid.map(|v| v.end)),
             text(&|e| &e.parameters),
         ]);
+        let sums: Vec<_> = each.iter().map(|e| e.and_then(|(_, e)| e.summed)).collect();
+        if sums.iter().all(Option::is_none) {
+            columns.extend(no_sums(rows));
+            return RecordBatch::try_new(schema(), columns);
+        }
+        let counts = sums.iter().map(|s| s.map(|s| i64::try_from(s.count).unwrap_or(i64::MAX)));
+        columns.push(Arc::new(counts.collect::<Int64Array>()));
+        let parts: [fn(Summed) -> f64; 5] = [|s| s.min, |s| s.max, |s| s.sum, |s| s.first, |s| s.last];
+        for part in parts {
+            // Numbers that mean nothing are not there.
+            let part = sums.iter().map(|s| s.filter(|s| s.count > 0).map(part));
+            columns.push(Arc::new(part.collect::<Float64Array>()));
+        }
         RecordBatch::try_new(schema(), columns)
     }
 }
 
 static NO_TIME: OnceLock<ArrayRef> = OnceLock::new();
 static NO_TEXT: OnceLock<ArrayRef> = OnceLock::new();
+static NO_COUNT: OnceLock<ArrayRef> = OnceLock::new();
+static NO_NUMBER: OnceLock<ArrayRef> = OnceLock::new();
+
+fn no_sums(rows: usize) -> impl Iterator<Item = ArrayRef> {
+    let numbers = std::iter::repeat_with(move || nulls(&NO_NUMBER, DataType::Float64, rows)).take(5);
+    std::iter::once(nulls(&NO_COUNT, DataType::Int64, rows)).chain(numbers)
+}
 
 /// A column of nulls, out of the one that all share.
 fn nulls(shared: &OnceLock<ArrayRef>, kind: DataType, rows: usize) -> ArrayRef {
@@ -187,10 +229,23 @@ pub fn rows(batch: &RecordBatch) -> Vec<Row> {
         let raw = RawValue::from_string(column.value(row).to_owned());
         raw.or_else(|_| serde_json::value::to_raw_value(column.value(row))).ok().map(Into::into)
     };
+    let counts = batch.column(SUMS).as_primitive::<Int64Type>();
+    let summed = |row: usize| {
+        let part = |i: usize| batch.column(SUMS + i).as_primitive::<Float64Type>();
+        let number = |i: usize| if part(i).is_null(row) { f64::NAN } else { part(i).value(row) };
+        (!counts.is_null(row)).then(|| Summed {
+            count: u64::try_from(counts.value(row)).unwrap_or(0),
+            min: number(1),
+            max: number(2),
+            sum: number(3),
+            first: number(4),
+            last: number(5),
+        })
+    };
     let at = time(1);
     let feature = batch.column(2).as_primitive::<Int64Type>();
     let value = batch.column(4).as_primitive::<Float64Type>();
-    let plain = (3..11).filter(|i| *i != 4).all(|i| batch.column(i).null_count() == batch.num_rows());
+    let plain = (3..COLUMNS).filter(|i| *i != 4).all(|i| batch.column(i).null_count() == batch.num_rows());
     (0..batch.num_rows())
         .map(|row| {
             let key = Key { at: at.value(row), feature: feature.value(row), result_time: None };
@@ -209,6 +264,7 @@ pub fn rows(batch: &RecordBatch) -> Vec<Row> {
                     .zip(micros(optional(9, row)))
                     .map(|(start, end)| Interval { start, end }),
                 parameters: text(10, row),
+                summed: summed(row),
             };
             Row { key: Key { result_time, ..key }, value: number, extra: (!extra.is_empty()).then(|| Arc::new(extra)) }
         })

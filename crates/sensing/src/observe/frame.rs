@@ -265,6 +265,7 @@ impl<'a> Input<'a> {
             quality: if has(QUALITY) { Some(self.json()?) } else { None },
             valid: if has(VALID) { Some(Interval { start: self.time()?, end: self.time()? }) } else { None },
             parameters: if has(PARAMETERS) { Some(self.json()?) } else { None },
+            summed: None,
         })
     }
 }

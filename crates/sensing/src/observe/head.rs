@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use kernel::{Interval, Timestamp};
 use parking_lot::RwLock;
 
-use super::{batch::Run, kept::Base, recent::Key};
+use super::{batch::Run, kept::Base, recent::Key, tally::Tally};
 use crate::model::{EntityId, Observation};
 
 /// What is known of a Datastream without reading a single Observation.
@@ -68,6 +68,9 @@ fn widen(extent: &mut Option<Interval>, by: Interval) {
 /// Index of the open generation in the counters of [`Entry`]; the other is the one being sealed.
 pub(super) const OPEN: usize = 1;
 const SEALING: usize = 0;
+
+/// See [`Entry::mark`].
+pub(super) type Mark = (Option<Observation>, Option<Interval>, [u64; 2], [u64; 2]);
 
 impl Entry {
     pub fn from_sealed(sealed: Sealed) -> Self {
@@ -177,6 +180,33 @@ impl Entry {
             .map(|(latest, phenomenon)| Sealed { count, latest, phenomenon, result_time: self.result_time });
     }
 
+    /// Rows of the lake were replaced by fewer: so many came, so many went. What is seen at the ends is to be looked up.
+    pub fn thinned(&mut self, inserted: u64, deleted: u64, results: Option<Interval>) {
+        if let Some(sealed) = &mut self.sealed {
+            sealed.count = (sealed.count + inserted).saturating_sub(deleted);
+        }
+        if let Some(results) = results {
+            widen(&mut self.result_time, results);
+        }
+        self.stale = true;
+    }
+
+    /// The sealed part says what is seen at the ends now.
+    pub fn settle(&mut self) {
+        let Some(count) = self.sealed.as_ref().map(|s| s.count) else { return };
+        self.sealed = self
+            .latest
+            .clone()
+            .zip(self.phenomenon)
+            .filter(|_| count > 0)
+            .map(|(latest, phenomenon)| Sealed { count, latest, phenomenon, result_time: self.result_time });
+    }
+
+    /// What differs after rows have come or gone.
+    pub fn mark(&self) -> Mark {
+        (self.latest.clone(), self.phenomenon, self.fresh, self.gone)
+    }
+
     /// Replaces what can be seen, after a lookup found out what is left.
     pub fn refreshed(&mut self, latest: Option<Observation>, phenomenon: Option<Interval>) {
         self.latest = latest;
@@ -210,6 +240,7 @@ pub(super) struct Heads {
     /// What has changed since the base. An entry here hides the one there, also when it is empty.
     shards: [RwLock<AHashMap<i64, Entry>>; SHARDS],
     base: ArcSwap<Base>,
+    pub tally: Tally,
 }
 
 impl Heads {
@@ -227,6 +258,12 @@ impl Heads {
     }
 
     pub fn change<T>(&self, id: i64, change: impl FnOnce(&mut Entry) -> T) -> T {
+        // Told while the head is held, so that the tally hears of changes in their order.
+        let change = |entry: &mut Entry| {
+            let value = change(entry);
+            self.tally.now(id, entry.count(), entry.is_doubtful());
+            value
+        };
         // The usual case: it is in memory.
         if let Some(entry) = self.shard(id).write().get_mut(&id) {
             return change(entry);
@@ -247,6 +284,24 @@ impl Heads {
             }
             return change(shard.entry(id).or_default());
         }
+    }
+
+    /// Tells the tally of a head that is in memory; `false` when it is not.
+    pub fn tell_near(&self, id: i64) -> bool {
+        let shard = self.shard(id).read();
+        let Some(entry) = shard.get(&id) else { return false };
+        self.tally.now(id, entry.count(), entry.is_doubtful());
+        true
+    }
+    /// What the heads on disk count, and which base says so.
+    pub fn kept_counts(&self) -> (Arc<Base>, AHashMap<i64, u64>) {
+        let base = self.base.load_full();
+        let counts = base.counts();
+        (base, counts)
+    }
+    /// Whether this is the base still.
+    pub fn has_base(&self, base: &Arc<Base>) -> bool {
+        Arc::ptr_eq(base, &self.base.load())
     }
 
     pub fn insert(&self, id: i64, entry: Entry) {

@@ -121,6 +121,19 @@ impl Base {
         None
     }
 
+    /// What each head counts. Reads all of it, once and in order.
+    pub fn counts(&self) -> AHashMap<i64, u64> {
+        let mut counts = AHashMap::with_capacity(usize::try_from(self.heads).unwrap_or(0));
+        for at in 0..self.index.len() {
+            let Ok(block) = self.block(at).inspect_err(|error| self.damaged(error)) else { continue };
+            let mut input = &block[..];
+            while let Some((id, _, whole)) = skip(&mut input) {
+                counts.extend(count_of(whole).map(|count| (id, count)));
+            }
+        }
+        counts
+    }
+
     fn block(&self, at: usize) -> io::Result<Vec<u8>> {
         let Some((file, _)) = &self.file else { return Ok(Vec::new()) };
         let start = self.index[at].1;
@@ -371,6 +384,10 @@ fn skip<'a>(input: &mut &'a [u8]) -> Option<(i64, u8, &'a [u8])> {
     *input = rest;
     let id = i64::from_le_bytes(fixed[..8].try_into().ok()?);
     Some((id, flags, &all[..all.len() - rest.len()]))
+}
+
+fn count_of(whole: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(whole.get(8..16)?.try_into().ok()?))
 }
 
 /// A head from all of its bytes.

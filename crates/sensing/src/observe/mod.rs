@@ -8,21 +8,25 @@ mod aggregate;
 mod apply;
 mod batch;
 mod columns;
+mod export;
 mod frame;
+mod gather;
 mod head;
 mod kept;
 mod read;
 mod recent;
 mod seal;
+mod tally;
 #[cfg(test)]
 mod tests;
+pub mod thin;
 
 use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -38,10 +42,13 @@ use tokio_util::sync::CancellationToken;
 use crate::model::{EntityId, ObservationId};
 
 pub use aggregate::{AggregateQuery, Bucket, Fill, Step};
-pub use batch::{Batch, Extra, Run};
+pub use batch::{Batch, Extra, Run, Summed};
+pub use export::ExportPage;
 pub use frame::{Frame, FrameError, decode as decode_frame, encode as encode_frame};
 pub use head::Head;
 pub use read::{Order, SeriesQuery};
+pub use tally::Tally;
+pub(crate) use tally::{MOST as TALLIED, Owner};
 
 use head::Heads;
 use recent::Generation;
@@ -201,12 +208,17 @@ struct Inner {
     sealed: watch::Sender<u64>,
     live: broadcast::Sender<Arc<Applied>>,
     turn: mpsc::Sender<oneshot::Sender<apply::Turned>>,
+    gathered: mpsc::Sender<gather::Waiting>,
     seal_now: tokio::sync::Notify,
     holds: Mutex<BTreeMap<String, u64>>,
     counters: Counters,
     /// Rows that have been let in and are not applied yet.
     coming: AtomicUsize,
     compacting: tokio::sync::Mutex<()>,
+    thinning: tokio::sync::Mutex<()>,
+    /// Asks the sealer to keep all heads anew; it says when it has.
+    keep_heads: AtomicBool,
+    heads_kept: watch::Sender<u64>,
     stopping: CancellationToken,
     stopped: CancellationToken,
 }
@@ -259,6 +271,7 @@ impl Observe {
         let tail: Arc<dyn lake::Tail> = unsealed.clone();
         let table = lake.table(columns::spec(), Some(tail)).await?;
         let (turn, turns) = mpsc::channel(1);
+        let (gathered, waiting) = mpsc::channel(gather::QUEUE);
         let sealed_next = table.sealed_through().map_or(0, |through| through + 1);
         let start = topic.start().0.max(sealed_next);
         unsealed.begin(start);
@@ -272,11 +285,15 @@ impl Observe {
             unsealed,
             heads: Heads::default(),
             turn,
+            gathered,
             seal_now: tokio::sync::Notify::new(),
             holds: Mutex::default(),
             counters: Counters::default(),
             coming: AtomicUsize::new(0),
             compacting: tokio::sync::Mutex::default(),
+            thinning: tokio::sync::Mutex::default(),
+            keep_heads: AtomicBool::new(false),
+            heads_kept: watch::channel(0).0,
             stopping: CancellationToken::new(),
             stopped: CancellationToken::new(),
         });
@@ -284,6 +301,7 @@ impl Observe {
         let subscription = inner.topic.subscribe(Offset(start)).await?;
         tokio::spawn(apply::run(inner.clone(), subscription, turns));
         tokio::spawn(seal::run(inner.clone(), Arc::new(Mutex::new(checkpoint))));
+        tokio::spawn(gather::run(Arc::downgrade(&inner), waiting));
         let observe = Self(inner);
         let end = observe.0.topic.end().0;
         observe.applied(end).await?;
@@ -352,7 +370,7 @@ impl Observe {
     }
 
     /// Waits until everything before `next` is applied.
-    async fn applied(&self, next: u64) -> Result<(), Error> {
+    pub(crate) async fn applied(&self, next: u64) -> Result<(), Error> {
         let mut applied = self.0.applied.subscribe();
         let reached = applied.wait_for(|n| *n >= next).await.map(|_| ());
         reached.map_err(|_| Error::Stopping)
@@ -394,6 +412,11 @@ impl Observe {
         *self.0.applied.borrow()
     }
 
+    /// Everything that arrived before this moment lies before this offset, also while a disk stalls.
+    pub fn settled(&self) -> stream::Settled {
+        self.0.topic.settled()
+    }
+
     /// The oldest record that the stream still has: from here on [`Observe::replay`] has no gap.
     pub fn first_offset(&self) -> u64 {
         self.0.topic.start().0
@@ -414,6 +437,11 @@ impl Observe {
         let mut sealed = self.0.sealed.subscribe();
         self.0.seal_now.notify_one();
         sealed.wait_for(|n| *n >= target).await.map(|_| ()).map_err(|_| Error::Stopping)
+    }
+
+    /// Whether it takes no more.
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.is_cancelled()
     }
 
     pub fn table(&self) -> &Table {
@@ -452,6 +480,10 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// The next record, when it has been read already.
+    pub fn ready(&mut self) -> Option<Applied> {
+        self.ready.pop_front()
+    }
     /// The next record; waits for one at the end. Records that are not frames are skipped with an error in the log: they can only come
     /// from a newer program, and stopping the city for one would be worse.
     pub async fn next(&mut self) -> Result<Applied, Error> {

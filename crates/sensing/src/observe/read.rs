@@ -43,6 +43,9 @@ impl SeriesQuery {
     }
 }
 
+/// Looks at the ends of a series whose rows come faster than they are looked at.
+const REFRESHES: usize = 8;
+
 const FIRST: i64 = i64::MIN;
 const LAST: i64 = i64::MAX;
 
@@ -139,17 +142,31 @@ impl Observe {
 
     /// Puts a head right whose newest or oldest row was removed.
     pub(super) async fn refresh(&self, datastream: EntityId) -> Result<(), Error> {
-        if !self.0.heads.get(datastream, |e| e.stale).unwrap_or(false) {
-            return Ok(());
-        }
         let ends = [Order::Ascending, Order::Descending];
-        let mut found = Vec::new();
-        for order in ends {
-            found.extend(self.read(SeriesQuery { order, ..SeriesQuery::latest(datastream, 1) }).await?);
+        for _ in 0..REFRESHES {
+            let mark = self.0.heads.get(datastream, |e| e.stale.then(|| e.mark())).flatten();
+            let Some(mark) = mark else { return Ok(()) };
+            let mut found = Vec::new();
+            for order in ends {
+                found.extend(self.read(SeriesQuery { order, ..SeriesQuery::latest(datastream, 1) }).await?);
+            }
+            let extent = found
+                .first()
+                .zip(found.last())
+                .map(|(a, b)| Interval { start: a.phenomenon.start, end: b.phenomenon.end });
+            // A row that came while the ends were looked up must not be forgotten: reads believe the extent.
+            let done = self.0.heads.change(datastream.0, |entry| {
+                let same = entry.mark() == mark;
+                if same {
+                    entry.refreshed(found.last().cloned(), extent);
+                }
+                same
+            });
+            if done {
+                return Ok(());
+            }
         }
-        let extent =
-            found.first().zip(found.last()).map(|(a, b)| Interval { start: a.phenomenon.start, end: b.phenomenon.end });
-        self.0.heads.change(datastream.0, |entry| entry.refreshed(found.last().cloned(), extent));
+        // It stays stale, which is too wide and not too narrow, until the next seal looks.
         Ok(())
     }
 
@@ -191,7 +208,11 @@ impl Inner {
         let generations = self.unsealed.generations.load_full();
         let memory = memory_rows(&generations, id, from.as_ref(), to.as_ref(), order, limit);
         let sealed = self.heads.get(id, |e| e.sealed.as_ref().map(|s| s.phenomenon)).flatten();
-        if memory.whole {
+        // What lies outside of all that is sealed is in memory alone: a head is brought up to date before a sealed generation goes.
+        let outside = |extent: &Interval| {
+            from.is_some_and(|f| f.at > extent.end.as_micros()) || to.is_some_and(|t| t.at < extent.start.as_micros())
+        };
+        if memory.whole || sealed.as_ref().is_some_and(outside) {
             return Ok(memory.rows);
         }
         // The newest rows are usually all in memory: then the lake need not be asked.
@@ -316,6 +337,9 @@ pub(super) fn memory_rows(
 ) -> Memory {
     let newest_first = order == Order::Descending;
     let (mut rows, mut whole) = (Vec::new(), false);
+    let hidden = removed(generations, id);
+    // A newer generation may take rows away that an older one has given: then there must be others in their place.
+    let enough = limit.saturating_add(hidden.len());
     // Oldest generation first; each newer one hides and replaces.
     for generation in generations.each().rev() {
         if generation.is_dropped(id) {
@@ -324,11 +348,37 @@ pub(super) fn memory_rows(
         }
         generation.with(id, |series| {
             rows.retain(|row: &Row| !series.is_removed(&row.key));
-            let newer = series.rows(from, to, newest_first, limit);
+            let newer = series.rows(from, to, newest_first, enough);
             let compare = move |a: &Key, b: &Key| if newest_first { b.cmp(a) } else { a.cmp(b) };
             rows = merge(std::mem::take(&mut rows).into_iter(), newer.into_iter(), compare).collect();
         });
     }
     rows.truncate(limit);
-    Memory { rows, removed: removed(generations, id), whole }
+    Memory { rows, removed: hidden, whole }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::{Run, recent::Generation};
+
+    /// What is removed while its generation is being sealed makes room on the page for what comes after it.
+    #[test]
+    fn what_goes_meanwhile_leaves_no_short_page() {
+        let (id, feature) = (EntityId(1), EntityId(2));
+        let mut run = Run::new(id, feature);
+        for at in 0..5 {
+            run.times.push(at);
+            run.values.push(at as f64);
+        }
+        let (sealing, open) = (Generation::default(), Generation::default());
+        sealing.put(&run, |_, _| {});
+        let gone = Key { at: 4, feature: feature.0, result_time: None };
+        open.remove(&gone.id(id));
+        let generations =
+            Arc::new(Generations { open: Arc::new(open), sealing: Some(Arc::new(sealing)), open_from: 0, from: 0 });
+        let newest = memory_rows(&generations, id, None, None, Order::Descending, 2);
+        assert_eq!(newest.rows.iter().map(|row| row.key.at).collect::<Vec<_>>(), [3, 2]);
+        assert_eq!(newest.removed, [gone]);
+    }
 }

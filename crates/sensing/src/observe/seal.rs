@@ -30,7 +30,7 @@ use crate::model::EntityId;
 /// Seals between two looks at what can be compacted.
 const COMPACT_AFTER: u64 = 16;
 /// How long files that a commit replaced are kept, for readers of older versions.
-const KEEP_REPLACED: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const KEEP_REPLACED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Rows to a batch handed to the lake.
 pub(super) const BATCH_ROWS: usize = 65_536;
 
@@ -52,6 +52,7 @@ pub(super) async fn run(inner: Arc<Inner>, checkpoint: Arc<Mutex<Checkpoint>>) {
         let Ok(turned) = turned.await else { return };
         if turned.generation.is_empty() {
             inner.unsealed.finish_seal();
+            keep_heads(&inner, &checkpoint).await;
             inner.sealed.send_replace(turned.next);
             continue;
         }
@@ -66,6 +67,7 @@ pub(super) async fn run(inner: Arc<Inner>, checkpoint: Arc<Mutex<Checkpoint>>) {
             }
         }
         inner.counters.seals.fetch_add(1, Relaxed);
+        keep_heads(&inner, &checkpoint).await;
         inner.sealed.send_replace(turned.next);
         let keep = inner.holds.lock().values().copied().chain([turned.next]).min().unwrap_or(turned.next);
         inner.topic.keep_from(Offset(keep));
@@ -73,6 +75,29 @@ pub(super) async fn run(inner: Arc<Inner>, checkpoint: Arc<Mutex<Checkpoint>>) {
             tokio::spawn(compact(inner.clone()));
         }
     }
+}
+
+/// Keeps all heads anew when that was asked for: the lake has changed without a seal. Here, because only this task writes them; between two seals,
+/// because only then heads and offset are of one moment.
+async fn keep_heads(inner: &Arc<Inner>, checkpoint: &Arc<Mutex<Checkpoint>>) {
+    if !inner.keep_heads.swap(false, Relaxed) {
+        return;
+    }
+    let (keeper, checkpoint) = (inner.clone(), checkpoint.clone());
+    let kept = tokio::task::spawn_blocking(move || {
+        let mut checkpoint = checkpoint.lock();
+        if let Some(through) = keeper.table.sealed_through() {
+            let changed = keeper.heads.changed();
+            let known = changed.iter().map(|(id, sealed)| (*id, sealed.is_some())).collect();
+            keeper.heads.rebase(checkpoint.rewrite(through, changed)?, &known);
+        }
+        super::thin::settled(&keeper)
+    });
+    if let Err(error) = kept.await.unwrap_or_else(|stopped| Err(std::io::Error::other(stopped))) {
+        // The mark stays, and the next start reads the lake.
+        tracing::warn!(%error, "the heads could not be kept");
+    }
+    inner.heads_kept.send_modify(|n| *n += 1);
 }
 
 /// Merges the small files that seals leave. Commits and reads go on meanwhile.
@@ -150,7 +175,8 @@ pub(super) async fn load_heads(inner: &Arc<Inner>) -> Result<Checkpoint, Error> 
     }
     let (mut checkpoint, loaded) = Checkpoint::open(path, inner.options.heads_log)?;
     let sealed = inner.table.sealed_through();
-    if loaded.through == sealed {
+    let whole = !super::thin::was_cut_off(inner);
+    if loaded.through == sealed && whole {
         // A log that is too long (an older program left it) is read once and never again.
         if let (Some(through), true) = (sealed, checkpoint.wants_rewrite(0)) {
             let heads = loaded.heads.into_iter().map(|(id, head)| (id, head.map(|(head, _)| head))).collect();
@@ -186,6 +212,7 @@ pub(super) async fn load_heads(inner: &Arc<Inner>) -> Result<Checkpoint, Error> 
     }
     if let Some(through) = sealed {
         inner.heads.rebase(checkpoint.restart(through, heads)?, &AHashMap::new());
+        super::thin::settled(inner)?;
     }
     Ok(checkpoint)
 }

@@ -8,13 +8,17 @@ use axum::{
 };
 use kernel::{Id, Problem};
 use serde::Deserialize;
-use ui::{Badge, Cell, Column, FilterChoice, Filters, Html, Page, Pager, SessionKey, Table};
+use ui::{
+    Badge, Cell, Choice, Column, Field, FieldKind, FilterChoice, Filters, Html, Notice, Page, Pager, SessionKey, Table,
+    Tone,
+};
 
 use super::{Pages, decimals};
 use crate::{
     alarms::{
         Deed, Filter,
         model::{Alarm, AlarmState, Entry, EntryKind},
+        silences::{Silences, model::Silence},
     },
     model::EntityId,
     route::action,
@@ -47,6 +51,13 @@ struct AlarmPage {
     history: Table,
     deeds: Vec<Offer>,
     acts: bool,
+    /// Who can be asked to see to it; empty where the reader may ask nobody.
+    to: Option<Field>,
+    /// What is said of a silence that keeps letters about it back.
+    silent: Option<Notice>,
+    /// Where a silence for such alarms is made.
+    silence_href: Option<String>,
+    rule_href: String,
 }
 
 /// Something the reader may do.
@@ -75,38 +86,70 @@ pub(super) fn severity(page: &Page, severity: Severity) -> &str {
     })
 }
 
-fn rows(page: &Page, alarms: Vec<Alarm>, empty: &str) -> Table {
-    Table::new(page.t("alarm.caption"))
-        .column(Column::text("state", page.t("alarm.col-state")))
-        .column(Column::text("name", page.t("alarm.name")))
-        .column(Column::text("thing", page.t("alarm.thing")))
-        .column(Column::text("severity", page.t("alarm.col-severity")))
-        .column(Column::number("value", page.t("alarm.value")))
-        .column(Column::text("raised", page.t("alarm.raised")))
-        .rows(alarms.into_iter().map(|a| {
-            vec![
-                Cell::State(badge(page, a.state)),
-                Cell::link(page.href(&format!("/alarms/{}", a.id)), page.text(&a.name)),
-                Cell::link(page.href(&format!("/things/{}", a.thing)), page.text(&a.thing_name)),
-                Cell::text(severity(page, a.severity)),
-                a.value.map_or(Cell::Empty, |v| Cell::quantity(v, decimals(v), a.unit.as_deref().unwrap_or_default())),
-                Cell::Ago(a.raised_at),
-            ]
-        }))
-        .empty(empty)
+/// What is said beside an alarm: who sees to it, and until when letters about it are kept back.
+fn beside(page: &Page, alarm: &Alarm, over: &Over) -> String {
+    let silent = over.get(&alarm.id).and_then(|all| all.first());
+    let silent = silent.map(|s| page.msg("silence.until-then").with("until", page.exact(&s.ends_at)).to_string());
+    let parts = [alarm.assignee.as_ref().map(|a| a.as_str().to_owned()), silent];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
+}
+
+fn desk(page: &Page, alarms: &[Alarm], over: &Over, empty: &str) -> Table {
+    let mut table = Table::new(page.t("alarm.caption"));
+    for column in columns(page) {
+        table = table.column(column);
+    }
+    let rows = alarms.iter().map(|a| {
+        let mut cells = cells(page, a);
+        cells.push(Cell::text(beside(page, a, over)));
+        cells
+    });
+    table.column(Column::text("beside", page.t("alarm.beside"))).rows(rows).empty(empty)
+}
+
+type Over = std::collections::BTreeMap<Id<Alarm>, Vec<Silence>>;
+
+fn columns(page: &Page) -> Vec<Column> {
+    vec![
+        Column::text("state", page.t("alarm.col-state")),
+        Column::text("name", page.t("alarm.name")),
+        Column::text("thing", page.t("alarm.thing")),
+        Column::text("severity", page.t("alarm.col-severity")),
+        Column::number("value", page.t("alarm.value")),
+        Column::text("raised", page.t("alarm.raised")),
+    ]
+}
+
+fn cells(page: &Page, a: &Alarm) -> Vec<Cell> {
+    vec![
+        Cell::State(badge(page, a.state)),
+        Cell::link(page.href(&format!("/alarms/{}", a.id)), page.text(&a.name)),
+        Cell::link(page.href(&format!("/things/{}", a.thing)), page.text(&a.thing_name)),
+        Cell::text(severity(page, a.severity)),
+        a.value.map_or(Cell::Empty, |v| Cell::quantity(v, decimals(v), a.unit.as_deref().unwrap_or_default())),
+        Cell::Ago(a.raised_at),
+    ]
+}
+
+fn rows(page: &Page, alarms: &[Alarm], empty: &str) -> Table {
+    let mut table = Table::new(page.t("alarm.caption"));
+    for column in columns(page) {
+        table = table.column(column);
+    }
+    table.rows(alarms.iter().map(|a| cells(page, a))).empty(empty)
 }
 
 /// The newest standing alarms, for the home page.
 pub(super) async fn table(pages: &Pages, page: &Page, most: u32) -> Result<Table, Problem> {
     let filter = Filter { states: [AlarmState::Open, AlarmState::Acknowledged].into(), ..Filter::default() };
     let listing = pages.alarms.list(&page.caller, filter, None, Some(most)).await?;
-    Ok(rows(page, listing.alarms, page.t("alarm.none-standing")))
+    Ok(rows(page, &listing.alarms, page.t("alarm.none-standing")))
 }
 
 pub(super) async fn of_thing(pages: &Pages, page: &Page, thing: EntityId) -> Result<Table, Problem> {
     let filter = Filter { thing: Some(thing), ..Filter::default() };
     let listing = pages.alarms.list(&page.caller, filter, None, Some(10)).await?;
-    Ok(rows(page, listing.alarms, page.t("alarm.none-here")))
+    Ok(rows(page, &listing.alarms, page.t("alarm.none-here")))
 }
 
 pub async fn board(State(pages): State<Pages>, page: Page) -> Result<Html<impl Template>, Problem> {
@@ -116,16 +159,20 @@ pub async fn board(State(pages): State<Pages>, page: Page) -> Result<Html<impl T
     let asked = page.query.all("state");
     let states =
         AlarmState::ALL.into_iter().filter(|s| asked.is_empty() && s.stands() || asked.iter().any(|a| *a == s.name()));
+    let mine = page.query.all("mine").iter().any(|m| m == "yes");
     let filter = Filter {
         states: states.collect(),
         system: page.query.get("system").filter(|s| !s.is_empty()),
+        assignee: mine.then(|| page.caller.label()),
         ..Filter::default()
     };
     let after =
         page.query.get("after").map(|a| a.parse::<Id<Alarm>>()).transpose().map_err(|e| Problem::field("after", e))?;
     let listing = pages.alarms.list(&page.caller, filter, after, Some(PER_PAGE)).await?;
     let next = listing.next.map(|id| id.to_string());
-    let table = rows(&page, listing.alarms, page.t("alarm.none-standing"));
+    let silences = Silences::new(pages.alarms.clone());
+    let over = silences.over(&page.caller, &listing.alarms).await?;
+    let table = desk(&page, &listing.alarms, &over, page.t("alarm.none-standing"));
     let states = AlarmState::ALL.into_iter().map(|s| {
         let key = match s {
             AlarmState::Open => "alarm.state.open",
@@ -141,6 +188,8 @@ pub async fn board(State(pages): State<Pages>, page: Page) -> Result<Html<impl T
         page.t("thing.system"),
         systems.collect(),
     );
+    let own = FilterChoice::new("yes", page.t("alarm.mine"));
+    let filters = filters.checks("mine", page.t("alarm.assignee"), vec![own]);
     let pager = Pager::after(&page, next.as_deref());
     let page = page.in_section("alarms").wide().dense().titled_t("alarm.heading");
     Ok(Html(Board { filters, table, pager, page }))
@@ -167,6 +216,7 @@ pub async fn alarm(
                 EntryKind::Cleared => "alarm.did.cleared",
                 EntryKind::Closed => "alarm.did.closed",
                 EntryKind::Remark => "alarm.did.remarked",
+                EntryKind::Assigned => "alarm.did.assigned",
             };
             let by = if page.caller.is_anonymous() { String::new() } else { e.by.clone() };
             vec![
@@ -194,9 +244,35 @@ pub async fn alarm(
             deeds.push(offer("remark", "alarm.do.remark"));
         }
     }
+    let mut to = None;
+    if may_acknowledge && alarm.state != AlarmState::Closed {
+        let teams = pages.alarms.teams(&page.caller, &alarm.tenant).await?;
+        let teams = teams.iter().map(|key| Choice::new(format!("team:{key}"), key));
+        let first = [Choice::new("", page.t("alarm.nobody")), Choice::new("me", page.t("alarm.me"))];
+        let mut choices: Vec<Choice> = first.into_iter().chain(teams).collect();
+        let now = alarm.assignee.as_ref().map_or("", |a| a.as_str());
+        let own = if now == page.caller.label() { "me" } else { now };
+        if choices.iter().all(|c| c.value != own) {
+            choices.push(Choice::new(own, own));
+        }
+        to = Some(Field::new("to", page.t("alarm.assignee"), FieldKind::Select(choices)).value(own));
+        deeds.push(offer("assign", "alarm.do.assign"));
+    }
     if may_close && alarm.state != AlarmState::Closed {
         deeds.push(offer("close", "alarm.do.close"));
     }
+    let silences = Silences::new(pages.alarms.clone());
+    let over = silences.over(&page.caller, std::slice::from_ref(&alarm)).await?;
+    let silent = over.get(&alarm.id).and_then(|all| all.first()).map(|s| {
+        let text = page.msg("silence.on-alarm").with("until", page.exact(&s.ends_at)).with("reason", &s.reason);
+        Notice::new(Tone::Warning, text).link(page.href("/alarms/silences"), page.t("silence.heading"))
+    });
+    let may_silence = alarm.state.stands() && silences.may(&page.caller, &alarm.tenant);
+    let silence_href = may_silence.then(|| {
+        let query = format!("tenant={}&rule={}&thing={}", alarm.tenant, alarm.rule, alarm.thing);
+        page.href(&format!("/alarms/silences?{query}"))
+    });
+    let rule_href = page.href(&format!("/rules/{}", alarm.rule));
     let value = alarm.value.map(|v| page.quantity(v, alarm.unit.as_deref().unwrap_or_default(), decimals(v)));
     let heading = page.text(&alarm.name).to_owned();
     let view = AlarmPage {
@@ -210,6 +286,10 @@ pub async fn alarm(
         history,
         acts: !deeds.is_empty(),
         deeds,
+        to,
+        silent,
+        silence_href,
+        rule_href,
         alarm,
         page: page.in_section("alarms").under_t("alarm.heading", "/alarms").titled(heading),
     };
@@ -223,6 +303,9 @@ pub struct Act {
     version: u32,
     #[serde(default)]
     comment: String,
+    /// Who is to see to it, with the deed `assign`.
+    #[serde(default)]
+    to: String,
     #[serde(default)]
     csrf: String,
 }
@@ -239,6 +322,11 @@ pub async fn act(
         return Err(Problem::forbidden("The form is out of date. Open the alarm again and repeat what you did."));
     }
     let id: Id<Alarm> = id.parse().map_err(Problem::not_found)?;
+    if form.deed == "assign" {
+        let to = Some(form.to.as_str());
+        pages.alarms.assign(&page.caller, id, to, Some(form.version), form.comment.trim()).await?;
+        return Ok(Redirect::to(&page.href(&format!("/alarms/{id}"))).into_response());
+    }
     let deed = match form.deed.as_str() {
         "acknowledge" => Deed::Acknowledge,
         "unacknowledge" => Deed::Unacknowledge,
@@ -248,7 +336,7 @@ pub async fn act(
             return Err(Problem::field(
                 "deed",
                 format!(
-                    "'{}' is none of acknowledge, unacknowledge, close, remark",
+                    "'{}' is none of acknowledge, unacknowledge, close, remark, assign",
                     other.chars().take(20).collect::<String>()
                 ),
             ));

@@ -2,29 +2,26 @@
 
 use askama::Template;
 use axum::{
-    Extension, Json,
+    Extension,
     body::Body,
     extract::{Path, RawQuery, State},
     http::header,
     response::{IntoResponse, Response},
 };
-use jiff::tz::TimeZone;
 use kernel::{Caller, Problem, Timestamp};
-use serde_json::{Value, json};
+use serde_json::Value;
 use ui::{Cell, Column, Html, LineChart, LiveNumber, Page, Pager, Query, Series, Table};
 
-use super::{Pages, decimals, name_of, time};
+use super::{Pages, decimals, name_of, origin::Origin, time};
 use crate::{
     Error,
     catalog::Entity,
     model::{EntityId, EntityType, Observation, ObservationId, ResultValue},
-    observe::{AggregateQuery, Fill, Order, SeriesQuery, Step},
+    observe::{Fill, Order, SeriesQuery},
     spreadsheet::field,
 };
 
 const PER_PAGE: usize = 100;
-/// Points that a chart can show on a wide screen.
-const CHART_POINTS: i64 = 1_500;
 /// Rows read at a time for a download.
 const CSV_CHUNK: usize = 5_000;
 
@@ -40,61 +37,25 @@ struct DatastreamPage {
     simulated: bool,
     api: String,
     thing: Option<(String, String)>,
+    /// The form for a table, for those who may.
+    upload: Option<String>,
+    /// Its profiles, when it is sampled at depth.
+    profiles: Option<String>,
+    origin: Origin,
+    /// What is no longer as it was observed.
+    borders: Vec<String>,
 }
 
 impl Pages {
-    async fn datastream(&self, caller: &Caller, id: &str) -> Result<Entity, Problem> {
+    pub(super) async fn datastream(&self, caller: &Caller, id: &str) -> Result<Entity, Problem> {
         let missing = || Problem::not_found(format!("The Datastream {}", id.chars().take(20).collect::<String>()));
         let id = id.parse().map(EntityId).map_err(|_| missing())?;
         self.catalog.get(&self.scope(caller), EntityType::Datastream, id).await?.ok_or_else(missing)
     }
-
-    /// A series that fits a chart: the Observations themselves when they are few, else means by a fitting interval.
-    async fn points(
-        &self,
-        id: EntityId,
-        from: Timestamp,
-        to: Timestamp,
-        zone: &TimeZone,
-    ) -> Result<Vec<(Timestamp, Option<f64>)>, Problem> {
-        let raw =
-            SeriesQuery { from: Some(from), to: Some(to), limit: CHART_POINTS as usize + 1, ..SeriesQuery::all(id) };
-        let rows = self.observe.read(raw).await.map_err(Error::from)?;
-        if rows.len() <= CHART_POINTS as usize {
-            return Ok(rows.iter().map(|o| (o.phenomenon.start, o.result.number())).collect());
-        }
-        let minutes = to.micros_since(from) / 60_000_000 / CHART_POINTS;
-        let step = match minutes {
-            ..=1 => Step::Minutes(1),
-            2..=5 => Step::Minutes(5),
-            6..=15 => Step::Minutes(15),
-            16..=60 => Step::Hours(1),
-            61..=360 => Step::Hours(6),
-            361..=1_440 => Step::Days(1),
-            1_441..=10_080 => Step::Days(7),
-            10_081..=43_200 => Step::Months(1),
-            _ => Step::Years(1),
-        };
-        self.means(id, from, to, step, zone).await
-    }
-
-    async fn means(
-        &self,
-        id: EntityId,
-        from: Timestamp,
-        to: Timestamp,
-        step: Step,
-        zone: &TimeZone,
-    ) -> Result<Vec<(Timestamp, Option<f64>)>, Problem> {
-        let query =
-            AggregateQuery { datastream: id, from, to: to.plus_micros(1), step, zone: zone.clone(), fill: Fill::Skip };
-        let buckets = self.observe.aggregate(query).await.map_err(Error::from)?;
-        Ok(buckets.into_iter().map(|b| (b.start, b.mean)).collect())
-    }
 }
 
 /// The span that the address asks for: `from` and `to`, by default the last day, or the last year of what comes once a day.
-fn span(
+pub(super) fn span(
     query: &Query,
     now: Timestamp,
     newest: Option<Timestamp>,
@@ -119,6 +80,7 @@ pub async fn page(
     page: Page,
 ) -> Result<Html<impl Template>, Problem> {
     let entity = pages.datastream(&page.caller, &id).await?;
+    let entity = pages.version(entity, &page.query).await?;
     let properties = entity.properties();
     let name = name_of(entity.name(), &properties);
     let label = page.text(&name).to_owned();
@@ -128,12 +90,14 @@ pub async fn page(
     let head = pages.observe.head(entity.id);
     let newest = head.as_ref().map(|h| h.phenomenon.end);
     let (from, to) = span(&page.query, page.now(), newest, interval)?;
-    let points = pages.points(entity.id, from, to, &page.site.zone).await?;
-    let csv = format!("/api/datastreams/{}/observations.csv?from={from}&to={to}", entity.id);
+    let drawn = pages.drawn(entity.id, (from, to), &page.site.zone, Fill::Skip).await?;
+    let version = if page.query.get("version").as_deref() == Some("raw") { "raw" } else { "corrected" };
+    let csv = format!("/api/datastreams/{}/observations.csv?from={from}&to={to}&version={version}", entity.id);
+    let zone = ui::encode(page.site.zone.iana_name().unwrap_or("UTC"));
     let mut chart = LineChart::new(&label, &unit)
-        .series(Series::new(&label, points).datastream(entity.id).simulated(simulated))
+        .series(Series::new(&label, drawn.points).datastream(entity.id).simulated(simulated))
         .range(from, to)
-        .source(format!("/api/datastreams/{}/series", entity.id))
+        .source(format!("/api/datastreams/{}/series?zone={zone}&version={version}", entity.id))
         .download("CSV", csv.clone());
     let mut number = LiveNumber::new(&label, head.as_ref().and_then(|h| h.latest.result.number()), &unit)
         .simulated(simulated)
@@ -172,10 +136,23 @@ pub async fn page(
                 ResultValue::Number(n) => Cell::quantity(*n, decimals(*n), &unit),
                 ResultValue::Json(raw) => Cell::text(raw.get().trim_matches('"')),
             };
-            vec![Cell::At(o.phenomenon.start), value, Cell::text(quality(o))]
+            let said = summed(o).map_or_else(|| quality(o), |n| page.count("retention.row", n));
+            vec![Cell::At(o.phenomenon.start), value, Cell::text(said)]
         }))
         .download("CSV", csv)
         .empty(page.t("datastream.none"));
+    let mut borders = Vec::new();
+    if let Some(retention) = &pages.retention {
+        for border in retention.borders(entity.id).await?.iter().filter(|border| border.until > from) {
+            let minutes =
+                border.interval.strip_prefix("PT").and_then(|t| t.strip_suffix('M')).and_then(|m| m.parse().ok());
+            let form = minutes
+                .map_or_else(|| page.t("retention.hourly").to_owned(), |m: u64| page.count("retention.means", m));
+            let until = ui::format::day(page.language, border.until, &page.site.zone);
+            borders.push(page.msg("retention.border").with("until", until).with("form", form).to_string());
+        }
+    }
+    let origin = pages.origin(&page, &entity, &rows).await?;
     let pager = Pager::after(&page, next.as_deref());
     let mut facts = vec![(
         page.t("datastream.type").to_owned(),
@@ -202,6 +179,10 @@ pub async fn page(
         (page.href(&format!("/things/{}", t.id)), page.text(&name).to_owned())
     });
     let api = format!("/v1.1/Datastreams({})/Observations", entity.id);
+    let upload =
+        super::upload::offered(&pages, &page, &entity).then(|| page.href(&format!("/upload?datastream={}", entity.id)));
+    let deep = head.as_ref().and_then(|h| h.latest.parameters.as_ref()).is_some_and(|p| p.get().contains("\"depth\""));
+    let profiles = (deep && pages.moving.is_some()).then(|| page.href(&format!("/datastreams/{}/profiles", entity.id)));
     let mut page =
         page.in_section("live").under_t("things.heading", "/things").with_island("chart").with_island("live");
     if let Some((href, name)) = &thing {
@@ -209,7 +190,27 @@ pub async fn page(
         page = page.under(name, &path);
     }
     let page = page.titled(label);
-    Ok(Html(DatastreamPage { number, chart, table, pager, facts, simulated, api, thing, page }))
+    Ok(Html(DatastreamPage {
+        number,
+        chart,
+        table,
+        pager,
+        facts,
+        simulated,
+        api,
+        thing,
+        upload,
+        profiles,
+        origin,
+        borders,
+        page,
+    }))
+}
+
+/// How many Observations one stands for that sums up others.
+fn summed(o: &Observation) -> Option<u64> {
+    let parameters = o.parameters.as_ref().filter(|_| o.is_summed())?;
+    serde_json::from_str::<Value>(parameters.get()).ok()?["aggregate"]["count"].as_u64()
 }
 
 /// The code of resultQuality, or its text.
@@ -217,30 +218,6 @@ fn quality(o: &Observation) -> String {
     let Some(raw) = &o.quality else { return String::new() };
     let value: Value = serde_json::from_str(raw.get()).unwrap_or_default();
     value["code"].as_str().map_or_else(|| raw.get().chars().take(60).collect(), str::to_owned)
-}
-
-/// `GET /api/datastreams/{id}/series?from=…&to=…`: `{"series":[{"points":[[ms, value|null], …]}]}`. With `step=PT1H` (an ISO 8601 duration of
-/// one unit) the points are means by that interval, in UTC; without, whatever fits a chart.
-pub async fn series(
-    State(pages): State<Pages>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Json<Value>, Problem> {
-    let entity = pages.datastream(&caller, &id).await?;
-    let query = Query::parse(query.as_deref().unwrap_or_default());
-    let newest = pages.observe.head(entity.id).map(|h| h.phenomenon.end);
-    let interval = entity.properties().get("interval").and_then(Value::as_i64);
-    let (from, to) = span(&query, pages.catalog.now(), newest, interval)?;
-    let points = match query.get("step") {
-        Some(step) => {
-            let step = step.parse().map_err(|error: String| Problem::field("step", error))?;
-            pages.means(entity.id, from, to, step, &TimeZone::UTC).await?
-        }
-        None => pages.points(entity.id, from, to, &TimeZone::UTC).await?,
-    };
-    let points: Vec<Value> = points.into_iter().map(|(at, v)| json!([at.as_micros() / 1_000, v])).collect();
-    Ok(Json(json!({ "series": [{ "points": points }] })))
 }
 
 /// `GET /api/datastreams/{id}/observations.csv?from=…&to=…`: every Observation of the span, streamed in constant memory.
@@ -252,6 +229,7 @@ pub async fn csv(
 ) -> Result<Response, Problem> {
     let entity = pages.datastream(&caller, &id).await?;
     let query = Query::parse(query.as_deref().unwrap_or_default());
+    let entity = pages.version(entity, &query).await?;
     let (from, to) = (time(&query, "from")?, time(&query, "to")?);
     let name = format!("attachment; filename=\"datastream-{}.csv\"", entity.id);
     let start = SeriesQuery { from, to, limit: CSV_CHUNK, ..SeriesQuery::all(entity.id) };
@@ -288,7 +266,7 @@ fn line(out: &mut String, o: &Observation) {
         ResultValue::Number(n) => {
             let _ = write!(out, "{n}");
         }
-        ResultValue::Json(raw) => field(out, raw.get().trim_matches('"')),
+        ResultValue::Json(raw) => field(out, &super::export::words(raw)),
     }
     out.push(',');
     if let Some(quality) = &o.quality {

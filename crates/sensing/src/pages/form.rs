@@ -1,7 +1,12 @@
 //! Forms that change something: what was typed, and whether it was typed on a page of ours.
 
-use axum::Extension;
-use kernel::Problem;
+use axum::{
+    Extension, RequestExt,
+    extract::{FromRequest, Request},
+    response::{IntoResponse, Response},
+};
+use jiff::{civil::DateTime, tz::TimeZone};
+use kernel::{Problem, Timestamp};
 use ui::{Page, SessionKey};
 
 /// The fields of a form in order; some repeat.
@@ -31,4 +36,40 @@ pub fn genuine(page: &Page, session: Option<Extension<SessionKey>>, typed: &Type
         return Ok(());
     }
     Err(Problem::forbidden("The form was not made for this session. Open the page again and send it once more."))
+}
+
+/// A form that changes something, from a page that was made for this session. It has no other way in, so that no handler can forget to ask.
+pub struct Posted {
+    pub page: Page,
+    pub typed: Typed,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Posted {
+    type Rejection = Response;
+
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, Response> {
+        let Ok(page) = request.extract_parts::<Page>().await;
+        let session = request.extensions().get::<SessionKey>().cloned().map(Extension);
+        let axum::Form(sent) = Sent::from_request(request, state).await.map_err(IntoResponse::into_response)?;
+        let typed = Typed(sent);
+        genuine(&page, session, &typed).map_err(IntoResponse::into_response)?;
+        Ok(Self { page, typed })
+    }
+}
+
+/// What a problem says of the fields of a form: the name of each, and what is wrong. A problem that names no field is one for the whole page.
+pub fn mistakes(problem: Problem) -> Result<Vec<(String, String)>, Problem> {
+    if problem.errors.is_empty() {
+        return Err(problem);
+    }
+    Ok(problem.errors.into_iter().map(|e| (e.field.trim_start_matches('/').to_owned(), e.detail)).collect())
+}
+
+/// A moment as browsers send it, in the city's time, or as RFC 3339.
+pub fn moment(text: &str, zone: &TimeZone) -> Option<Timestamp> {
+    if let Ok(at) = text.parse() {
+        return Some(at);
+    }
+    let zoned = text.parse::<DateTime>().ok()?.to_zoned(zone.clone()).ok()?;
+    Some(Timestamp::from_jiff(zoned.timestamp()))
 }

@@ -71,6 +71,8 @@ struct MapPage {
     list: Table,
     systems: Vec<SystemCard>,
     more: bool,
+    /// Where the map is played back, when anything moves.
+    playback: Option<String>,
 }
 
 /// A thing's first Datastream with its latest Observation.
@@ -88,7 +90,10 @@ impl Shown {
     fn words(&self, page: &Page) -> String {
         match self.latest.as_ref().map(|o| &o.result) {
             Some(ResultValue::Number(n)) => page.quantity(*n, &self.unit, decimals(*n)),
-            Some(ResultValue::Json(raw)) => raw.get().trim_matches('"').to_owned(),
+            Some(ResultValue::Json(raw)) => match crate::moving::place(raw.get()) {
+                Some(place) => super::moving::coordinates(place),
+                None => raw.get().trim_matches('"').to_owned(),
+            },
             None => page.t("live.none").to_owned(),
         }
     }
@@ -231,8 +236,9 @@ pub async fn map(State(pages): State<Pages>, page: Page) -> Result<Html<impl Tem
     let map = pages.island(&page, &groups, true);
     let systems = pages.cards(&page, &pages.known(&groups).await?);
     let more = listed.next.is_some();
+    let playback = pages.moving.as_ref().map(|_| page.href("/map/playback"));
     let page = page.in_section("map").with_island("map").wide().titled_t("map.heading");
-    Ok(Html(MapPage { map, list, systems, more, page }))
+    Ok(Html(MapPage { map, list, systems, more, playback, page }))
 }
 
 fn state_of(
@@ -304,8 +310,14 @@ pub async fn layer(
     let drawn = pages.catalog.records().read(move |read| plot::plot(read, &groups, window, &urgent, SINGLE)).await?;
     let now = pages.catalog.now();
     let mut features = Vec::with_capacity(drawn.things.len() + drawn.clusters.len());
+    // What moves is where it is, and not where it was last written down.
+    let fixes = match &pages.moving {
+        Some(moving) => moving.newest_fixes(drawn.things.iter().map(|t| t.id.0).collect(), at).await?,
+        None => BTreeMap::new(),
+    };
     for thing in &drawn.things {
-        let Some(position) = thing.position else { continue };
+        let fix = fixes.get(&thing.id);
+        let Some(position) = fix.map(|f| [f.place.lon, f.place.lat]).or(thing.position) else { continue };
         let mut shown = pages.shown(thing);
         let mut state = state_of(thing, shown.as_ref(), &standing, now);
         if let (Some(at), Some(s)) = (at, shown.as_mut()) {
@@ -325,6 +337,8 @@ pub async fn layer(
             if let Some(latest) = &s.latest {
                 properties["asOf"] = json!(latest.phenomenon.end);
                 properties["value"] = match &latest.result {
+                    // A place is where it is drawn.
+                    ResultValue::Json(raw) if crate::moving::place(raw.get()).is_some() => Value::Null,
                     ResultValue::Number(n) => json!(n),
                     ResultValue::Json(raw) => json!(raw.get().trim_matches('"')),
                 };

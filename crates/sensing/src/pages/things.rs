@@ -115,6 +115,12 @@ struct ThingPage {
     alarms: Option<Table>,
     api: String,
     owner: String,
+    /// The form for a table, for those who may.
+    upload: Option<String>,
+    /// Where its track is shown, when it moves.
+    track: Option<String>,
+    /// What can be asked of it, for those who may see that.
+    moves: Vec<(String, String)>,
 }
 
 pub async fn thing(
@@ -126,8 +132,23 @@ pub async fn thing(
     let number: i64 = id.parse().map_err(|_| missing())?;
     let scope = pages.scope(&page.caller);
     let found = pages.directory.thing(&scope, crate::model::EntityId(number)).await?.ok_or_else(missing)?;
-    let Observed { thing, streams, multi, more } = found;
+    let Observed { thing, mut streams, multi, more } = found;
+    // Where there is a corrected version, that is shown; what was measured is a step behind it.
+    streams.retain(|d| pages.derived.as_ref().is_none_or(|derived| derived.corrected(d.id).is_none()));
     let entity = pages.catalog.get(&scope, crate::model::EntityType::Thing, thing.id).await?.ok_or_else(missing)?;
+    let upload = (!streams.is_empty() && super::upload::offered(&pages, &page, &entity))
+        .then(|| page.href(&format!("/upload?thing={}", thing.id)));
+    let track = match &pages.moving {
+        Some(moving) => moving
+            .mover(&scope, thing.id)
+            .await
+            .ok()
+            .map(|m| (m.datastream, page.href(&format!("/things/{}/track", thing.id)))),
+        None => None,
+    };
+    // Where it is says its track better than a number could.
+    streams.retain(|d| track.as_ref().is_none_or(|(position, _)| *position != d.id));
+    let track = track.map(|(_, href)| href);
     let mut numbers = Vec::new();
     let mut charts = Vec::new();
     for (at, d) in streams.iter().enumerate() {
@@ -148,6 +169,12 @@ pub async fn thing(
         .get(&format!("description_{}", page.language.segment().replace('-', "_")))
         .and_then(|v| v.as_str().map(str::to_owned));
     let description = localized.unwrap_or_else(|| entity.text("description").to_owned());
+    let mut moves = Vec::new();
+    if let Some(tasking) = pages.tasking.as_ref().filter(|_| !page.caller.is_anonymous()) {
+        for (id, name) in tasking.of_thing(&page.caller, thing.id).await? {
+            moves.push((page.href(&format!("/tasking/{id}")), page.text(&name).to_owned()));
+        }
+    }
     let system = pages.directory.system(&thing.system);
     let heading = page.text(&thing.name).to_owned();
     let also = if multi.is_empty() { "" } else { ",MultiDatastreams" };
@@ -175,6 +202,9 @@ pub async fn thing(
         alarms,
         api,
         owner,
+        upload,
+        track,
+        moves,
         page,
     }))
 }

@@ -51,6 +51,22 @@ pub(super) async fn series(
     source: &Source,
     feature: Option<EntityId>,
 ) -> Result<Vec<Home>, Error> {
+    let all = stretch(engine, scope, plan, source, feature, (EntityId(0), SERIES)).await?;
+    if all.len() >= SERIES {
+        return Err(Error::bad_request(format!("The question spans more than {SERIES} Datastreams; narrow it.")));
+    }
+    Ok(all)
+}
+
+/// The first of them behind `after`, at most `limit`: a page that is full after three series need not know the other hundred thousand.
+pub(super) async fn stretch(
+    engine: &Engine,
+    scope: &Scope,
+    plan: &Plan,
+    source: &Source,
+    feature: Option<EntityId>,
+    (after, limit): (EntityId, usize),
+) -> Result<Vec<Home>, Error> {
     let own = match source {
         Source::Related { entity, id, .. } if entity.has_series() => Some(Home { id: *id, of: *entity }),
         Source::One(TokenId::Entity(_)) => return Ok(Vec::new()),
@@ -58,13 +74,13 @@ pub(super) async fn series(
     };
     // Who asks for the series of a Datastream has found the Datastream before, so it is visible.
     if let (Some(own), None) = (own, feature) {
-        return Ok(vec![own]);
+        return Ok(if own.id > after { vec![own] } else { Vec::new() });
     }
     let mut sql = Sql::default();
     let mut parts = Vec::new();
     for of in EntityType::SERIES.into_iter().filter(|of| own.is_none_or(|own| own.of == *of)) {
         let before = sql.params.len();
-        let mut conditions = Vec::new();
+        let mut conditions = vec![format!("e.id > {}", sql.id(after.0))];
         conditions.extend(sql.scope(scope, "e"));
         let one = match source {
             Source::One(TokenId::Observation(id)) => Some(id.datastream),
@@ -85,26 +101,24 @@ pub(super) async fn series(
             sql.params.truncate(before);
             continue;
         }
-        let condition = if conditions.is_empty() { "1 = 1".to_owned() } else { conditions.join(" AND ") };
+        let condition = conditions.join(" AND ");
         parts.push(format!("SELECT e.id, {} FROM {} e WHERE {condition}", kind(of), Schema::of(of).table));
     }
     if parts.is_empty() {
         return Ok(Vec::new());
     }
-    let text = format!("{} ORDER BY 1", parts.join(" UNION ALL "));
+    // Without a limit the engines plan for all rows, and sort them.
+    let place = sql.id(i64::try_from(limit).unwrap_or(i64::MAX));
+    let text = format!("{} ORDER BY 1 LIMIT {place}", parts.join(" UNION ALL "));
     let found = engine.catalog.records().read(move |read| {
         let mut all = Vec::new();
         read.for_each(&text, &sql.params, |row| {
             all.push(home(row)?);
-            Ok(if all.len() < SERIES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            Ok(ControlFlow::Continue(()))
         })?;
         Ok::<_, Error>(all)
     });
-    let all = found.await?;
-    if all.len() >= SERIES {
-        return Err(Error::bad_request(format!("The question spans more than {SERIES} Datastreams; narrow it.")));
-    }
-    Ok(all)
+    found.await
 }
 
 /// Adds what the filter says of the Datastream (or MultiDatastream) and of what hangs from it, so that it is looked up there. `false` when no

@@ -20,6 +20,7 @@ mod plan;
 mod run;
 mod series;
 mod token;
+mod total;
 mod value;
 
 use kernel::Problem;
@@ -28,6 +29,7 @@ pub use ast::{Expand, Expr, Format, Literal, Operator, Options};
 pub use functions::Function;
 pub use load::Extent;
 pub use load::Item;
+pub(crate) use narrow::Sql;
 pub use options::{decode, encode};
 pub use parser::filter as parse_filter;
 pub use plan::Leaf;

@@ -9,7 +9,7 @@ use std::{
 use kernel::Timestamp;
 
 use super::{
-    among::{Home, series},
+    among::{Home, series, stretch},
     ast::Operator,
     bounds::{both, instants, necessary},
     load::Item,
@@ -31,6 +31,8 @@ const SCAN: usize = 200_000;
 const COUNT_SCAN: usize = 5_000_000;
 /// Observations that are sorted by something else than time.
 const SORT: usize = 200_000;
+/// Series that are looked up at once while a page is not full: few at first, for the page is mostly full soon.
+const STRETCH: std::ops::RangeInclusive<usize> = 64..=16_384;
 /// Rows in one read of a series.
 pub(super) const CHUNK: usize = 2_000;
 
@@ -68,8 +70,15 @@ impl Engine {
         if let Some(filter) = &plan.filter {
             question.bounds(filter);
         }
-        let datastreams = series(self, scope, plan, source, question.feature).await?;
         let walk = walk(plan);
+        if walk == Walk::Natural {
+            let mut page = question.natural(source).await?;
+            if plan.count {
+                page.count = Some(question.count_all(source, None).await?);
+            }
+            return Ok(page);
+        }
+        let datastreams = series(self, scope, plan, source, question.feature).await?;
         let mut page = match walk {
             // The latest Observation of one Datastream lies in the head.
             Walk::Time { descending: true }
@@ -82,12 +91,11 @@ impl Engine {
             {
                 question.head(datastreams[0]).await?
             }
-            Walk::Natural => question.natural(&datastreams).await?,
             Walk::Time { descending } => question.by_time(&datastreams, descending).await?,
-            Walk::Sorted => question.sorted(&datastreams).await?,
+            Walk::Natural | Walk::Sorted => question.sorted(&datastreams).await?,
         };
         if plan.count {
-            page.count = Some(question.count(&datastreams).await?);
+            page.count = Some(question.count_all(source, Some(datastreams)).await?);
         }
         Ok(page)
     }
@@ -194,63 +202,82 @@ impl Question<'_> {
         }
     }
 
-    /// Datastream by Datastream.
-    async fn natural(&self, datastreams: &[Home]) -> Result<Page, Error> {
+    /// Datastream by Datastream, a stretch of them at a time.
+    async fn natural(&self, source: &Source) -> Result<Page, Error> {
         let mut page = Page::default();
-        let mut after = self.continued();
+        let mut resume = self.continued();
         let mut skip = self.plan.skip;
         let mut scanned = 0;
-        for &Home { id: datastream, of } in datastreams {
-            if after.is_some_and(|id| datastream < id.datastream) {
-                continue;
-            }
-            let mut resume = after.take().filter(|id| id.datastream == datastream);
-            if self.engine.series.extent(datastream).phenomenon.is_none() {
-                continue;
-            }
-            // Whole series are left out by their count alone.
-            if skip > 0 && self.plan.filter.is_none() && self.feature.is_none() && resume.is_none() {
-                let count = self.engine.series.count(datastream).await?;
-                if count <= skip {
-                    skip -= count;
-                    continue;
-                }
-            }
-            loop {
-                let wanted = self.plan.top + 1 - page.items.len() + skip as usize;
-                let limit = if self.plan.filter.is_none() { wanted.min(CHUNK * 5) } else { CHUNK };
-                let chunk = self.engine.series.read(self.span(datastream, false, resume, limit)).await?;
-                let full = chunk.len() == limit;
-                scanned += chunk.len();
-                for (observation, holds) in self.filtered(chunk, of).await? {
-                    resume = Some(observation.id());
-                    if !holds {
-                        continue;
-                    }
-                    if skip > 0 {
-                        skip -= 1;
-                        continue;
-                    }
-                    if page.items.len() == self.plan.top {
-                        page.next =
-                            page.last_id().map(|id| self.token(&id, Value::Null)).or(Some(Next::Skip(self.plan.skip)));
-                        return Ok(page);
-                    }
-                    page.items.push(Item::Observation(Arc::new(observation), of));
-                }
-                if !full {
-                    break;
-                }
-                if scanned >= SCAN
-                    && skip == 0
-                    && let Some(id) = resume
-                {
-                    page.next = Some(self.token(&id, Value::Null));
+        let mut behind = resume.map_or(EntityId(0), |id| EntityId(id.datastream.0.saturating_sub(1)));
+        let mut length = *STRETCH.start();
+        loop {
+            let place = (behind, length);
+            let datastreams = stretch(self.engine, self.scope, self.plan, source, self.feature, place).await?;
+            for &home in &datastreams {
+                let after = resume.take().filter(|id| id.datastream == home.id);
+                if self.one_by_one(home, after, &mut skip, &mut scanned, &mut page).await? {
                     return Ok(page);
                 }
             }
+            let Some(last) = datastreams.last().filter(|_| datastreams.len() == length) else { return Ok(page) };
+            behind = last.id;
+            length = (length * 4).min(*STRETCH.end());
         }
-        Ok(page)
+    }
+
+    /// One series of [`Question::natural`]; `true` when the page is over.
+    async fn one_by_one(
+        &self,
+        Home { id: datastream, of }: Home,
+        mut resume: Option<ObservationId>,
+        skip: &mut u64,
+        scanned: &mut usize,
+        page: &mut Page,
+    ) -> Result<bool, Error> {
+        if self.engine.series.extent(datastream).phenomenon.is_none() {
+            return Ok(false);
+        }
+        // Whole series are left out by their count alone.
+        if *skip > 0 && self.plan.filter.is_none() && self.feature.is_none() && resume.is_none() {
+            let count = self.engine.series.count(datastream).await?;
+            if count <= *skip {
+                *skip -= count;
+                return Ok(false);
+            }
+        }
+        loop {
+            let wanted = self.plan.top + 1 - page.items.len() + *skip as usize;
+            let limit = if self.plan.filter.is_none() { wanted.min(CHUNK * 5) } else { CHUNK };
+            let chunk = self.engine.series.read(self.span(datastream, false, resume, limit)).await?;
+            let full = chunk.len() == limit;
+            *scanned += chunk.len();
+            for (observation, holds) in self.filtered(chunk, of).await? {
+                resume = Some(observation.id());
+                if !holds {
+                    continue;
+                }
+                if *skip > 0 {
+                    *skip -= 1;
+                    continue;
+                }
+                if page.items.len() == self.plan.top {
+                    page.next =
+                        page.last_id().map(|id| self.token(&id, Value::Null)).or(Some(Next::Skip(self.plan.skip)));
+                    return Ok(true);
+                }
+                page.items.push(Item::Observation(Arc::new(observation), of));
+            }
+            if !full {
+                return Ok(false);
+            }
+            if *scanned >= SCAN
+                && *skip == 0
+                && let Some(id) = resume
+            {
+                page.next = Some(self.token(&id, Value::Null));
+                return Ok(true);
+            }
+        }
     }
 
     /// All series merged by time. A series is opened only once its newest (or oldest) Observation may be next.
@@ -379,6 +406,19 @@ impl Question<'_> {
             }
         }
         Ok(sorted_page(self.plan, all))
+    }
+
+    /// Counts what the question is about; `datastreams` where they are known already.
+    async fn count_all(&self, source: &Source, datastreams: Option<Vec<Home>>) -> Result<u64, Error> {
+        let everything = matches!(source, Source::All) && self.plan.filter.is_none() && self.feature.is_none();
+        if everything && let Some(total) = self.engine.total(self.scope).await? {
+            return Ok(total);
+        }
+        let datastreams = match datastreams {
+            Some(datastreams) => datastreams,
+            None => series(self.engine, self.scope, self.plan, source, self.feature).await?,
+        };
+        self.count(&datastreams).await
     }
 
     async fn count(&self, datastreams: &[Home]) -> Result<u64, Error> {

@@ -7,7 +7,7 @@ use super::load::Extent;
 use crate::{
     Error,
     model::{EntityId, Observation, ObservationId},
-    observe::{Batch, Observe, Order, SeriesQuery},
+    observe::{Batch, Observe, Order, SeriesQuery, Tally},
 };
 
 /// A stretch of one Datastream's series.
@@ -45,6 +45,16 @@ pub trait Series: Send + Sync + 'static {
     fn record(&self, batch: Batch) -> BoxFuture<'_, Result<(), Error>>;
     fn remove(&self, ids: Vec<ObservationId>) -> BoxFuture<'_, Result<(), Error>>;
     fn drop_datastream(&self, datastream: EntityId) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Counts by owner, where they are kept; without them all series are walked.
+    fn tally(&self) -> Option<&Tally> {
+        None
+    }
+    /// Tells the tally what a series counts now.
+    fn tell(&self, _series: EntityId) {}
+    fn tell_all(&self, _series: Vec<i64>) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 impl Series for Observe {
@@ -75,12 +85,27 @@ impl Series for Observe {
         Box::pin(async move { Ok(Self::get(self, &id).await?) })
     }
     fn record(&self, batch: Batch) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move { Ok(Self::record(self, batch).await.map(|_| ())?) })
+        Box::pin(async move {
+            if batch.len() == 1 {
+                let one = batch.observations().collect();
+                return self.record_together(one).await.map_err(|error| Error::from(&*error));
+            }
+            Ok(Self::record(self, batch).await.map(|_| ())?)
+        })
     }
     fn remove(&self, ids: Vec<ObservationId>) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move { Ok(Self::remove(self, ids).await.map(|_| ())?) })
     }
     fn drop_datastream(&self, datastream: EntityId) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move { Ok(Self::drop_datastream(self, datastream).await.map(|_| ())?) })
+    }
+    fn tally(&self) -> Option<&Tally> {
+        Some(Self::tally(self))
+    }
+    fn tell(&self, series: EntityId) {
+        Self::tell(self, series);
+    }
+    fn tell_all(&self, series: Vec<i64>) -> BoxFuture<'_, ()> {
+        Box::pin(Self::tell_all(self, series))
     }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{Rules, model::RuleDeclaration};
 use crate::{
     Audience, Error, Route,
-    alarms::api::{Who, fresh, json_body, signed_in},
+    door::{Who, fresh, json_body, signed_in},
     notify::Recipient,
     route::action::{RULE_MANAGE, RULE_READ},
 };

@@ -81,6 +81,8 @@ impl Columns {
             && match (&rule.when, state.raised) {
                 // What an expression remembers is made of every row.
                 (Condition::Expression(_), _) => false,
+                // A plain number is no place.
+                (Condition::Geofence(_), _) => false,
                 (Condition::Absence { .. }, raised) => !raised,
                 (Condition::Above(level), false) => self.greatest < level.raise,
                 (Condition::Above(level), true) => self.least > level.clear,

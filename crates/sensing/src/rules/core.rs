@@ -15,14 +15,15 @@ use kernel::{Id, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::{
-    cel::{self, Env, Memory, Sample},
+    cel::{self, Env, Memory, Sample, Verdict},
     columns::{Columns, Reading, reading},
     machine::{self, Event, MAX_AHEAD_SECS, State, Transition, Turn},
-    model::{Facts, Rule, Together},
+    model::{Condition, Facts, Rule, Side, Together},
 };
 use crate::{
     alarms::model::Alarm,
     model::EntityId,
+    moving::{Place, accuracy, place},
     observe::{Batch, Run},
 };
 
@@ -479,10 +480,43 @@ impl Core {
             district: slot.facts.district.as_deref().unwrap_or_default(),
             system: slot.facts.system.as_deref().unwrap_or_default(),
             local: compiled.local.then(|| cel::local(reading.at, zone)),
-            memory,
+            memory: &**memory,
         };
         let verdict = compiled.verdict(&env);
         self.step(index, &Event::Judged { at: reading.at, arrived, value, verdict });
+    }
+
+    /// One fix for a rule with a geofence.
+    fn locate(&mut self, index: u32, arrived: Timestamp, at: Timestamp, (place, doubt): (Place, Option<f64>)) {
+        let slot = &self.slots[index as usize];
+        let rule = &self.rules[slot.rule as usize];
+        let Condition::Geofence(form) = &rule.when else { return };
+        if !machine::counts(&slot.state, at, arrived) {
+            return;
+        }
+        let doubt = form.margin.max(doubt.unwrap_or(0.0));
+        let (distance, verdict) = match rule.zone().and_then(|zone| zone.distance(place)) {
+            Some((distance, _)) => {
+                // Distance from a fence changes no faster than the place. What has jumped is not believed, until so much time has passed that it need not have.
+                let before = slot.state.latest.zip(slot.state.value);
+                if before.is_some_and(|(latest, value)| {
+                    let seconds = at.micros_since(latest) as f64 / 1e6;
+                    (distance - value).abs() > form.max_speed * seconds + 2.0 * doubt
+                }) {
+                    return;
+                }
+                let (inside, outside) = (distance <= -doubt, distance >= doubt);
+                // Too near to the line to say: everything stays as it is, a hold that has begun too.
+                if !inside && !outside {
+                    return;
+                }
+                let raise = if form.raise == Side::Inside { inside } else { outside };
+                (distance, Verdict { raise, clear: !raise })
+            }
+            // Nothing is inside of no fence, and nothing has left it.
+            None => (slot.state.value.unwrap_or(0.0), Verdict { raise: false, clear: true }),
+        };
+        self.step(index, &Event::Judged { at, arrived, value: distance, verdict });
     }
 
     /// One run for one slot: at once when nothing in it can matter, row by row when something can.
@@ -500,9 +534,16 @@ impl Core {
             return;
         }
         let (trust, judged) = (rule.quality, rule.compiled().is_some());
+        let fenced = matches!(rule.when, Condition::Geofence(_));
         for &row in columns.sorted(run) {
             let Some(reading) = reading(run, row as usize, trust) else { continue };
-            if judged {
+            if fenced {
+                let place = run.extra(row as usize).and_then(|e| Some((e, place(e.result.as_ref()?.get())?)));
+                if let Some((extra, place)) = place {
+                    let doubt = accuracy(extra.parameters.as_ref().map(|p| p.get()));
+                    self.locate(index, arrived, reading.at, (place, doubt));
+                }
+            } else if judged {
                 self.judge(index, arrived, reading);
             } else {
                 self.step(index, &Event::Observation { at: reading.at, arrived, value: reading.value });
@@ -548,6 +589,11 @@ impl Core {
                         s.rule == number && s.state.raised && s.facts.simulated && s.facts.district == facts.district
                     });
                 let facts = if exercise { Arc::new(Facts { simulated: true, ..(*facts).clone() }) } else { facts };
+                // The number of such an alarm is how far the Thing is from the line.
+                let facts = match rule.when {
+                    Condition::Geofence(_) => Arc::new(Facts { unit: Some("m".to_owned()), ..(*facts).clone() }),
+                    _ => facts,
+                };
                 self.changes.happenings.push(Happening::Raised { id, rule, facts, at, value });
             }
             Turn::Clear => {

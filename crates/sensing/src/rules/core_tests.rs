@@ -20,6 +20,7 @@ pub fn rule(key: &str, when: Condition) -> Arc<Rule> {
         max_age: 86_400,
         notify: Vec::new(),
         area: None,
+        escalate: Vec::new(),
         public_alert: None,
         enabled: true,
     };

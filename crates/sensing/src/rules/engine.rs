@@ -34,6 +34,9 @@ use crate::{
     observe::{Batch, Frame},
 };
 
+/// Records that are evaluated before what has happened is written.
+const TOGETHER: usize = 256;
+
 /// What arrives, in the order of the stream. `Observe` is the one that counts; a test may read a topic of its own.
 pub trait Feed: Send + Sync + 'static {
     type Reader: Reader;
@@ -41,12 +44,18 @@ pub trait Feed: Send + Sync + 'static {
     fn read(&self, offset: u64) -> impl Future<Output = Result<Self::Reader, Error>> + Send;
     /// The offset after the last durable record.
     fn end(&self) -> u64;
+    /// A moment, and the offset before which lies everything that was stamped before it.
+    fn settled(&self) -> (Timestamp, u64);
     /// Keeps what has not been evaluated yet from being forgotten.
     fn hold(&self, offset: u64);
 }
 
 pub trait Reader: Send {
     fn next(&mut self) -> impl Future<Output = Result<Arrived, Error>> + Send;
+    /// The next one, when it has been read already.
+    fn ready(&mut self) -> Option<Arrived> {
+        None
+    }
 }
 
 /// One record: its offset, when the stream took it, and what it says.
@@ -96,6 +105,7 @@ pub struct Stats {
     pub raised: AtomicU64,
     pub cleared: AtomicU64,
     pub checkpoints: AtomicU64,
+    pub ticks: AtomicU64,
     pub failures: AtomicU64,
     pub slots: AtomicU64,
 }
@@ -123,6 +133,10 @@ impl Handle {
     /// Waits until holds and silences that were over by `at` have been looked at.
     pub async fn ticked(&self, at: Timestamp) {
         let _ = self.ticked.clone().wait_for(|done| *done >= at).await;
+    }
+    /// The offset after the last record that was evaluated: what lies between it and the stream's end, rules have yet to see.
+    pub fn position(&self) -> u64 {
+        *self.evaluated.borrow()
     }
     pub fn stats(&self) -> &Stats {
         &self.stats
@@ -219,6 +233,7 @@ impl<F: Feed> Engine<F> {
                 pending = None;
                 self.core.tick(now);
                 self.settle(false).await;
+                self.stats.ticks.fetch_add(1, Relaxed);
                 ticked.send_replace(now);
             }
             tokio::select! {
@@ -236,6 +251,16 @@ impl<F: Feed> Engine<F> {
                             self.core.forgive(now);
                         }
                         self.take(&arrived, &handle.stop).await;
+                        // What happens in one moment is written by one transaction, or the last of a thousand alarms waits for a thousand flushes.
+                        let mut left = TOGETHER;
+                        let mut last = arrived.offset;
+                        while left > 0
+                            && self.next == last + 1
+                            && let Some(arrived) = reader.ready()
+                        {
+                            self.take(&arrived, &handle.stop).await;
+                            (left, last) = (left - 1, arrived.offset);
+                        }
                         self.settle(false).await;
                         evaluated.send_replace(self.next);
                     }
@@ -253,8 +278,8 @@ impl<F: Feed> Engine<F> {
                         tracing::warn!(%now, "the clock has jumped; silence counts from now");
                         self.core.forgive(now);
                     }
-                    // The end is read after the time: whatever arrived before `now` lies before it.
-                    pending.get_or_insert_with(|| (now, self.feed.end()));
+                    // Not `now`: a batch that a slow disk holds up has arrived, and is about to say so.
+                    pending.get_or_insert_with(|| self.feed.settled());
                     if elapsed.saturating_sub(refresh) >= self.options.refresh {
                         refresh = elapsed;
                         self.load_patiently(&handle.stop).await;
@@ -288,6 +313,7 @@ impl<F: Feed> Engine<F> {
     async fn load(&mut self) -> Result<(), Error> {
         let load = self.records.read(|read| {
             let rules = store::rules(read)?;
+            let rules = crate::moving::fences::attach(read, rules)?;
             let (facts, newest) = facts::load(read, &rules)?;
             Ok::<_, records::Error>((rules, facts, newest, store::states(read)?, store::standing(read)?))
         });
@@ -382,10 +408,11 @@ impl<F: Feed> Engine<F> {
 
     async fn write_changes(&self, changes: &Arc<Changes>, position: Option<u64>) -> Result<(u64, u64), Error> {
         // One transaction for everything that happened and all states that moved: neither is ever there without the other.
-        let (changes, publisher) = (Arc::clone(changes), self.alarms.publisher());
+        let (changes, publisher, zone) = (Arc::clone(changes), self.alarms.publisher(), self.options.zone.clone());
         let command = move |tx: &mut records::Tx<'_>| {
             let caller = Caller::system("rules");
             let (mut raised, mut cleared) = (0, 0);
+            let mut desk = notify::Desk::new(zone.clone());
             for happening in &changes.happenings {
                 match happening {
                     Happening::Raised { id, rule, facts, at, value } => {
@@ -410,11 +437,13 @@ impl<F: Feed> Engine<F> {
                             acknowledged: None,
                             cleared_at: None,
                             closed: None,
+                            assignee: None,
                             version: 1,
                         };
                         if alarms::raise(tx, &caller, &alarm, rule.area.is_some())? {
                             raised += 1;
-                            notify::enqueue(tx, &alarm, notify::Occasion::Raised, &rule.notify)?;
+                            desk.tell(tx, &alarm, notify::Occasion::Raised, &rule.notify, "")?;
+                            notify::escalate::arm(tx, &alarm, &rule.escalate)?;
                             if let Some(publisher) = &publisher {
                                 alerts::raised(tx, publisher, &caller, &alarm, rule, facts)?;
                             }
@@ -426,14 +455,14 @@ impl<F: Feed> Engine<F> {
                             Ok(alarm) => {
                                 cleared += 1;
                                 let told = notify::told_by(tx, rule)?;
-                                notify::enqueue(tx, &alarm, notify::Occasion::Cleared, &told)?;
+                                desk.tell(tx, &alarm, notify::Occasion::Cleared, &told, "")?;
                                 if let Some(publisher) = &publisher {
                                     alerts::ended(tx, publisher, &caller, &alarm)?;
                                 }
                             }
                             Err(Failure::Records(error)) => return Err(error),
                             // Closed by a person, or written before the connection was lost: there is nothing left to clear.
-                            Err(Failure::Gone | Failure::Version(_) | Failure::Refused(_)) => {}
+                            Err(Failure::Gone | Failure::NoTeam | Failure::Version(_) | Failure::Refused(_)) => {}
                         }
                     }
                 }

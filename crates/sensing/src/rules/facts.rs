@@ -64,18 +64,25 @@ pub fn between(
     let facts_in_order = facts_of([DATASTREAM, THING, PROPERTY]);
     let sql = format!("{facts_in_order} AND d.id > $1 AND d.id <= $2 ORDER BY d.id");
     read.for_each(&sql, params![after, through], |row| {
-        let facts = facts(row)?;
+        let (facts, corrected) = (facts(row)?, corrected(row)?);
         if rules.iter().any(|r| r.selects(&facts) || r.reads(&facts).is_some()) {
-            found.push(Arc::new(facts));
+            found.push((Arc::new(facts), corrected));
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    Ok(found)
+    let mut kept = Vec::new();
+    for (facts, corrected) in found {
+        let corrected = beside(read, &facts, corrected)?;
+        if rules.iter().any(|r| (r.selects(&facts) && !passes_over(r, corrected)) || r.reads(&facts).is_some()) {
+            kept.push(facts);
+        }
+    }
+    Ok(kept)
 }
 
 /// Adds what one rule selects.
 fn selected(read: &mut Read<'_>, rule: &Rule, found: &mut BTreeMap<i64, Arc<Facts>>) -> Result<(), records::Error> {
-    let Selection { system, observed_property, thing, datastream, district } = &rule.select;
+    let Selection { system, observed_property, thing, datastream, district, within } = &rule.select;
     let mut values: Vec<Param<'_>> = vec![rule.tenant.to_param()];
     // By the field that leaves fewest, of those that were given.
     let order = match (datastream, thing, observed_property) {
@@ -98,14 +105,36 @@ fn selected(read: &mut Read<'_>, rule: &Rule, found: &mut BTreeMap<i64, Arc<Fact
             sql.push_str(&format!(" AND {column} = ${}", values.len()));
         }
     }
+    // A fence that is gone holds nothing.
+    let bounds = rule.within().and_then(|zone| zone.bounds());
+    if within.is_some() && bounds.is_none() {
+        return Ok(());
+    }
+    if let Some(b) = &bounds {
+        let first = values.len();
+        values.extend([&b.min_x, &b.max_x, &b.min_y, &b.max_y].map(ToParam::to_param));
+        let [w, e, s, n] = [1, 2, 3, 4].map(|nth| first + nth);
+        sql.push_str(&format!(" AND t.x BETWEEN ${w} AND ${e} AND t.y BETWEEN ${s} AND ${n}"));
+    }
+    let mut doubtful = Vec::new();
     read.for_each(&sql, &values, |row| {
-        let facts = facts(row)?;
+        let (facts, corrected) = (facts(row)?, corrected(row)?);
         // SQL narrows, the rule decides.
         if rule.selects(&facts) {
-            found.entry(facts.datastream.0).or_insert_with(|| Arc::new(facts));
+            if passes_over(rule, corrected.is_some()) {
+                doubtful.push((facts, corrected));
+            } else {
+                found.entry(facts.datastream.0).or_insert_with(|| Arc::new(facts));
+            }
         }
         Ok(ControlFlow::Continue(()))
-    })
+    })?;
+    for (facts, corrected) in doubtful {
+        if !beside(read, &facts, corrected)? {
+            found.entry(facts.datastream.0).or_insert_with(|| Arc::new(facts));
+        }
+    }
+    Ok(())
 }
 
 /// Things of one statement.
@@ -130,6 +159,26 @@ fn neighbours(read: &mut Read<'_>, rule: &Rule, found: &mut BTreeMap<i64, Arc<Fa
         })?;
     }
     Ok(())
+}
+
+/// The corrected Datastream that is said to stand beside this one (`crate::derived::correct`).
+fn corrected(row: &Row<'_>) -> Result<Option<i64>, records::Error> {
+    let properties: Option<String> = row.get(13)?;
+    let named = |p: String| serde_json::from_str::<Value>(&p).ok()?.get("corrected_by")?.as_i64();
+    Ok(properties.and_then(named))
+}
+
+/// Whether it does: properties outlive the Datastream that they name, and a gauge that nobody watches for that would be worse than one watched as
+/// it measures.
+fn beside(read: &mut Read<'_>, raw: &Facts, corrected: Option<i64>) -> Result<bool, records::Error> {
+    let Some(id) = corrected.filter(|id| *id != raw.datastream.0) else { return Ok(false) };
+    let sql = "SELECT COUNT(*) FROM sensing_datastream WHERE id = $1 AND thing_id = $2";
+    Ok(read.query_one(sql, params![id, raw.thing.0], |row| row.get::<i64>(0))? > 0)
+}
+
+/// A rule that selects both looks at the corrected one; one that names the raw one by its key means it.
+fn passes_over(rule: &Rule, corrected: bool) -> bool {
+    corrected && rule.select.datastream.is_none()
 }
 
 fn facts(row: &Row<'_>) -> Result<Facts, records::Error> {

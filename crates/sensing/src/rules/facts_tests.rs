@@ -83,6 +83,7 @@ fn rule(key: usize, owner: &str, select: Selection) -> Arc<Rule> {
         max_age: 60,
         notify: Vec::new(),
         area: None,
+        escalate: Vec::new(),
         public_alert: None,
         enabled: true,
     };
@@ -101,6 +102,7 @@ async fn check(options: records::Options) {
             thing: maybe(["thing-1", "thing-2"][n % 2]),
             datastream: maybe("thing-2.a"),
             district: maybe("Sha Tin"),
+            within: None,
         };
         if select != Selection::default() {
             rules.push(rule(n, ["dsd", "epd"][n % 2], select));

@@ -1,9 +1,11 @@
 //! The observations' way as the engine follows it.
 
+use kernel::Timestamp;
+
 use super::engine::{Arrived, Feed, Reader};
 use crate::{
     Error,
-    observe::{Observe, Replay},
+    observe::{Applied, Observe, Replay},
 };
 
 /// How the rules are known to [`Observe::hold`].
@@ -18,6 +20,10 @@ impl Feed for Observe {
     fn end(&self) -> u64 {
         self.next_offset()
     }
+    fn settled(&self) -> (Timestamp, u64) {
+        let settled = Observe::settled(self);
+        (settled.at, settled.end.0)
+    }
     fn hold(&self, offset: u64) {
         Observe::hold(self, FOLLOWER, offset);
     }
@@ -26,6 +32,13 @@ impl Feed for Observe {
 impl Reader for Replay {
     async fn next(&mut self) -> Result<Arrived, Error> {
         let applied = Replay::next(self).await.map_err(Error::internal)?;
-        Ok(Arrived { offset: applied.offset, at: applied.at, frame: applied.frame })
+        Ok(arrived(applied))
     }
+    fn ready(&mut self) -> Option<Arrived> {
+        Replay::ready(self).map(arrived)
+    }
+}
+
+fn arrived(Applied { offset, at, frame }: Applied) -> Arrived {
+    Arrived { offset, at, frame }
 }

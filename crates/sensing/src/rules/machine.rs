@@ -48,7 +48,7 @@ pub struct Turning {
 pub enum Event {
     /// An Observation that the rule believes. `at` is the end of its phenomenonTime; `value` is `None` for results that are not numbers.
     Observation { at: Timestamp, arrived: Timestamp, value: Option<f64> },
-    /// An Observation of a rule with an expression, and what that says of it.
+    /// An Observation of a rule with an expression or a geofence, and what that says of it.
     Judged { at: Timestamp, arrived: Timestamp, value: f64, verdict: Verdict },
     /// It is `now`, and everything that arrived before has been evaluated. Silence counts from `grace` at the earliest: the moment since which
     /// this program has been listening without interruption.
@@ -94,8 +94,10 @@ pub fn step(state: &State, rule: &Rule, event: &Event) -> (State, Option<Transit
                     let beyond = if state.raised { value >= level.clear } else { value <= level.raise };
                     measure(fresh, rule, now, beyond)
                 }
-                // Without a number, and for an expression without its verdict, there is nothing to decide by.
-                (Condition::Above(_) | Condition::Below(_) | Condition::Expression(_), _) => (*state, None),
+                // Without a number, and for an expression or a fence without its verdict, there is nothing to decide by.
+                (Condition::Above(_) | Condition::Below(_) | Condition::Expression(_) | Condition::Geofence(_), _) => {
+                    (*state, None)
+                }
             }
         }
         Event::Judged { at, arrived, value, verdict } => {
@@ -127,7 +129,7 @@ pub fn deadline(state: &State, rule: &Rule, grace: Timestamp) -> Option<Timestam
             let heard = state.seen.map_or(grace, |seen| seen.max(grace));
             Some(heard.plus_secs(i64::from(*after)))
         }
-        Condition::Above(_) | Condition::Below(_) | Condition::Expression(_) => {
+        Condition::Above(_) | Condition::Below(_) | Condition::Expression(_) | Condition::Geofence(_) => {
             state.turning.map(|t| t.arrived.plus_secs(hold(state, rule)))
         }
     }

@@ -19,6 +19,7 @@ fn rule(when: Condition) -> Rule {
         max_age: 86_400,
         notify: Vec::new(),
         area: None,
+        escalate: Vec::new(),
         public_alert: None,
         enabled: true,
     })

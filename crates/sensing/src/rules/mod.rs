@@ -12,6 +12,7 @@ pub mod machine;
 pub mod model;
 pub mod quality;
 pub mod store;
+pub mod trial;
 
 use kernel::{Caller, FieldError, Problem, Resource, Tenant};
 use records::params;
@@ -19,8 +20,11 @@ use serde_json::json;
 
 use crate::{
     Error,
-    alarms::{self, Alarms},
-    notify::{self, Recipient, guard::Allowed},
+    alarms::{
+        self, Alarms,
+        silences::{self, model::Silencing},
+    },
+    notify::{self, Recipient, guard::Allowed, inhibit::Inhibition},
     route::action,
 };
 use model::{Rule, RuleDeclaration, check_all};
@@ -102,6 +106,47 @@ impl Rules {
         Ok(check_all(declarations)?)
     }
 
+    /// Makes what the pack says about silences and about alarms that speak for others that which is given; whether anything changed. The rules are those
+    /// that are stored.
+    ///
+    /// # Errors
+    /// 400 with every mistake and its place; 403 for everybody but the program itself.
+    pub async fn apply_duty(
+        &self,
+        caller: &Caller,
+        silencing: Vec<Silencing>,
+        inhibit: Vec<Inhibition>,
+    ) -> Result<bool, Error> {
+        if !caller.is_system() {
+            return Err(Problem::forbidden("What is kept quiet is said by the pack.").into());
+        }
+        let stored = self.alarms.records().read(store::rules).await.map_err(alarms::stored)?;
+        let known = stored.iter().map(|r| (r.key.as_str(), &r.tenant)).collect();
+        let mut errors = silences::check(&silencing);
+        errors.extend(notify::inhibit::check(&inhibit, &known));
+        if let Some(first) = errors.first() {
+            let mut problem = Problem::field(first.field.clone(), first.detail.clone());
+            problem.errors = errors;
+            return Err(problem.into());
+        }
+        let caller = caller.clone();
+        let changed = self.alarms.records().write(move |tx| {
+            let changed = silences::store::declare(tx, &silencing)? + notify::hold::declare(tx, &inhibit)?;
+            if changed > 0 {
+                tx.audit(
+                    &caller,
+                    "rule:duty",
+                    "Rule",
+                    "",
+                    None,
+                    json!({ "silencing": silencing, "inhibit": inhibit }),
+                )?;
+            }
+            Ok::<_, records::Error>(changed > 0)
+        });
+        changed.await.map_err(alarms::stored)
+    }
+
     /// Makes the stored rules and recipients those that are given: what is missing is removed, and alarms of a removed rule are cleared. All or
     /// nothing; applying the same twice writes nothing the second time. The engine must be told to reload when anything was written.
     ///
@@ -114,22 +159,8 @@ impl Rules {
         recipients: Vec<Recipient>,
     ) -> Result<Applied, Error> {
         let rules = self.check(declarations, &recipients)?;
-        for (at, rule) in rules.iter().enumerate() {
-            for (nth, key) in rule.notify.iter().enumerate() {
-                match recipients.iter().find(|r| r.key == *key) {
-                    None => {
-                        return Err(Error::field(
-                            format!("/{at}/notify/{nth}"),
-                            format!("no recipient has the key '{key}'"),
-                        ));
-                    }
-                    Some(r) if r.tenant != rule.tenant => {
-                        let detail = format!("the recipient '{key}' belongs to another tenant");
-                        return Err(Error::field(format!("/{at}/notify/{nth}"), detail));
-                    }
-                    Some(_) => {}
-                }
-            }
+        if let Some(error) = addressees(rules.iter().map(|r| r.declaration()), &recipients).into_iter().next() {
+            return Err(Error::field(error.field, error.detail));
         }
         let before = self.alarms.records().read(store::rules).await.map_err(alarms::stored)?;
         let tenants = rules.iter().map(|r| (&r.tenant, &r.key)).chain(before.iter().map(|r| (&r.tenant, &r.key)));
@@ -180,6 +211,52 @@ impl Rules {
         });
         applied.await.map_err(alarms::stored)
     }
+}
+
+/// Recipients that rules name and nobody declares, or that belong to somebody else.
+fn addressees<'a>(rules: impl IntoIterator<Item = &'a RuleDeclaration>, recipients: &[Recipient]) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (at, rule) in rules.into_iter().enumerate() {
+        let told = rule.notify.iter().enumerate().map(|(nth, key)| (format!("/{at}/notify/{nth}"), key));
+        let steps = rule.escalate.iter().enumerate().flat_map(|(step, s)| {
+            let named = s.notify.iter().enumerate();
+            named.map(move |(nth, key)| (format!("/{at}/escalate/{step}/notify/{nth}"), key))
+        });
+        for (field, key) in told.chain(steps) {
+            let detail = match recipients.iter().find(|r| r.key == *key) {
+                None => format!("no recipient has the key '{key}'"),
+                Some(r) if r.tenant != rule.tenant => format!("the recipient '{key}' belongs to another tenant"),
+                Some(_) => continue,
+            };
+            errors.push(FieldError { field, detail });
+        }
+    }
+    errors
+}
+
+/// Checks all of what a pack declares about rules, each part by itself and what one says of the other. Pointers begin with the table: `/rule/3/when/above`,
+/// `/recipient/0/key`, `/silencing/0/longest`, `/inhibit/1/while`.
+pub fn check_file(file: &model::RuleFile, allowed: &Allowed) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut add = |table: &str, found: Vec<FieldError>| {
+        errors.extend(found.into_iter().map(|e| FieldError { field: format!("/{table}{}", e.field), ..e }));
+    };
+    if let Err(problem) = check_all(file.rule.clone()) {
+        add("rule", problem.errors);
+    }
+    add("rule", addressees(&file.rule, &file.recipient));
+    let mut keys = std::collections::BTreeSet::new();
+    for (at, recipient) in file.recipient.iter().enumerate() {
+        add(&format!("recipient/{at}"), recipient.check(allowed));
+        if !keys.insert(&recipient.key) {
+            let detail = format!("the key '{}' is used twice", recipient.key);
+            add("recipient", vec![FieldError { field: format!("/{at}/key"), detail }]);
+        }
+    }
+    add("silencing", silences::check(&file.silencing));
+    let rules = file.rule.iter().map(|r| (r.key.as_str(), &r.tenant)).collect();
+    add("inhibit", notify::inhibit::check(&file.inhibit, &rules));
+    errors
 }
 
 fn count(applied: &mut Applied, written: bool) {

@@ -29,11 +29,13 @@ use std::{fmt, ops::Deref, sync::Arc};
 use kernel::{FieldError, Problem, Tenant, Text};
 use serde::{Deserialize, Serialize};
 
-pub use super::condition::{Condition, Expression, Level};
+pub use super::condition::{Condition, Expression, Geofence, Level, Side};
 use super::{cel::Compiled, condition};
 use crate::{
     alerts::model::{self as warning, PublicAlert},
     model::EntityId,
+    moving::{Place, Zone},
+    notify::{self, escalate::Step},
 };
 
 /// How grave it is: `severity` of the Common Alerting Protocol (OASIS CAP 1.2 section 3.2.2), without `Unknown`, because whoever
@@ -95,6 +97,9 @@ pub struct Selection {
     /// `properties.district` of the Thing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub district: Option<String>,
+    /// The key of a fence that the Thing stands in, as the catalogue has its Location.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<String>,
 }
 
 /// What a rule may look at when it selects: one Datastream, its Thing and its ObservedProperty.
@@ -120,17 +125,18 @@ pub struct Facts {
 }
 
 impl Selection {
-    fn fields(&self) -> [(&'static str, Option<&String>); 5] {
+    fn fields(&self) -> [(&'static str, Option<&String>); 6] {
         [
             ("system", self.system.as_ref()),
             ("observed_property", self.observed_property.as_ref()),
             ("thing", self.thing.as_ref()),
             ("datastream", self.datastream.as_ref()),
             ("district", self.district.as_ref()),
+            ("within", self.within.as_ref()),
         ]
     }
 
-    /// Whether the Datastream fits every field given; the tenant is compared by [`Rule::selects`].
+    /// Whether the Datastream fits every field given; the tenant and the fence are compared by [`Rule::selects`].
     pub fn matches(&self, facts: &Facts) -> bool {
         let fits = |want: &Option<String>, have: &Option<String>| want.is_none() || want == have;
         fits(&self.system, &facts.system)
@@ -185,6 +191,9 @@ pub struct RuleDeclaration {
     /// Keys of the recipients who are told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<String>,
+    /// Who is told when nobody has acknowledged it in time, the most patient last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub escalate: Vec<Step>,
     /// Makes one alarm of several Things in a district.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub area: Option<Together>,
@@ -215,6 +224,17 @@ pub struct Rule {
     declaration: RuleDeclaration,
     #[serde(skip)]
     compiled: Option<Arc<Compiled>>,
+    #[serde(skip)]
+    places: Places,
+}
+
+/// The fences that a rule names, found by [`crate::moving::fences::attach`].
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Places {
+    /// Of its condition.
+    pub zone: Option<Arc<Zone>>,
+    /// Of its selection.
+    pub within: Option<Arc<Zone>>,
 }
 
 impl Deref for Rule {
@@ -242,7 +262,10 @@ impl Rule {
             check_text(text, "/instruction", &mut wrong);
         }
         if d.select.fields().iter().all(|(_, value)| value.is_none()) {
-            wrong("/select", "give at least one of system, observed_property, thing, datastream, district".to_owned());
+            wrong(
+                "/select",
+                "give at least one of system, observed_property, thing, datastream, district, within".to_owned(),
+            );
         }
         for (name, value) in d.select.fields() {
             if value.is_some_and(|v| v.is_empty() || v.len() > 200) {
@@ -261,6 +284,7 @@ impl Rule {
                 wrong(&format!("/notify/{at}"), format!("'{}' is not the key of a recipient", shorten(key)));
             }
         }
+        notify::escalate::check(&d.escalate, &mut wrong);
         if let Some(Together { at_least, within }) = d.area {
             if !(2..=1_000).contains(&at_least) {
                 wrong("/area/at_least", "2 to 1,000 Things are expected".to_owned());
@@ -272,11 +296,37 @@ impl Rule {
         if let Some(alert) = &d.public_alert {
             errors.extend(warning::check(alert));
         }
-        if errors.is_empty() { Ok(Self { declaration, compiled }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { declaration, compiled, places: Places::default() }) } else { Err(errors) }
     }
 
     pub fn declaration(&self) -> &RuleDeclaration {
         &self.declaration
+    }
+
+    /// The same rule with the fences that it names.
+    #[must_use]
+    pub fn placed(&self, places: Places) -> Self {
+        Self { places, ..self.clone() }
+    }
+    /// The fences of its condition; `None` for other conditions, and until they have been found.
+    pub fn zone(&self) -> Option<&Arc<Zone>> {
+        self.places.zone.as_ref()
+    }
+    /// The fences that what it watches stands in.
+    pub fn within(&self) -> Option<&Arc<Zone>> {
+        self.places.within.as_ref()
+    }
+    /// Whether it names fences.
+    pub fn is_placed(&self) -> bool {
+        self.select.within.is_some() || matches!(self.when, Condition::Geofence(_))
+    }
+    /// Whether it names this fence by its key.
+    pub fn names_fence(&self, key: &str) -> bool {
+        let of_condition = match &self.when {
+            Condition::Geofence(form) => form.fences.iter().any(|f| f == key),
+            _ => false,
+        };
+        of_condition || self.select.within.as_deref() == Some(key)
     }
 
     /// The rule's expression, where it has one.
@@ -300,7 +350,18 @@ impl Rule {
 
     /// Whether the rule watches this Datastream: a rule never reaches into another tenant's data.
     pub fn selects(&self, facts: &Facts) -> bool {
-        self.enabled && self.tenant == facts.tenant && self.select.matches(facts)
+        self.enabled && self.tenant == facts.tenant && self.select.matches(facts) && self.stands_there(facts)
+    }
+
+    /// Whether the Thing stands in the fence that the rule selects by. Where that is gone nothing does: a rule that suddenly watched the whole city would be
+    /// worse than one that watches nothing.
+    fn stands_there(&self, facts: &Facts) -> bool {
+        if self.select.within.is_none() {
+            return true;
+        }
+        let place = facts.position.and_then(|[lon, lat]| Place::new(lon, lat));
+        let metres = self.within().zip(place).and_then(|(zone, place)| zone.distance(place));
+        metres.is_some_and(|(metres, _)| metres <= 0.0)
     }
 }
 
@@ -331,14 +392,20 @@ pub(super) fn shorten(text: &str) -> String {
     text.chars().take(60).collect()
 }
 
-/// The file of a pack: `[[rule]]` and `[[recipient]]` tables. Unknown fields are refused, so that a misspelt `hold` is found before the flood.
+/// The file of a pack: `[[rule]]`, `[[recipient]]`, `[[silencing]]` and `[[inhibit]]` tables. Unknown fields are refused, so that a misspelt `hold` is found before the flood.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleFile {
     #[serde(default)]
     pub rule: Vec<RuleDeclaration>,
     #[serde(default)]
-    pub recipient: Vec<crate::notify::Recipient>,
+    pub recipient: Vec<notify::Recipient>,
+    /// What may be kept quiet, and for how long.
+    #[serde(default)]
+    pub silencing: Vec<crate::alarms::silences::model::Silencing>,
+    /// Alarms that keep letters about others back.
+    #[serde(default)]
+    pub inhibit: Vec<notify::inhibit::Inhibition>,
 }
 
 /// Checks a whole set: every rule by itself, and no key twice.

@@ -81,7 +81,7 @@ const COLUMNS: usize = 13;
 /// Rows of one statement; a statement holds 4,096 parameters at most.
 const ROWS: usize = 200;
 
-/// Writes states. Many rows go in one statement, because a checkpoint writes every Datastream that has moved.
+/// Writes states, and never an older one over a newer: the last write of a program that is dying may come after the first of the next. Many rows go in one statement, because a checkpoint writes every Datastream that has moved.
 pub fn put_states(tx: &mut Tx<'_>, rows: &[SlotRow]) -> Result<(), records::Error> {
     for rows in rows.chunks(ROWS) {
         let mut sql = String::from(
@@ -120,7 +120,8 @@ pub fn put_states(tx: &mut Tx<'_>, rows: &[SlotRow]) -> Result<(), records::Erro
                 latest = excluded.latest, seen = excluded.seen, value = excluded.value, raised = excluded.raised,
                 raises = excluded.raises, turning_since = excluded.turning_since,
                 turning_arrived = excluded.turning_arrived, memory = excluded.memory,
-                raised_at = excluded.raised_at",
+                raised_at = excluded.raised_at
+             WHERE excluded.next_offset >= sensing_rule_state.next_offset",
         );
         tx.execute(&sql, &values)?;
     }

@@ -646,6 +646,10 @@ impl Row {
             return None;
         }
         self.extra.end = (!phenomenon.is_instant()).then_some(phenomenon.end);
+        // The name of a row that sums up others: it would take the place of one ([`crate::observe::thin`]).
+        if self.extra.end.is_some_and(|end| self.extra.result_time == Some(end.plus_micros(1))) {
+            return None;
+        }
         let value = match result {
             ResultValue::Number(number) => number,
             ResultValue::Json(raw) => {

@@ -39,6 +39,7 @@ const TASKING: &str = "http://www.opengis.net/spec/iot_tasking/1.0/req/";
 
 /// Those of 17-079.
 const TASKING_CONFORMANCE: &[&str] = &["tasking-capability", "task", "actuator", "create-tasks"];
+const TASKING_MQTT: &[&str] = &["create-tasks-via-mqtt", "receive-updates-via-mqtt"];
 
 const MQTT: &[&str] =
     &["create-observations-via-mqtt/observations-creation", "receive-updates-via-mqtt/receive-updates"];
@@ -50,7 +51,7 @@ pub async fn landing(State(state): State<SensorThings>, headers: HeaderMap) -> R
     if state.tasking.is_some() {
         conformance.extend(TASKING_CONFORMANCE.iter().map(|c| format!("{TASKING}{c}")));
         if !state.settings.mqtt.is_empty() {
-            conformance.push(format!("{TASKING}receive-updates-via-mqtt"));
+            conformance.extend(TASKING_MQTT.iter().map(|c| format!("{TASKING}{c}")));
         }
     }
     let mut settings = Map::new();
@@ -62,6 +63,9 @@ pub async fn landing(State(state): State<SensorThings>, headers: HeaderMap) -> R
     if !mqtt.is_empty() {
         for class in MQTT {
             settings.insert(format!("{REQ}{class}"), json!({ "endpoints": mqtt }));
+        }
+        for class in TASKING_MQTT.iter().filter(|_| state.tasking.is_some()) {
+            settings.insert(format!("{TASKING}{class}"), json!({ "endpoints": mqtt }));
         }
     }
     let sets: Vec<Value> =

@@ -8,6 +8,7 @@ mod landing;
 mod observe;
 mod path;
 mod read;
+mod single;
 mod write;
 
 #[cfg(test)]
@@ -29,6 +30,7 @@ use crate::{
     route::action,
 };
 
+pub use batch::asked as asked_in_batch;
 pub(crate) use batch::{PARTS as BATCH_PARTS, count as parse_batch};
 pub use data_array::{Broken, Group, Known, Reader, Rows, Stop};
 pub use path::Path;
@@ -54,6 +56,7 @@ pub struct SensorThings {
     engine: Engine,
     settings: Arc<Settings>,
     rights: Option<Rights>,
+    computed: Option<Computed>,
     tasking: Option<crate::tasking::Tasking>,
     watch: Option<Watch>,
     /// How long a batch may begin further requests.
@@ -74,14 +77,31 @@ pub type Watch = Arc<dyn Fn(&kernel::Caller, Sent<'_>) + Send + Sync>;
 /// Whether a caller may add Observations to a Datastream: the same question, with the same answer, as at the MQTT door.
 pub type Rights = Arc<dyn Fn(&kernel::Caller, &crate::model::DatastreamInfo) -> bool + Send + Sync>;
 
+/// Whether the Observations of a Datastream are computed: nobody changes or deletes them by hand.
+pub type Computed = Arc<dyn Fn(crate::model::EntityId) -> bool + Send + Sync>;
+
 impl SensorThings {
     pub fn new(engine: Engine, settings: Settings) -> Self {
-        Self { engine, settings: Arc::new(settings), rights: None, tasking: None, watch: None, patience: batch::TIME }
+        Self {
+            engine,
+            settings: Arc::new(settings),
+            rights: None,
+            computed: None,
+            tasking: None,
+            watch: None,
+            patience: batch::TIME,
+        }
     }
     /// Asks `rights` instead of the policy alone who may add Observations: a device writes to its own Things only.
     #[must_use]
     pub fn guarded(mut self, rights: Rights) -> Self {
         self.rights = Some(rights);
+        self
+    }
+    /// Refuses changes to Observations of Datastreams of which `computed` is true.
+    #[must_use]
+    pub fn computed(mut self, computed: Computed) -> Self {
+        self.computed = Some(computed);
         self
     }
     /// Takes Tasks; without it they are read only.

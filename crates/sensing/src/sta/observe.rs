@@ -24,6 +24,20 @@ use crate::{
 };
 
 impl SensorThings {
+    /// Whether the caller may add Observations to this Datastream or MultiDatastream.
+    pub(super) fn may_observe(&self, caller: &Caller, info: &DatastreamInfo) -> bool {
+        if caller.is_system() {
+            return true;
+        }
+        if let Some(rights) = &self.rights {
+            return rights(caller, info);
+        }
+        // Policies see kinds, tenants and roles, never one thing.
+        let resource =
+            Resource { kind: info.entity().singular(), id: "", tenant: Some(&info.tenant), public: info.public };
+        self.engine.catalog().scopes().policy().allows(caller, action::OBSERVE, &resource)
+    }
+
     /// A Datastream or MultiDatastream that the caller may add to. `None` when there is none that it may see.
     pub async fn admitted(
         &self,
@@ -33,18 +47,7 @@ impl SensorThings {
         let catalog = self.engine.catalog();
         // Their ids are of one sequence, so a MultiDatastream's id finds something; but no Datastream.
         let Some(info) = catalog.datastream(id).await?.filter(|info| info.entity() == of) else { return Ok(None) };
-        if caller.is_system() {
-            return Ok(Some(info));
-        }
-        let allowed = match &self.rights {
-            Some(rights) => rights(caller, &info),
-            None => {
-                // Policies see kinds, tenants and roles, never one thing.
-                let resource =
-                    Resource { kind: of.singular(), id: "", tenant: Some(&info.tenant), public: info.public };
-                catalog.scopes().policy().allows(caller, action::OBSERVE, &resource)
-            }
-        };
+        let allowed = self.may_observe(caller, &info);
         if allowed {
             return Ok(Some(info));
         }

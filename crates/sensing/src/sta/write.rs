@@ -184,6 +184,15 @@ impl SensorThings {
             ))
             .into());
         }
+        // A hole that is made by hand would stay until somebody computes the span again.
+        if self.computed.as_ref().is_some_and(|computed| computed(id.datastream)) {
+            let detail = format!(
+                "The Observations of {}({}) are computed: change what they are computed from.",
+                info.entity().set(),
+                id.datastream
+            );
+            return Err(Error::conflict(detail));
+        }
         Ok(info)
     }
 
@@ -220,6 +229,10 @@ impl SensorThings {
 
 /// What an Observation of a Datastream or MultiDatastream is after a change, as it would be posted.
 pub(super) fn amended(old: &Observation, of: EntityType, body: &Value, how: Update) -> Result<Value, Error> {
+    if old.is_summed() {
+        let detail = "This Observation sums up others that are no longer kept, so there is nothing left to be amended. It can be deleted.";
+        return Err(Error::conflict(detail));
+    }
     let mut whole = serde_json::Map::new();
     whole.insert(of.singular().to_owned(), json!({"@iot.id": old.datastream.0}));
     whole.insert("FeatureOfInterest".to_owned(), json!({"@iot.id": old.feature.0}));
@@ -264,6 +277,9 @@ pub async fn create(
     body: Bytes,
 ) -> Result<Response, Error> {
     let caller = caller(extension);
+    if let Some(observation) = state.plain(&caller, &uri, &body) {
+        return state.single(&caller, &headers, observation).await;
+    }
     let (path, place) = state.place(&caller, &uri).await?;
     let (Place::Collection(source), Tail::Entities) = (place, &path.tail) else {
         return Ok(not_allowed("GET, PATCH, PUT, DELETE"));

@@ -11,10 +11,10 @@ use kernel::Tenant;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Deed, Run, Tasking, model::Status};
+use super::{Deed, Run, Stopped, Tasking, model::Status};
 use crate::{
     Audience, Error, Route,
-    alarms::api::{Who, fresh, json_body, signed_in},
+    door::{Said, Who, fresh, json_body, signed_in},
     model::EntityId,
     route::action::{TASK_PROPOSE, TASK_READ, TASK_STOP},
 };
@@ -40,15 +40,15 @@ pub const ROUTES: &[Route] = &[
         "/api/tasks/{id}/{deed}",
         TASK_PROPOSE,
         true,
-        "Approve, reject, cancel, renew or release a Task (task:approve for the first two).",
+        "Approve, reject, cancel, renew, release or roll back a Task (task:approve for the first two).",
     ),
-    route("GET", "/api/tasking/stop", TASK_READ, false, "The kill switches that are on."),
+    route("GET", "/api/tasking/stop", TASK_READ, false, "The kill switches that are on, and the record of them."),
     route(
         "PUT",
         "/api/tasking/stop",
         TASK_STOP,
         true,
-        "Throw the kill switch of a tenant or of the city: no Task leaves.",
+        "Throw the kill switch of an actuator, a tenant or the city: no Task leaves.",
     ),
 ];
 
@@ -69,7 +69,7 @@ fn shown(run: &Run) -> Value {
         "parameters": run.parameters, "created_at": run.created, "status": task.status.name(), "version": task.version,
         "proposer": task.proposer, "approver": task.approver, "four_eyes": task.four_eyes, "busy": task.busy, "expires": task.expires,
         "expect": task.expect, "verify": task.verify, "hold": task.hold, "undo": task.undo, "purpose": task.purpose,
-        "sent_at": task.sent_at, "due": task.due, "held_until": task.held_until,
+        "sent_at": task.sent_at, "due": task.due, "held_until": task.held_until, "reason": task.reason,
     })
 }
 
@@ -108,14 +108,6 @@ async fn one(State(tasking): State<Tasking>, who: Who, Path(id): Path<String>) -
     Ok(fresh(Json(json!({ "task": shown(&run), "history": history }))))
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Said {
-    #[serde(default)]
-    comment: String,
-    version: Option<u32>,
-}
-
 async fn act(
     State(tasking): State<Tasking>,
     who: Who,
@@ -135,8 +127,9 @@ async fn act(
 }
 
 async fn stops(State(tasking): State<Tasking>, who: Who) -> Result<Response, Error> {
-    let stops = tasking.stops(&signed_in(who)?).await?;
-    Ok(fresh(Json(json!({ "stops": stops }))))
+    let caller = signed_in(who)?;
+    let (stops, record) = (tasking.stops(&caller).await?, tasking.switched(&caller).await?);
+    Ok(fresh(Json(json!({ "stops": stops, "record": record }))))
 }
 
 #[derive(Debug, Deserialize)]
@@ -144,6 +137,7 @@ async fn stops(State(tasking): State<Tasking>, who: Who) -> Result<Response, Err
 struct Switch {
     /// Nothing is the city's.
     tenant: Option<String>,
+    actuator: Option<EntityId>,
     stopped: bool,
     #[serde(default)]
     reason: String,
@@ -153,6 +147,13 @@ async fn throw(State(tasking): State<Tasking>, who: Who, body: Bytes) -> Result<
     let caller = signed_in(who)?;
     let switch: Switch = json_body(&body)?;
     let tenant = switch.tenant.as_deref().map(|slug| Tenant::parse(slug).map_err(|e| Error::field("/tenant", e)));
-    tasking.throw(&caller, tenant.transpose()?, switch.stopped, &switch.reason).await?;
-    Ok(fresh(Json(json!({ "tenant": switch.tenant, "stopped": switch.stopped }))))
+    let what = match (tenant.transpose()?, switch.actuator) {
+        (Some(_), Some(_)) => return Err(Error::field("/actuator", "either a tenant or an actuator is stopped")),
+        (None, Some(id)) => Stopped::Actuator(id),
+        (Some(tenant), None) => Stopped::Tenant(tenant),
+        (None, None) => Stopped::City,
+    };
+    tasking.throw(&caller, what, switch.stopped, &switch.reason).await?;
+    let said = json!({ "tenant": switch.tenant, "actuator": switch.actuator, "stopped": switch.stopped });
+    Ok(fresh(Json(said)))
 }

@@ -4,19 +4,20 @@
 //! something in the city. [`model`] decides, [`store`] writes, this is the facade; [`swe`] and [`terms`] say what may be asked for.
 
 pub mod api;
+pub mod desk;
 pub mod model;
 mod propose;
 mod store;
 pub mod swe;
 pub mod terms;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use kernel::{Action, Caller, Principal, Problem, Resource, Tenant, Timestamp};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use records::{Job, JobFailure, RetryPolicy};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
@@ -32,11 +33,19 @@ use crate::{
 };
 use model::{Event, Status, Verify};
 use store::Failure;
-pub use store::{Entry, Run, Stop};
+pub use store::{Entry, Run, Stop, Switched};
 use swe::Record;
 use terms::{REASON_BYTES, Request, Terms};
 
-pub(crate) use store::{forget, is_busy};
+pub(crate) use store::{forget, is_busy, is_stopped};
+
+/// What a kill switch is thrown for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stopped {
+    City,
+    Tenant(Tenant),
+    Actuator(EntityId),
+}
 
 /// Whether a caller is the device of a Thing; what the register of devices knows.
 pub type Owns = Arc<dyn Fn(&Caller, &Tenant, EntityId) -> bool + Send + Sync>;
@@ -44,9 +53,11 @@ pub type Owns = Arc<dyn Fn(&Caller, &Tenant, EntityId) -> bool + Send + Sync>;
 /// Jobs looked at at once. Each is one short transaction.
 const CONCURRENCY: usize = 8;
 /// Tasks on a page of the list.
-const PAGE: usize = 100;
+pub const PAGE: usize = 100;
 /// Rows looked at for one page: those that the caller may not see are left out.
 const LOOKED: i64 = 1_000;
+/// How often so many are looked at.
+const LOOKS: usize = 20;
 
 /// The handle. Cheap to clone.
 #[derive(Clone)]
@@ -58,6 +69,8 @@ struct Inner {
     owns: Owns,
     /// Datastreams that some Task waits to read back from. One too many costs a look-up.
     watched: RwLock<BTreeSet<EntityId>>,
+    /// Devices that have connected since this start: as many as are registered.
+    come: Mutex<BTreeSet<String>>,
 }
 
 /// What somebody does to a Task that is there.
@@ -68,10 +81,11 @@ pub enum Deed {
     Cancel,
     Renew,
     Release,
+    RollBack,
 }
 
 impl Deed {
-    pub const ALL: [Self; 5] = [Self::Approve, Self::Reject, Self::Cancel, Self::Renew, Self::Release];
+    pub const ALL: [Self; 6] = [Self::Approve, Self::Reject, Self::Cancel, Self::Renew, Self::Release, Self::RollBack];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -80,24 +94,27 @@ impl Deed {
             Self::Cancel => "cancel",
             Self::Renew => "renew",
             Self::Release => "release",
+            Self::RollBack => "roll-back",
         }
     }
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|d| d.name() == name)
     }
-    const fn action(self) -> Action {
+    /// What whoever does it must be allowed to.
+    pub const fn action(self) -> Action {
         match self {
             Self::Approve | Self::Reject => action::TASK_APPROVE,
-            Self::Cancel | Self::Renew | Self::Release => action::TASK_PROPOSE,
+            Self::Cancel | Self::Renew | Self::Release | Self::RollBack => action::TASK_PROPOSE,
         }
     }
-    fn event(self, by: String) -> Event {
+    fn event(self, by: String, alone: bool) -> Event {
         match self {
             Self::Approve => Event::Approve { by },
             Self::Reject => Event::Reject { by },
             Self::Cancel => Event::Cancel,
             Self::Renew => Event::Renew,
             Self::Release => Event::Release,
+            Self::RollBack => Event::RollBack { alone },
         }
     }
 }
@@ -149,10 +166,18 @@ fn owner_of(run: &Run) -> Owner {
     Owner { tenant: run.tenant.clone(), public: run.public }
 }
 
+/// That devices may propose does not make what others have proposed theirs.
+fn not_of_another(caller: &Caller, run: &Run) -> Result<(), Error> {
+    if matches!(caller.principal, Principal::Device { .. }) && run.task.proposer != caller.label() {
+        return Err(Problem::forbidden(format!("Tasks({}) was proposed by another.", run.id)).into());
+    }
+    Ok(())
+}
+
 impl Tasking {
     /// On the tables of `catalog`. `series` are the heads that expected states and read-backs are compared with.
     pub fn new(catalog: Catalog, series: Arc<dyn Series>, owns: Owns) -> Self {
-        Self(Arc::new(Inner { catalog, series, owns, watched: RwLock::default() }))
+        Self(Arc::new(Inner { catalog, series, owns, watched: RwLock::default(), come: Mutex::default() }))
     }
 
     fn latest(&self) -> impl Fn(EntityId) -> Option<(Timestamp, Value)> + Send + Sync + 'static {
@@ -199,11 +224,94 @@ impl Tasking {
         }
         // What the key stands for: the place and the body.
         let asked = json!({ "capability": capability, "body": body });
-        let (caller, eyes) = (caller.clone(), self.latest());
+        self.proposed(caller, request, capability, asked, None).await
+    }
+
+    /// Creates a Task as an MQTT client has published it (17-079 section 9). `message` is what its client calls the message, and `again` that
+    /// it says the message may have come before: then it is the same Task. A key in the body counts as everywhere.
+    ///
+    /// # Errors
+    /// As [`Tasking::propose`].
+    pub async fn propose_published(
+        &self,
+        caller: &Caller,
+        capability: Option<EntityId>,
+        payload: &[u8],
+        (message, again): (Option<&str>, bool),
+    ) -> Result<EntityId, Error> {
+        let body: Value =
+            serde_json::from_slice(payload).map_err(|e| Error::bad_request(format!("It is not JSON: {e}.")))?;
+        let mut request = Request::parse(&body)?;
+        let asked = json!({ "capability": capability, "body": body });
+        let mut numbered = None;
+        if let (None, Some(message)) = (&request.key, message) {
+            request.key = Some(format!("mqtt {message}"));
+            numbered = Some(again);
+        }
+        self.proposed(caller, request, capability, asked, numbered).await
+    }
+
+    /// `numbered` says of a key that is a message's number whether the client says that the message may have come before.
+    async fn proposed(
+        &self,
+        caller: &Caller,
+        request: Request,
+        capability: Option<EntityId>,
+        asked: Value,
+        numbered: Option<bool>,
+    ) -> Result<EntityId, Error> {
+        let (caller, eyes, owns) = (caller.clone(), self.latest(), Arc::clone(&self.0.owns));
         let actor = caller.clone();
-        let command =
-            move |writer: &mut Writer<'_, '_>| propose::propose(writer, &actor, &request, capability, &asked, &eyes);
+        let command = move |writer: &mut Writer<'_, '_>| {
+            if let (Some(key), Some(again)) = (request.key.as_deref(), numbered) {
+                let label = actor.label();
+                // A client numbers its messages around and around, and from the start after a restart: the same number is the same message only
+                // when the client says so and the message says the same. One that never arrived comes as a repetition too.
+                let same = match store::by_key(writer.tx, &label, key)? {
+                    Some((_, before)) if again => serde_json::from_str::<Value>(&before).is_ok_and(|b| b == asked),
+                    _ => false,
+                };
+                if !same {
+                    store::release_key(writer.tx, &label, key)?;
+                }
+            }
+            propose::propose(writer, &actor, &request, capability, &asked, (&eyes, &owns))
+        };
         self.0.catalog.with_writer(&caller, action::TASK_PROPOSE, command).await
+    }
+
+    /// Whether a device comes for the first time since this start. Until then nobody knew what it may be told, so its session, should it have
+    /// one from before, was given nothing.
+    pub fn comes_first(&self, caller: &Caller) -> bool {
+        matches!(caller.principal, Principal::Device { .. }) && self.0.come.lock().insert(caller.label())
+    }
+
+    /// Tells a device once more of what was sent to its Things and is not answered, and until when it holds what it holds.
+    ///
+    /// # Errors
+    /// Those of `records`; then the device's next connection is its first again.
+    pub async fn tell_again(&self, caller: &Caller) -> Result<(), Error> {
+        if !matches!(caller.principal, Principal::Device { .. }) {
+            return Ok(());
+        }
+        let told = self.told_again(caller).await;
+        if told.is_err() {
+            self.0.come.lock().remove(&caller.label());
+        }
+        told
+    }
+
+    async fn told_again(&self, caller: &Caller) -> Result<(), Error> {
+        let Some(tenant) = caller.tenant.clone() else { return Ok(()) };
+        let records = self.0.catalog.records();
+        let sent: Vec<Run> = records.read(move |read| store::unanswered(read, &tenant)).await?;
+        let own = sent.into_iter().filter(|run| (self.0.owns)(caller, &run.tenant, run.thing));
+        let ids: Vec<EntityId> = own.map(|run| run.id).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let told = records.write(move |tx| store::tell_again(tx, &ids));
+        Ok(told.await.map_err(|e: records::Error| e)?)
     }
 
     /// Other parameters for a Task that waits to be approved: PATCH and PUT by whoever has proposed it. What a device says of a Task comes the same
@@ -233,6 +341,7 @@ impl Tasking {
         let command = move |writer: &mut Writer<'_, '_>| {
             let run = store::get(writer.tx, id)?.ok_or_else(|| missing(id))?;
             writer.require(action::TASK_PROPOSE, EntityType::Task, &owner_of(&run), &format!("Tasks({id})"))?;
+            not_of_another(&actor, &run)?;
             let capability = writer.load(EntityType::TaskingCapability, run.capability)?.ok_or_else(|| missing(id))?;
             let record = Record::parse("/taskingParameters", &capability.field("taskingParameters").to_value())?;
             request.check(&record, writer.now())?;
@@ -336,8 +445,11 @@ impl Tasking {
         let command = move |writer: &mut Writer<'_, '_>| {
             let run = store::get(writer.tx, id)?.ok_or_else(|| missing(id))?;
             writer.require(deed.action(), EntityType::Task, &owner_of(&run), &format!("Tasks({id})"))?;
+            not_of_another(&actor, &run)?;
+            let alone = writer.allows(action::TASK_ALONE, EntityType::Task, &owner_of(&run));
             let how = (deed.action(), version, comment.as_str());
-            store::step(writer.tx, &actor, id, how, &deed.event(actor.label()), &eyes).map_err(|failure| failure.of(id))
+            let event = deed.event(actor.label(), alone);
+            store::step(writer.tx, &actor, id, how, &event, &eyes).map_err(|failure| failure.of(id))
         };
         self.0.catalog.with_writer(caller, deed.action(), command).await
     }
@@ -368,11 +480,24 @@ impl Tasking {
         of: (Option<EntityId>, Option<EntityId>),
         before: Option<EntityId>,
     ) -> Result<Vec<Run>, Error> {
-        let before = before.unwrap_or(EntityId(i64::MAX));
-        let read = self.0.catalog.records().read(move |read| store::list(read, status, of, before, LOOKED));
-        let runs: Vec<Run> = read.await?;
-        let seen = runs.into_iter().filter(|run| self.may(caller, action::TASK_READ, Some(&run.tenant), run.public));
-        Ok(seen.take(PAGE).collect())
+        let mut before = before.unwrap_or(EntityId(i64::MAX));
+        let mut found: Vec<Run> = Vec::new();
+        // A busy department must not hide the Tasks of a quiet one.
+        for _ in 0..LOOKS {
+            let read = self.0.catalog.records().read(move |read| store::list(read, status, of, before, LOOKED));
+            let runs: Vec<Run> = read.await?;
+            let next = runs.last().map(|run| run.id).filter(|_| i64::try_from(runs.len()) == Ok(LOOKED));
+            found.extend(
+                runs.into_iter()
+                    .filter(|run| self.may(caller, action::TASK_READ, Some(&run.tenant), run.public))
+                    .take(PAGE - found.len()),
+            );
+            match next {
+                Some(id) if found.len() < PAGE => before = id,
+                _ => break,
+            }
+        }
+        Ok(found)
     }
 
     // --- the kill switch ------------------------------------------------------------------------------------------
@@ -391,17 +516,41 @@ impl Tasking {
         Ok(stops.into_iter().filter(|stop| stop.tenant.as_ref().is_none_or(may)).collect())
     }
 
-    /// Throws the kill switch of a tenant, or of the city. While it is on no Task leaves; what was sent goes on.
+    /// The newest lines of the record of kill switches, of the city's and of tenants whose Tasks the caller may read.
     ///
     /// # Errors
-    /// 401, 403; 404 for a tenant that the caller knows nothing of.
-    pub async fn throw(&self, caller: &Caller, tenant: Option<Tenant>, on: bool, why: &str) -> Result<(), Error> {
+    /// As [`Tasking::stops`].
+    pub async fn switched(&self, caller: &Caller) -> Result<Vec<Switched>, Error> {
+        let may = |tenant: &Tenant| self.may(caller, action::TASK_READ, Some(tenant), false);
+        let lines: Vec<Switched> = self.0.catalog.records().read(store::switched).await?;
+        Ok(lines.into_iter().filter(|line| line.stop.tenant.as_ref().is_none_or(may)).collect())
+    }
+
+    /// Throws the kill switch of an actuator, of a tenant, or of the city. While it is on no Task leaves, and a tenant's campaigns stand still; what
+    /// was sent goes on.
+    ///
+    /// # Errors
+    /// 401, 403; 404 for a tenant or an actuator that the caller knows nothing of.
+    pub async fn throw(&self, caller: &Caller, what: Stopped, on: bool, why: &str) -> Result<(), Error> {
         let why = reason(why)?;
         if caller.is_anonymous() {
             return Err(Problem::unauthenticated().into());
         }
-        if !self.may(caller, action::TASK_STOP, tenant.as_ref(), false) {
-            let known = tenant.as_ref().is_none_or(|t| self.may(caller, action::TASK_READ, Some(t), false));
+        let switch = match what {
+            Stopped::City => store::Switch::City,
+            Stopped::Tenant(tenant) => store::Switch::Tenant(tenant),
+            Stopped::Actuator(id) => {
+                let found: Option<(Tenant, String)> =
+                    self.0.catalog.records().read(move |read| store::actuator(read, id)).await?;
+                let owner = found.map(|(tenant, _)| tenant);
+                // Whoever may not read its Tasks is told nothing of it.
+                let owner = owner.filter(|tenant| self.may(caller, action::TASK_READ, Some(tenant), false));
+                store::Switch::Actuator(id, owner.ok_or_else(|| Error::not_found(format!("Actuators({id})")))?)
+            }
+        };
+        let tenant = switch.tenant();
+        if !self.may(caller, action::TASK_STOP, tenant, false) {
+            let known = tenant.is_none_or(|t| self.may(caller, action::TASK_READ, Some(t), false));
             return Err(if known {
                 Problem::forbidden("You may not stop or resume these Tasks.").into()
             } else {
@@ -412,8 +561,7 @@ impl Tasking {
             return Err(Error::field("/reason", "say why, for those who find their Tasks waiting"));
         }
         let (actor, eyes) = (caller.clone(), self.latest());
-        let thrown =
-            self.0.catalog.records().write(move |tx| store::throw(tx, &actor, tenant.as_ref(), on, &why, &eyes));
+        let thrown = self.0.catalog.records().write(move |tx| store::throw(tx, &actor, &switch, on, &why, &eyes));
         thrown.await.map_err(|failure| failure.of(EntityId(0)))
     }
 

@@ -146,6 +146,12 @@ pub struct Task {
     pub hold: Option<Hold>,
     /// What is sent when it fails.
     pub undo: Option<Map<String, Value>>,
+    /// Why it is wanted, in the proposer's words.
+    #[serde(default)]
+    pub reason: String,
+    /// Somebody has it taken back although it was completed.
+    #[serde(default)]
+    pub taken_back: bool,
     pub purpose: Purpose,
     pub sent_at: Option<Timestamp>,
     /// Until when it must be acknowledged, or its reading seen.
@@ -179,6 +185,8 @@ pub struct World {
     pub found: Found,
     /// Whether the parameters are still what the TaskingCapability allows.
     pub fits: bool,
+    /// Whether no Task has had the actuator since.
+    pub newest: bool,
 }
 
 /// What happens to a Task.
@@ -213,8 +221,14 @@ pub enum Event {
     Release,
     /// Time has passed.
     Tick,
+    /// Somebody wants a Task taken back that is completed; `alone` when they may act without a second person.
+    RollBack {
+        alone: bool,
+    },
     /// The Task that takes this one back is completed.
     Undone,
+    /// The Task that was to take this one back is over, and has not.
+    NotUndone,
 }
 
 /// What must happen together with the step.
@@ -226,6 +240,8 @@ pub enum Effect {
     Deliver,
     /// Another Task is made and sent, approved by the approval of this one.
     Spawn(Purpose, Map<String, Value>),
+    /// Another Task is proposed by whoever has brought this about; whether a second person must approve it.
+    Propose(Purpose, Map<String, Value>, bool),
 }
 
 /// One line of the history.
@@ -262,6 +278,12 @@ pub enum Refusal {
     NotSent,
     #[error("the Task has no hold that could be renewed or released now")]
     NoHold,
+    #[error(
+        "only a completed Task with an undo is rolled back, and once at a time; one that is under way is cancelled"
+    )]
+    NoUndo,
+    #[error("another Task has had the actuator since; what it did would be undone too")]
+    Overtaken,
 }
 
 impl Task {
@@ -337,8 +359,14 @@ pub fn decide(id: EntityId, task: &Task, event: &Event, world: &World) -> Result
     let steps = Steps(Step { task: task.clone(), lines: Vec::new(), effects: Vec::new() });
     if task.status.is_over() {
         return match event {
-            Event::Undone if task.status == S::Failed => steps.to(S::RolledBack, "rolled_back", None).done(),
-            Event::Tick | Event::Dispatch | Event::Observed { .. } | Event::Undone => steps.done(),
+            Event::Undone if task.status == S::Failed || task.taken_back => {
+                steps.to(S::RolledBack, "rolled_back", None).done()
+            }
+            Event::NotUndone if task.taken_back => {
+                steps.with(|t| t.taken_back = false).to(task.status, "not_rolled_back", None).done()
+            }
+            Event::RollBack { alone } => roll_back(id, task, steps, world, *alone),
+            Event::Tick | Event::Dispatch | Event::Observed { .. } | Event::Undone | Event::NotUndone => steps.done(),
             _ => Err(Refusal::Over),
         };
     }
@@ -395,8 +423,20 @@ pub fn decide(id: EntityId, task: &Task, event: &Event, world: &World) -> Result
         Event::Release if task.hold.is_some() && task.is_settled() => steps.complete().done(),
         Event::Release => Err(Refusal::NoHold),
         Event::Tick => tick(id, task, steps, now),
-        Event::Undone => steps.done(),
+        Event::RollBack { .. } => Err(Refusal::NoUndo),
+        Event::Undone | Event::NotUndone => steps.done(),
     }
+}
+
+/// What somebody has asked for and the device has done is taken back by its undo, as long as nothing else was done since.
+fn roll_back(id: EntityId, task: &Task, steps: Steps, world: &World, alone: bool) -> Result<Step, Refusal> {
+    let undo = task.undo.as_ref().filter(|_| task.status == Status::Completed && task.purpose == Purpose::Ask);
+    let Some(undo) = undo.filter(|_| !task.taken_back) else { return Err(Refusal::NoUndo) };
+    if !world.newest {
+        return Err(Refusal::Overtaken);
+    }
+    let steps = steps.with(|t| t.taken_back = true).to(Status::Completed, "rolling_back", None);
+    steps.and(Some(Effect::Propose(Purpose::Undo(id), undo.clone(), task.four_eyes || !alone))).done()
 }
 
 fn dispatch(task: &Task, steps: Steps, world: &World) -> Result<Step, Refusal> {

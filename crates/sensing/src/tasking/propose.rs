@@ -1,6 +1,6 @@
 //! How a Task comes to be: rights, parameters, terms, its row, and the first steps of its life. Everything here runs inside one transaction.
 
-use kernel::{Caller, Tenant};
+use kernel::{Caller, Principal, Problem, Tenant};
 use serde_json::Value;
 
 use super::{
@@ -49,7 +49,7 @@ pub(super) fn propose(
     request: &Request,
     place: Option<EntityId>,
     asked: &Value,
-    eyes: store::Eyes<'_>,
+    (eyes, owns): (store::Eyes<'_>, &super::Owns),
 ) -> Result<EntityId, Error> {
     let at = "/TaskingCapability";
     let capability = match (&request.capability, place) {
@@ -89,6 +89,16 @@ pub(super) fn propose(
             "This idempotency key was used for Tasks({id}), which asks for something else."
         )));
     }
+    // A device speaks for its own Thing and no other, whatever the policy lets devices propose.
+    if matches!(caller.principal, Principal::Device { .. })
+        && !capability.one("Thing").is_some_and(|thing| owns(caller, &capability.tenant, thing))
+    {
+        return Err(Problem::forbidden(format!("{what} is of another device's Thing.")).into());
+    }
+    if store::waiting(writer.tx, capability.id)? >= store::WAITING {
+        let detail = format!("{what} has {} Tasks that are not over; wait, or cancel some.", store::WAITING);
+        return Err(Error::conflict(detail));
+    }
     let record = Record::parse("/TaskingCapability", &capability.field("taskingParameters").to_value())?;
     request.check(&record, writer.now())?;
     let terms = Terms::parse("/TaskingCapability", &capability.properties(), &record)?;
@@ -105,13 +115,17 @@ pub(super) fn propose(
             Field::Json(request.parameters.to_string()),
             Field::Time(writer.now()),
             Field::Text(task.status.name().to_owned()),
+            // What its device is told when it is sent.
+            Field::Null,
+            Field::Null,
+            Field::Null,
         ],
         ones: vec![capability.id],
     };
     writer.insert_row(&entity, "", None)?;
     let actuator = capability.one("Actuator").unwrap_or(EntityId(0));
     store::insert(writer.tx, id, actuator, &task, (request.key.as_deref(), &asked.to_string()))?;
-    store::begin(writer.tx, id, &proposer)?;
+    store::begin(writer.tx, id, &proposer, &request.reason)?;
     store::wake(writer.tx, id, task.deadline())?;
     let how = (action::TASK_PROPOSE, None, "");
     store::step(writer.tx, caller, id, how, &Event::Validate, eyes).map_err(|failure| failure.of(id))?;
@@ -158,6 +172,8 @@ fn drafted(
         verify,
         hold: request.hold.clone().or_else(|| terms.hold.clone()),
         undo: request.undo.clone().or_else(|| terms.undo.clone()),
+        reason: request.reason.clone(),
+        taken_back: false,
         purpose: Purpose::Ask,
         sent_at: None,
         due: None,

@@ -8,12 +8,15 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    model::{Busy, Effect, Event, Found, Lease, Line, Purpose, Refusal, Status, Step, Task, World, decide},
+    model::{
+        Busy, Effect, Event, Found, Lease, Line, Purpose, Reading, Refusal, Status, Step, Task, Verify, World, decide,
+    },
     swe::Record,
+    terms::{Terms, expected},
 };
 use crate::{
     Error,
-    catalog::schema::STATUS,
+    catalog::schema::{DUE, HELD_UNTIL, STATUS},
     model::{EntityId, EntityType},
     route::action,
 };
@@ -29,6 +32,12 @@ const NEXT: i64 = 20;
 const LINES: i64 = 1_000;
 /// Tasks that are sent in the transaction that lifts a kill switch.
 const AT_ONCE: usize = 200;
+/// Tasks of one TaskingCapability that are not over.
+pub const WAITING: i64 = 100;
+/// Tasks that are looked through for those of a device that comes.
+const TOLD_AGAIN: i64 = 10_000;
+/// Lines of the record of kill switches that are shown.
+const SWITCHED: i64 = 100;
 /// Steps that one step may bring about: the safe state, and those that waited and are of no use any more.
 const CHAIN: usize = 64;
 /// Jobs are tried for hours: what they guard must not be given up because the database was away.
@@ -54,7 +63,9 @@ pub struct Run {
     pub created: Timestamp,
     pub task: Task,
     /// The capability's parameters.
-    declared: Value,
+    pub declared: Value,
+    /// The capability's properties.
+    pub properties: Map<String, Value>,
 }
 
 /// One line of the history.
@@ -83,7 +94,7 @@ pub enum Failure {
 }
 
 const COLUMNS: &str = "r.task_id, t.tenant, t.public, t.tasking_capability_id, c.thing_id, c.actuator_id, t.tasking_parameters, t.creation_time, \
-     r.body, c.tasking_parameters";
+     r.body, c.tasking_parameters, c.properties";
 const FROM: &str = "FROM sensing_task_run r JOIN sensing_task t ON t.id = r.task_id
      JOIN sensing_tasking_capability c ON c.id = t.tasking_capability_id";
 
@@ -100,6 +111,10 @@ fn run(row: &Row<'_>) -> Result<Run, records::Error> {
         created: row.get(7)?,
         task: task.map_err(|e| records::Error::Statement(format!("a Task is not readable: {e}")))?,
         declared: row.get(9)?,
+        properties: match row.get::<Option<Value>>(10)? {
+            Some(Value::Object(map)) => map,
+            _ => Map::new(),
+        },
     })
 }
 
@@ -189,6 +204,19 @@ pub fn set_verify(tx: &mut Tx<'_>, id: EntityId, task: &Task) -> Result<(), reco
     tx.execute(sql, params![id.0, form(task), watched]).map(|_| ())
 }
 
+/// How many Tasks of the capability are not over.
+pub fn waiting(read: &mut Read<'_>, capability: EntityId) -> Result<i64, records::Error> {
+    let sql = "SELECT COUNT(*) FROM sensing_task WHERE tasking_capability_id = $1
+               AND status IN ('proposed', 'validated', 'approved', 'sent', 'acknowledged', 'verified')";
+    read.query_one(sql, params![capability.0], |row| row.get(0))
+}
+
+/// Gives a key free that a later message of the same client has again: it is another message, and not this one once more.
+pub fn release_key(tx: &mut Tx<'_>, proposer: &str, key: &str) -> Result<(), records::Error> {
+    let sql = "UPDATE sensing_task_run SET idempotency_key = NULL WHERE proposer = $1 AND idempotency_key = $2";
+    tx.execute(sql, params![proposer, key]).map(|_| ())
+}
+
 /// Whether any Task of the capability is not over.
 pub fn is_busy(tx: &mut Tx<'_>, capability: EntityId) -> Result<bool, records::Error> {
     let sql = "SELECT r.status FROM sensing_task_run r JOIN sensing_task t ON t.id = r.task_id
@@ -216,45 +244,136 @@ pub fn forget(tx: &mut Tx<'_>, id: EntityId) -> Result<(), Error> {
 
 // --- the kill switch --------------------------------------------------------------------------------------------------
 
+/// What a kill switch stops.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Switch {
+    City,
+    Tenant(Tenant),
+    /// One actuator, and whom it belongs to.
+    Actuator(EntityId, Tenant),
+}
+
+impl Switch {
+    /// As it lies in the table. No tenant is called so.
+    fn scope(&self) -> String {
+        match self {
+            Self::City => CITY.to_owned(),
+            Self::Tenant(tenant) => tenant.to_string(),
+            Self::Actuator(id, _) => actuator_scope(*id),
+        }
+    }
+    pub fn tenant(&self) -> Option<&Tenant> {
+        match self {
+            Self::City => None,
+            Self::Tenant(tenant) | Self::Actuator(_, tenant) => Some(tenant),
+        }
+    }
+}
+
+fn actuator_scope(id: EntityId) -> String {
+    format!("actuator:{id}")
+}
+
 /// A kill switch that is on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stop {
-    /// `None` is the city's.
+    /// `None` is the city's; of an actuator, its owner.
     pub tenant: Option<Tenant>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actuator: Option<EntityId>,
     pub at: Timestamp,
     pub by: String,
     pub reason: String,
 }
 
+/// A line of the record: thrown or lifted.
+#[derive(Clone, Debug, Serialize)]
+pub struct Switched {
+    pub stopped: bool,
+    #[serde(flatten)]
+    pub stop: Stop,
+}
+
+/// The columns of a line whose scope is `s.scope`; the owner of an actuator is that of its row, as long as there is one.
+const OF_SCOPE: &str = "s.scope, s.at, s.actor, s.reason, a.id, a.tenant";
+const SCOPE_OWNER: &str = "LEFT JOIN sensing_actuator a ON s.scope = 'actuator:' || CAST(a.id AS TEXT)";
+
+fn stop(row: &Row<'_>) -> Result<Option<Stop>, records::Error> {
+    let scope: String = row.get(0)?;
+    let actuator: Option<i64> = row.get(4)?;
+    let tenant: Option<Tenant> = row.get(5)?;
+    // Of an actuator that is gone nobody can say whose it was.
+    if scope.starts_with("actuator:") && tenant.is_none() {
+        return Ok(None);
+    }
+    let tenant = tenant.or_else(|| Tenant::parse(&scope).ok());
+    let actuator = actuator.map(EntityId);
+    Ok(Some(Stop { tenant, actuator, at: row.get(1)?, by: row.get(2)?, reason: row.get(3)? }))
+}
+
 pub fn stops(read: &mut Read<'_>) -> Result<Vec<Stop>, records::Error> {
-    read.query("SELECT scope, at, actor, reason FROM sensing_task_stop ORDER BY scope", params![], |row| {
-        let scope: String = row.get(0)?;
-        Ok(Stop { tenant: Tenant::parse(&scope).ok(), at: row.get(1)?, by: row.get(2)?, reason: row.get(3)? })
-    })
+    let sql = format!("SELECT {OF_SCOPE} FROM sensing_task_stop s {SCOPE_OWNER} ORDER BY s.scope");
+    Ok(read.query(&sql, params![], stop)?.into_iter().flatten().collect())
+}
+
+/// The newest lines of the record of all switches.
+pub fn switched(read: &mut Read<'_>) -> Result<Vec<Switched>, records::Error> {
+    let sql = format!(
+        "SELECT {OF_SCOPE}, s.stopped FROM sensing_task_stop_entry s {SCOPE_OWNER} ORDER BY s.number DESC LIMIT {SWITCHED}"
+    );
+    let line = |row: &Row<'_>| Ok(stop(row)?.map(|stop| (row.get(6), stop)));
+    let lines = read.query(&sql, params![], line)?;
+    lines.into_iter().flatten().map(|(stopped, stop)| Ok(Switched { stopped: stopped?, stop })).collect()
+}
+
+/// Whose an Actuator is.
+pub fn actuator(read: &mut Read<'_>, id: EntityId) -> Result<Option<(Tenant, String)>, records::Error> {
+    let sql = "SELECT tenant, name FROM sensing_actuator WHERE id = $1";
+    read.query_opt(sql, params![id.0], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// Whether what moves a tenant's devices is stopped: the city's switch or its own.
+pub fn is_stopped(read: &mut Read<'_>, tenant: &Tenant) -> Result<bool, records::Error> {
+    let sql = "SELECT scope FROM sensing_task_stop WHERE scope = $1 OR scope = $2 LIMIT 1";
+    Ok(read.query_opt(sql, params![CITY, tenant], |row| row.get::<String>(0))?.is_some())
 }
 
 /// Throws a switch; the Tasks that waited for it to be lifted are sent.
 pub fn throw(
     tx: &mut Tx<'_>,
     caller: &Caller,
-    tenant: Option<&Tenant>,
+    switch: &Switch,
     on: bool,
     reason: &str,
     eyes: Eyes<'_>,
 ) -> Result<(), Failure> {
-    let scope = tenant.map_or(CITY, Tenant::as_str);
+    let (scope, tenant) = (switch.scope(), switch.tenant());
     if on {
         let sql = "INSERT INTO sensing_task_stop (scope, at, actor, reason) VALUES ($1, $2, $3, $4)
                    ON CONFLICT (scope) DO UPDATE SET reason = $4, at = $2, actor = $3";
-        tx.execute(sql, params![scope, tx.now(), caller.label(), reason])?;
-    } else {
-        tx.execute("DELETE FROM sensing_task_stop WHERE scope = $1", params![scope])?;
+        tx.execute(sql, params![scope.as_str(), tx.now(), caller.label(), reason])?;
+    } else if tx.execute("DELETE FROM sensing_task_stop WHERE scope = $1", params![scope.as_str()])? == 0 {
+        // It is not on: there is nothing to be lifted, and nothing to be put on record.
+        return Ok(());
     }
+    let number = next(tx, "TaskStop")?;
+    let sql = "INSERT INTO sensing_task_stop_entry (scope, at, actor, stopped, reason, number) VALUES ($1, $2, $3, $4, $5, $6)";
+    tx.execute(sql, params![scope.as_str(), tx.now(), caller.label(), on, reason, number])?;
     let detail = json!({ "stopped": on, "reason": reason });
-    tx.audit(caller, action::TASK_STOP.0, "TaskStop", scope, tenant, detail)?;
+    tx.audit(caller, action::TASK_STOP.0, "TaskStop", &scope, tenant, detail)?;
     let kind = if on { "task.stopped" } else { "task.resumed" };
-    let payload = json!({"type": kind, "tenant": tenant, "public": false, "at": tx.now(), "reason": reason});
-    tx.emit(Outgoing { topic: TOPIC.to_owned(), key: scope.to_owned(), payload })?;
+    let actuator = if let Switch::Actuator(id, _) = switch { Some(*id) } else { None };
+    let payload = json!({
+        "type": kind, "tenant": tenant, "actuator": actuator, "public": false, "at": tx.now(), "reason": reason,
+    });
+    tx.emit(Outgoing { topic: TOPIC.to_owned(), key: scope.clone(), payload })?;
+    // Campaigns are another topic's: they go on by a job of their own.
+    if !on && actuator.is_none() {
+        tx.enqueue(NewJob::new(
+            crate::devices::campaign::QUEUE,
+            json!({ "lifted": tenant.map_or(CITY, Tenant::as_str) }),
+        ))?;
+    }
     if !on {
         // What brings a device back goes first. Those beyond the first are looked at by a job each, so that this stays a short transaction.
         let waiting = "SELECT task_id FROM sensing_task_run WHERE status = 'approved'
@@ -279,8 +398,8 @@ pub fn system() -> Caller {
 // --- the step ---------------------------------------------------------------------------------------------------------
 
 fn world(tx: &mut Tx<'_>, run: &Run, eyes: Eyes<'_>) -> Result<World, records::Error> {
-    let sql = "SELECT COUNT(*) FROM sensing_task_stop WHERE scope = $1 OR scope = $2";
-    let stopped: i64 = tx.query_one(sql, params![CITY, run.tenant], |row| row.get(0))?;
+    let sql = "SELECT COUNT(*) FROM sensing_task_stop WHERE scope = $1 OR scope = $2 OR scope = $3";
+    let stopped: i64 = tx.query_one(sql, params![CITY, run.tenant, actuator_scope(run.actuator)], |row| row.get(0))?;
     let sql = "SELECT task_id FROM sensing_task_lease WHERE actuator_id = $1";
     let holder: Option<i64> = tx.query_opt(sql, params![run.actuator.0], |row| row.get(0))?;
     let lease = match holder {
@@ -297,7 +416,15 @@ fn world(tx: &mut Tx<'_>, run: &Run, eyes: Eyes<'_>) -> Result<World, records::E
     };
     let record = Record::parse("", &run.declared);
     let fits = record.is_ok_and(|record| record.check("", &run.parameters).is_ok());
-    Ok(World { now: tx.now(), stopped: stopped > 0, lease, found, fits })
+    let newest = if run.task.status == Status::Completed {
+        // What was never sent has moved nothing.
+        let sql = "SELECT task_id FROM sensing_task_run WHERE actuator_id = $1 AND task_id > $2
+                   AND status IN ('sent', 'acknowledged', 'verified', 'completed', 'failed', 'rolled_back') ORDER BY task_id LIMIT 1";
+        tx.query_opt(sql, params![run.actuator.0, run.id.0], |row| row.get::<i64>(0))?.is_none()
+    } else {
+        true
+    };
+    Ok(World { now: tx.now(), stopped: stopped > 0, lease, found, fits, newest })
 }
 
 /// Moves a Task and whatever follows from it: the safe state after a failure, the next one that waits for the actuator. `how` is the action of the
@@ -368,8 +495,10 @@ fn one(
     if tx.execute(sql, values)? == 0 {
         return Err(Failure::Version(run.task.version));
     }
-    let sql = "UPDATE sensing_task SET status = $2 WHERE id = $1";
-    tx.execute(sql, params![run.id.0, task.status.name()])?;
+    let sql = "UPDATE sensing_task SET status = $2, due = $3, held_until = $4, fallback = $5 WHERE id = $1";
+    let fallback = task.hold.as_ref().filter(|_| task.held_until.is_some());
+    let fallback = fallback.map(|hold| Value::Object(hold.fallback.clone()).to_string());
+    tx.execute(sql, params![run.id.0, task.status.name(), task.due, task.held_until, fallback])?;
     let first = task.version - u32::try_from(lines.len()).unwrap_or(0) + 1;
     for (version, line) in (first..).zip(&lines) {
         let said = line.because.or((!remark.is_empty()).then_some(remark));
@@ -392,7 +521,11 @@ fn one(
             }
             Effect::Deliver => {}
             Effect::Spawn(purpose, parameters) => {
-                let child = spawn(tx, &run, &task, *purpose, parameters)?;
+                let child = spawn(tx, &run, &task, *purpose, parameters, None)?;
+                queue.push_back((child, Event::Dispatch));
+            }
+            Effect::Propose(purpose, parameters, second) => {
+                let child = spawn(tx, &run, &task, *purpose, parameters, Some((caller, remark, *second)))?;
                 queue.push_back((child, Event::Dispatch));
             }
         }
@@ -403,8 +536,10 @@ fn one(
         let waiting = tx.query(sql, params![run.actuator.0, NEXT], |row| row.get(0).map(EntityId))?;
         queue.extend(waiting.into_iter().map(|id| (id, Event::Dispatch)));
     }
-    if let (Purpose::Undo(of), Status::Completed) = (task.purpose, task.status) {
-        queue.push_back((of, Event::Undone));
+    if let Purpose::Undo(of) = task.purpose
+        && task.status.is_over()
+    {
+        queue.push_back((of, if task.status == Status::Completed { Event::Undone } else { Event::NotUndone }));
     }
     Ok(())
 }
@@ -425,8 +560,9 @@ fn put_line(
 }
 
 /// The first line of a new Task's history.
-pub fn begin(tx: &mut Tx<'_>, id: EntityId, by: &str) -> Result<(), records::Error> {
-    put_line(tx, id, 1, by, &Line { status: Status::Proposed, event: "proposed", because: None }, None)
+pub fn begin(tx: &mut Tx<'_>, id: EntityId, by: &str, reason: &str) -> Result<(), records::Error> {
+    let line = Line { status: Status::Proposed, event: "proposed", because: None };
+    put_line(tx, id, 1, by, &line, (!reason.is_empty()).then_some(reason))
 }
 
 /// A job looks at the Task when this time has come; it may find that there is nothing to do any more.
@@ -436,37 +572,53 @@ pub fn wake(tx: &mut Tx<'_>, id: EntityId, at: Option<Timestamp>) -> Result<(), 
     tx.enqueue(NewJob { run_at, max_attempts: ATTEMPTS, ..job }).map(|_| ())
 }
 
-/// The Task that brings the device back: approved with the one that it follows.
+/// The next number of a sequence.
+fn next(tx: &mut Tx<'_>, kind: &str) -> Result<i64, records::Error> {
+    let sql = "INSERT INTO sensing_sequence (kind, last) VALUES ($1, 1)
+               ON CONFLICT (kind) DO UPDATE SET last = sensing_sequence.last + 1 RETURNING last";
+    tx.query_one(sql, params![kind], |row| row.get(0))
+}
+
+/// The Task that brings the device back: approved with the one that it follows, unless a person has asked for it: `by` says who, why, and
+/// whether a second person must approve it.
 fn spawn(
     tx: &mut Tx<'_>,
     of: &Run,
     task: &Task,
     purpose: Purpose,
     parameters: &Map<String, Value>,
+    by: Option<(&Caller, &str, bool)>,
 ) -> Result<EntityId, records::Error> {
     let now = tx.now();
-    let sql = "INSERT INTO sensing_sequence (kind, last) VALUES ($1, 1)
-               ON CONFLICT (kind) DO UPDATE SET last = sensing_sequence.last + 1 RETURNING last";
-    let id = EntityId(tx.query_one(sql, params![EntityType::Task.singular()], |row| row.get(0))?);
-    let parameters = Value::Object(parameters.clone()).to_string();
+    let id = EntityId(next(tx, EntityType::Task.singular())?);
+    let values = Value::Object(parameters.clone());
+    let waits = by.is_some_and(|(_, _, second)| second);
+    let status = if waits { Status::Validated } else { Status::Approved };
     tx.execute(
         "INSERT INTO sensing_task (id, tenant, public, tasking_parameters, creation_time, status, tasking_capability_id)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        params![id.0, of.tenant, of.public, parameters, now, Status::Approved.name(), of.capability.0],
+        params![id.0, of.tenant, of.public, values.to_string(), now, status.name(), of.capability.0],
     )?;
+    let approver = match by {
+        Some(_) if waits => None,
+        Some(_) => Some("policy".to_owned()),
+        None => Some(format!("Tasks({})", of.id)),
+    };
     let child = Task {
-        status: Status::Approved,
+        status,
         version: 1,
-        proposer: system().label(),
-        approver: Some(format!("Tasks({})", of.id)),
-        four_eyes: false,
+        proposer: by.map_or_else(|| system().label(), |(caller, ..)| caller.label()),
+        approver,
+        four_eyes: waits,
         busy: Busy::Wait,
         expires: now.plus_secs(SAFE_SECONDS),
         acknowledge_seconds: task.acknowledge_seconds,
         expect: None,
-        verify: None,
+        verify: read_back(of, task, &values),
         hold: None,
         undo: None,
+        reason: by.map_or_else(String::new, |(_, why, _)| why.to_owned()),
+        taken_back: false,
         purpose,
         sent_at: None,
         due: None,
@@ -474,12 +626,62 @@ fn spawn(
     };
     insert(tx, id, of.actuator, &child, (None, ""))?;
     let event = if matches!(purpose, Purpose::Undo(_)) { "undo" } else { "fallback" };
-    let line = Line { status: Status::Approved, event, because: None };
-    put_line(tx, id, 1, &system().label(), &line, Some(&format!("of Tasks({})", of.id)))?;
+    let line = Line { status, event, because: None };
+    put_line(tx, id, 1, &child.proposer, &line, Some(&format!("of Tasks({})", of.id)))?;
     wake(tx, id, child.deadline())?;
-    let run = Run { id, parameters: Value::Null, task: child.clone(), ..of.clone() };
-    announce(tx, &system(), action::TASK_PROPOSE, &run, &child, &[line])?;
+    let run = Run { id, parameters: values, task: child.clone(), ..of.clone() };
+    announce(tx, by.map_or(&system(), |(caller, ..)| caller), action::TASK_PROPOSE, &run, &child, &[line])?;
     Ok(id)
+}
+
+/// What brings a device back is read back like what it follows, where the capability says how: rolled back is what was seen to be.
+fn read_back(of: &Run, task: &Task, parameters: &Value) -> Option<Verify> {
+    let before = task.verify.as_ref()?;
+    let record = Record::parse("", &of.declared).ok()?;
+    let declared = Terms::parse("", &of.properties, &record).ok()?.verify?;
+    // A read-back of the Task's own says nothing of other parameters.
+    expected(&declared, &record, &of.parameters).filter(|value| *value == before.reading.value)?;
+    let value = expected(&declared, &record, parameters)?;
+    Some(Verify { reading: Reading { value, ..before.reading.clone() }, seconds: before.seconds })
+}
+
+/// What is with its device: not answered, or held.
+pub fn unanswered(read: &mut Read<'_>, tenant: &Tenant) -> Result<Vec<Run>, records::Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} {FROM} WHERE r.status IN ('sent', 'acknowledged', 'verified') AND t.tenant = $1
+         ORDER BY r.task_id LIMIT $2"
+    );
+    read.query(&sql, params![tenant, TOLD_AGAIN], run)
+}
+
+/// Tells devices once more of these, as far as they are still waited for; of what they hold, until when: a renewal that they have not heard would
+/// have them let go.
+pub fn tell_again(tx: &mut Tx<'_>, ids: &[EntityId]) -> Result<(), records::Error> {
+    for id in ids {
+        let Some(run) = get(tx, *id)?.filter(|run| run.task.status.is_out()) else { continue };
+        let now = tx.now();
+        // Nobody has renewed it: what its device is told next is the fallback.
+        if run.task.held_until.is_some_and(|until| until <= now) {
+            continue;
+        }
+        if run.task.status == Status::Sent {
+            if run.task.due.is_some_and(|due| due > now) {
+                tell(tx, &run, "created", &[])?;
+            }
+        } else if run.task.held_until.is_some() {
+            tell(tx, &run, "updated", &[HELD_UNTIL])?;
+        }
+    }
+    Ok(())
+}
+
+/// The entity's own event, for those who follow it over MQTT.
+fn tell(tx: &mut Tx<'_>, run: &Run, operation: &str, properties: &[&str]) -> Result<(), records::Error> {
+    let change = json!({"operation": operation, "entity": EntityType::Task.singular(), "id": run.id.0, "tenant": run.tenant,
+                        "public": run.public, "properties": properties});
+    let payload = json!({"type": "sensing.catalogue", "changes": [change]});
+    tx.emit(Outgoing { topic: TOPIC.to_owned(), key: format!("Tasks({})", run.id), payload })?;
+    Ok(())
 }
 
 /// The audit row and the events of a step. The entity's own event goes to those who follow it over MQTT, and so not before it is sent: a device
@@ -507,10 +709,15 @@ pub fn announce(
         return Ok(());
     }
     let sent = lines.iter().any(|line| line.status == Status::Sent && line.event == "sent");
-    let (operation, properties) = if sent { ("created", vec![]) } else { ("updated", vec![STATUS]) };
-    let change = json!({"operation": operation, "entity": EntityType::Task.singular(), "id": run.id.0, "tenant": run.tenant,
-                        "public": run.public, "properties": properties});
-    let payload = json!({"type": "sensing.catalogue", "changes": [change]});
-    tx.emit(Outgoing { topic: TOPIC.to_owned(), key: format!("Tasks({id})"), payload })?;
-    Ok(())
+    if sent {
+        return tell(tx, run, "created", &[]);
+    }
+    let mut properties = vec![STATUS];
+    if task.due != run.task.due {
+        properties.push(DUE);
+    }
+    if task.held_until != run.task.held_until {
+        properties.push(HELD_UNTIL);
+    }
+    tell(tx, run, "updated", &properties)
 }

@@ -1,14 +1,19 @@
-//! What a Task's parameters may be: SWE Common 2.0 (08-094r1) in its JSON encoding (17-011r2), as far as 17-079 uses it: a DataRecord of Quantity,
-//! Count, Boolean, Text and Category with their constraints. Pure: JSON in, complaints out.
+//! What a Task's parameters may be: SWE Common 2.0 (08-094r1) in its JSON encoding (17-011r2), as far as a command needs it: a DataRecord of
+//! Quantity, Count, Boolean, Text, Category and Time with their constraints, of DataRecords, and of DataChoices. Pure: JSON in, complaints out.
 
+use std::collections::BTreeMap;
+
+use kernel::{Text, Timestamp};
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 use crate::{Error, catalog::kind_of};
 
-/// Fields of one DataRecord, and values or intervals of one constraint.
+/// Fields of one DataRecord with all that is inside it, and values or intervals of one constraint.
 const FIELDS: usize = 64;
 const ALLOWED: usize = 1_000;
+/// DataRecords and DataChoices inside each other.
+const DEPTH: usize = 3;
 /// Bytes of a name, of a text that a Task may give, and of a pattern.
 const NAME_BYTES: usize = 100;
 const TEXT_BYTES: usize = 4_000;
@@ -24,6 +29,11 @@ pub enum Kind {
     Boolean,
     Text,
     Category,
+    Time,
+    /// A DataRecord: all of its fields.
+    Record,
+    /// A DataChoice: exactly one of its items.
+    Choice,
 }
 
 impl Kind {
@@ -34,6 +44,9 @@ impl Kind {
             "Boolean" => Self::Boolean,
             "Text" => Self::Text,
             "Category" => Self::Category,
+            "Time" => Self::Time,
+            "DataRecord" => Self::Record,
+            "DataChoice" => Self::Choice,
             _ => return None,
         })
     }
@@ -43,20 +56,30 @@ impl Kind {
             Self::Count => "a whole number",
             Self::Boolean => "true or false",
             Self::Text | Self::Category => "a string",
+            Self::Time => "a time such as 2026-11-22T17:05:00Z",
+            Self::Record => "an object with a member for each field",
+            Self::Choice => "an object with one member: the item that is chosen",
         }
     }
     const fn is_number(self) -> bool {
         matches!(self, Self::Quantity | Self::Count)
     }
+    /// Whether it has parameters inside it.
+    pub const fn is_aggregate(self) -> bool {
+        matches!(self, Self::Record | Self::Choice)
+    }
 }
 
-/// AllowedValues (numbers) or AllowedTokens (texts). Empty admits everything.
+/// AllowedValues (numbers), AllowedTokens (texts) or AllowedTimes. Empty admits everything.
 #[derive(Clone, Debug, Default)]
 pub struct Constraint {
     pub values: Vec<f64>,
     /// Both ends inclusive.
     pub intervals: Vec<(f64, f64)>,
     pub tokens: Vec<String>,
+    pub times: Vec<Timestamp>,
+    /// Both ends inclusive.
+    pub periods: Vec<(Timestamp, Timestamp)>,
     pattern: Option<Regex>,
 }
 
@@ -66,12 +89,17 @@ pub struct Parameter {
     pub name: String,
     pub label: Option<String>,
     pub description: Option<String>,
-    /// The unit's code, such as `%`.
+    /// The unit's symbol, else its code, such as `%`.
     pub unit: Option<String>,
     pub kind: Kind,
     /// Whether a Task may leave it out.
     pub optional: bool,
     pub constraint: Constraint,
+    /// The fields of a DataRecord, the items of a DataChoice.
+    pub inside: Vec<Self>,
+    /// The label in the city's languages (`@lamppost.label`), and those of its tokens (`@lamppost.tokens`): a label of SWE Common has one.
+    named: Option<Text>,
+    token_names: BTreeMap<String, Text>,
 }
 
 /// A TaskingCapability's `taskingParameters`.
@@ -113,6 +141,16 @@ fn number(at: &str, value: &Value) -> Result<f64, Error> {
     value.as_f64().filter(|n| n.is_finite()).ok_or_else(|| wrong(at, "a number", value))
 }
 
+fn in_languages(at: &str, value: &Value) -> Result<Text, Error> {
+    serde_json::from_value(value.clone())
+        .map_err(|_| Error::field(at, "a text, or an object with en, zh-hant and zh-hans, is expected"))
+}
+
+fn moment(at: &str, value: &Value) -> Result<Timestamp, Error> {
+    let parsed = value.as_str().and_then(|text| text.parse().ok());
+    parsed.ok_or_else(|| wrong(at, "a time such as 2026-11-22T17:05:00Z", value))
+}
+
 impl Record {
     /// Reads a declaration that stands at `at`.
     ///
@@ -126,18 +164,8 @@ impl Record {
                 "\"DataRecord\" is expected: the parameters are its fields",
             ));
         }
-        let place = format!("{at}/field");
-        let fields = member(map, "field").ok_or_else(|| Error::field(&place, "a DataRecord needs it"))?;
-        let mut parameters: Vec<Parameter> = Vec::new();
-        for (i, field) in items(&place, fields, FIELDS)?.iter().enumerate() {
-            let place = format!("{place}/{i}");
-            let parameter = Parameter::parse(&place, field)?;
-            if parameters.iter().any(|p| p.name == parameter.name) {
-                return Err(Error::field(format!("{place}/name"), "another parameter has this name"));
-            }
-            parameters.push(parameter);
-        }
-        Ok(Self { parameters })
+        let mut left = FIELDS;
+        Ok(Self { parameters: parse_all(at, map, "field", 1, &mut left)? })
     }
 
     pub fn parameter(&self, name: &str) -> Option<&Parameter> {
@@ -150,31 +178,67 @@ impl Record {
     /// The first parameter that is missing, unknown, of another type or not allowed.
     pub fn check(&self, at: &str, values: &Value) -> Result<(), Error> {
         let map = values.as_object().ok_or_else(|| wrong(at, "an object with a member for each parameter", values))?;
-        if let Some(unknown) = map.keys().find(|name| self.parameter(name).is_none()) {
-            let names: Vec<&str> = self.parameters.iter().map(|p| p.name.as_str()).collect();
-            let shown: String = unknown.chars().take(NAME_BYTES).collect();
-            let detail = format!("the TaskingCapability has no such parameter; it has {}", names.join(", "));
-            return Err(Error::field(format!("{at}/{shown}"), detail));
-        }
-        for parameter in &self.parameters {
-            let place = format!("{at}/{}", parameter.name);
-            match map.get(&parameter.name) {
-                None if parameter.optional => {}
-                None => return Err(Error::field(place, "the TaskingCapability needs this parameter")),
-                Some(value) => parameter.check(&place, value)?,
-            }
-        }
-        Ok(())
+        check_all(&self.parameters, at, map)
     }
 }
 
+/// The fields of a DataRecord or the items of a DataChoice. `left` is how many there may still be.
+fn parse_all(
+    at: &str,
+    map: &Map<String, Value>,
+    name: &str,
+    depth: usize,
+    left: &mut usize,
+) -> Result<Vec<Parameter>, Error> {
+    let place = format!("{at}/{name}");
+    if depth > DEPTH {
+        return Err(Error::field(place, format!("at most {DEPTH} records and choices stand inside each other")));
+    }
+    let fields = member(map, name).ok_or_else(|| Error::field(&place, format!("there is no {name} here")))?;
+    let mut parameters: Vec<Parameter> = Vec::new();
+    for (i, field) in items(&place, fields, FIELDS)?.iter().enumerate() {
+        let place = format!("{place}/{i}");
+        *left = left
+            .checked_sub(1)
+            .ok_or_else(|| Error::field(&place, format!("a TaskingCapability has at most {FIELDS} parameters")))?;
+        let parameter = Parameter::parse(&place, field, depth, left)?;
+        if parameters.iter().any(|p| p.name == parameter.name) {
+            return Err(Error::field(format!("{place}/name"), "another parameter has this name"));
+        }
+        parameters.push(parameter);
+    }
+    Ok(parameters)
+}
+
+fn check_all(parameters: &[Parameter], at: &str, map: &Map<String, Value>) -> Result<(), Error> {
+    unknown(parameters, at, map)?;
+    for parameter in parameters {
+        let place = format!("{at}/{}", parameter.name);
+        match map.get(&parameter.name) {
+            None if parameter.optional => {}
+            None => return Err(Error::field(place, "the TaskingCapability needs this parameter")),
+            Some(value) => parameter.check(&place, value)?,
+        }
+    }
+    Ok(())
+}
+
+fn unknown(parameters: &[Parameter], at: &str, map: &Map<String, Value>) -> Result<(), Error> {
+    let Some(unknown) = map.keys().find(|name| parameters.iter().all(|p| p.name != **name)) else { return Ok(()) };
+    let names: Vec<&str> = parameters.iter().map(|p| p.name.as_str()).collect();
+    let shown: String = unknown.chars().take(NAME_BYTES).collect();
+    let detail = format!("the TaskingCapability has no such parameter; it has {}", names.join(", "));
+    Err(Error::field(format!("{at}/{shown}"), detail))
+}
+
 impl Parameter {
-    fn parse(at: &str, value: &Value) -> Result<Self, Error> {
+    fn parse(at: &str, value: &Value, depth: usize, left: &mut usize) -> Result<Self, Error> {
         let map = value.as_object().ok_or_else(|| wrong(at, "an object", value))?;
         let name = text(at, map, "name", NAME_BYTES)?.filter(|n| !n.is_empty() && !n.chars().any(char::is_control));
         let name = name.ok_or_else(|| Error::field(format!("{at}/name"), "a parameter needs a name"))?;
         let kind = map.get("type").and_then(Value::as_str).and_then(Kind::from_name).ok_or_else(|| {
-            Error::field(format!("{at}/type"), "Quantity, Count, Boolean, Text or Category is expected")
+            let detail = "Quantity, Count, Boolean, Text, Category, Time, DataRecord or DataChoice is expected";
+            Error::field(format!("{at}/type"), detail)
         })?;
         let optional = match map.get("optional") {
             None | Some(Value::Null) => false,
@@ -185,13 +249,55 @@ impl Parameter {
             Some(value) => Constraint::parse(&format!("{at}/constraint"), kind, value)?,
             None => Constraint::default(),
         };
+        let inside = match kind {
+            Kind::Record => parse_all(at, map, "field", depth + 1, left)?,
+            Kind::Choice => parse_all(at, map, "item", depth + 1, left)?,
+            _ => Vec::new(),
+        };
         let unit = match map.get("uom") {
-            Some(Value::Object(uom)) => text(&format!("{at}/uom"), uom, "code", NAME_BYTES)?,
+            // The symbol is for people, the code (UCUM) for programs.
+            Some(Value::Object(uom)) => match text(&format!("{at}/uom"), uom, "symbol", NAME_BYTES)? {
+                Some(symbol) => Some(symbol),
+                None => text(&format!("{at}/uom"), uom, "code", NAME_BYTES)?,
+            },
             None | Some(Value::Null) => None,
             Some(other) => return Err(wrong(&format!("{at}/uom"), "an object such as {\"code\": \"m3/h\"}", other)),
         };
+        let named = match map.get("@lamppost.label").filter(|v| !v.is_null()) {
+            Some(value) => Some(in_languages(&format!("{at}/@lamppost.label"), value)?),
+            None => None,
+        };
+        let mut token_names = BTreeMap::new();
+        if let Some(tokens) = map.get("@lamppost.tokens").filter(|v| !v.is_null()) {
+            let place = format!("{at}/@lamppost.tokens");
+            let tokens = tokens.as_object().filter(|t| t.len() <= ALLOWED);
+            let tokens =
+                tokens.ok_or_else(|| Error::field(&place, "an object with a text for each token is expected"))?;
+            for (token, text) in tokens {
+                token_names.insert(token.clone(), in_languages(&format!("{place}/{token}"), text)?);
+            }
+        }
         let (label, description) = (text(at, map, "label", 1_000)?, text(at, map, "description", 10_000)?);
-        Ok(Self { name, label, description, unit, kind, optional, constraint })
+        Ok(Self { name, label, description, unit, kind, optional, constraint, inside, named, token_names })
+    }
+
+    /// The same, but that it may be left out, or must not.
+    #[must_use]
+    pub fn as_optional(&self, optional: bool) -> Self {
+        Self { optional, ..self.clone() }
+    }
+    /// What people call it.
+    pub fn title(&self) -> Text {
+        self.named.clone().unwrap_or_else(|| Text {
+            en: self.label.clone().unwrap_or_else(|| self.name.clone()),
+            zh_hant: None,
+            zh_hans: None,
+        })
+    }
+    /// What people call one of its tokens.
+    pub fn token_title(&self, token: &str) -> Text {
+        let named = self.token_names.get(token).cloned();
+        named.unwrap_or_else(|| Text { en: token.to_owned(), zh_hant: None, zh_hans: None })
     }
 
     /// Whether one value fits.
@@ -210,6 +316,20 @@ impl Parameter {
                 let whole = value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 9e15).ok_or_else(expected)?;
                 self.constraint.number(at, whole)
             }
+            Kind::Time => {
+                let at_time = value.as_str().and_then(|t| t.parse::<Timestamp>().ok()).ok_or_else(expected)?;
+                self.constraint.time(at, at_time)
+            }
+            Kind::Record => check_all(&self.inside, at, value.as_object().ok_or_else(expected)?),
+            Kind::Choice => {
+                let map = value.as_object().filter(|map| !map.is_empty()).ok_or_else(expected)?;
+                unknown(&self.inside, at, map)?;
+                let mut chosen = self.inside.iter().filter_map(|item| Some((item, map.get(&item.name)?)));
+                match (chosen.next(), chosen.next()) {
+                    (Some((item, value)), None) => item.check(&format!("{at}/{}", item.name), value),
+                    _ => Err(Error::field(at, "exactly one of its items is chosen")),
+                }
+            }
             Kind::Text | Kind::Category => {
                 let text = value.as_str().ok_or_else(expected)?;
                 if text.len() > TEXT_BYTES || text.contains('\0') {
@@ -224,9 +344,13 @@ impl Parameter {
 impl Constraint {
     fn parse(at: &str, kind: Kind, value: &Value) -> Result<Self, Error> {
         let map = value.as_object().ok_or_else(|| wrong(at, "an object", value))?;
-        let expected = if kind.is_number() { "AllowedValues" } else { "AllowedTokens" };
-        if kind == Kind::Boolean {
-            return Err(Error::field(at, "a Boolean has no constraint"));
+        let expected = match kind {
+            Kind::Time => "AllowedTimes",
+            kind if kind.is_number() => "AllowedValues",
+            _ => "AllowedTokens",
+        };
+        if kind == Kind::Boolean || kind.is_aggregate() {
+            return Err(Error::field(at, "only numbers, texts and times have a constraint"));
         }
         if map.get("type").and_then(Value::as_str).is_some_and(|name| name != expected) {
             return Err(Error::field(format!("{at}/type"), format!("{expected} is expected of this type")));
@@ -236,7 +360,9 @@ impl Constraint {
             let place = format!("{at}/value");
             for (i, value) in items(&place, values, ALLOWED)?.iter().enumerate() {
                 let place = format!("{place}/{i}");
-                if kind.is_number() {
+                if kind == Kind::Time {
+                    constraint.times.push(moment(&place, value)?);
+                } else if kind.is_number() {
                     constraint.values.push(number(&place, value)?);
                 } else {
                     let token = value.as_str().ok_or_else(|| wrong(&place, "a string", value))?;
@@ -246,14 +372,22 @@ impl Constraint {
         }
         if let Some(intervals) = member(map, "interval") {
             let place = format!("{at}/interval");
-            if !kind.is_number() {
-                return Err(Error::field(place, "only numbers have intervals"));
+            if !kind.is_number() && kind != Kind::Time {
+                return Err(Error::field(place, "only numbers and times have intervals"));
             }
             for (i, pair) in items(&place, intervals, ALLOWED)?.iter().enumerate() {
                 let place = format!("{place}/{i}");
                 let [low, high] = items(&place, pair, 2)? else {
                     return Err(Error::field(place, "an interval has two ends: [0, 100]"));
                 };
+                if kind == Kind::Time {
+                    let (low, high) = (moment(&place, low)?, moment(&place, high)?);
+                    if low > high {
+                        return Err(Error::field(place, "the earlier end comes first"));
+                    }
+                    constraint.periods.push((low, high));
+                    continue;
+                }
                 let (low, high) = (number(&place, low)?, number(&place, high)?);
                 if low > high {
                     return Err(Error::field(place, "the lower end comes first"));
@@ -264,7 +398,7 @@ impl Constraint {
         if let Some(pattern) = map.get("pattern") {
             let place = format!("{at}/pattern");
             let text = pattern.as_str().ok_or_else(|| wrong(&place, "a string", pattern))?;
-            if kind.is_number() || text.len() > PATTERN_BYTES {
+            if !matches!(kind, Kind::Text | Kind::Category) || text.len() > PATTERN_BYTES {
                 return Err(Error::field(
                     place,
                     format!("a pattern is of a text, and has at most {PATTERN_BYTES} bytes"),
@@ -288,6 +422,18 @@ impl Constraint {
         allowed.extend(self.values.iter().map(f64::to_string));
         allowed.truncate(20);
         Err(Error::field(at, format!("{number} is not allowed; it is {}", allowed.join(" or "))))
+    }
+
+    fn time(&self, at: &str, time: Timestamp) -> Result<(), Error> {
+        let free = self.times.is_empty() && self.periods.is_empty();
+        let within = |(from, to): &(Timestamp, Timestamp)| (*from..=*to).contains(&time);
+        if free || self.times.contains(&time) || self.periods.iter().any(within) {
+            return Ok(());
+        }
+        let mut allowed: Vec<String> = self.periods.iter().map(|(from, to)| format!("{from} to {to}")).collect();
+        allowed.extend(self.times.iter().map(ToString::to_string));
+        allowed.truncate(20);
+        Err(Error::field(at, format!("{time} is not allowed; it is {}", allowed.join(" or "))))
     }
 
     fn token(&self, at: &str, text: &str) -> Result<(), Error> {
@@ -377,11 +523,101 @@ mod tests {
         refused(Record::parse("", &twice), "/field/1/name");
     }
 
+    fn deep() -> Record {
+        let declared = json!({"type": "DataRecord", "field": [
+            {"name": "from", "type": "Time", "optional": true,
+             "constraint": {"type": "AllowedTimes", "interval": [["2026-01-01T00:00:00Z", "2026-12-31T00:00:00Z"]]}},
+            {"name": "mode", "type": "DataChoice", "item": [
+                {"name": "auto", "type": "Boolean"},
+                {"name": "hand", "type": "DataRecord", "field": [
+                    {"name": "speed", "type": "Count", "constraint": {"interval": [[0, 5]]}},
+                    {"name": "note", "type": "Text", "optional": true}]}]},
+        ]});
+        Record::parse("", &declared).expect("a record")
+    }
+
+    #[test]
+    fn times_choices_and_records_inside() {
+        let record = deep();
+        for good in [
+            json!({"mode": {"auto": true}}),
+            json!({"from": "2026-03-01T08:00:00+08:00", "mode": {"hand": {"speed": 3}}}),
+            json!({"mode": {"hand": {"speed": 3, "note": "slowly"}}}),
+        ] {
+            record.check("", &good).unwrap_or_else(|e| panic!("{good}: {e}"));
+        }
+        for (bad, field) in [
+            (json!({}), "/mode"),
+            (json!({"mode": {}}), "/mode"),
+            (json!({"mode": {"auto": true, "hand": {"speed": 3}}}), "/mode"),
+            (json!({"mode": {"other": 1}}), "/mode/other"),
+            (json!({"mode": {"hand": {"speed": 6}}}), "/mode/hand/speed"),
+            (json!({"mode": {"hand": {}}}), "/mode/hand/speed"),
+            (json!({"mode": {"hand": 3}}), "/mode/hand"),
+            (json!({"from": "tomorrow", "mode": {"auto": true}}), "/from"),
+            (json!({"from": "2027-03-01T00:00:00Z", "mode": {"auto": true}}), "/from"),
+        ] {
+            refused(record.check("", &bad), field);
+        }
+        let mut nested = json!({"name": "a", "type": "Count"});
+        for _ in 0..4 {
+            nested = json!({"name": "a", "type": "DataRecord", "field": [nested]});
+        }
+        refused(Record::parse("", &nested), "/field/0/field/0/field/0/field");
+        let many: Vec<Value> = (0..40).map(|n| json!({"name": format!("p{n}"), "type": "Count"})).collect();
+        let twice = json!({"type": "DataRecord", "field": [
+            {"name": "one", "type": "DataRecord", "field": many.clone()}, {"name": "two", "type": "DataRecord", "field": many}]});
+        refused(Record::parse("", &twice), "/field/1/field/22");
+        let empty = json!({"type": "DataRecord", "field": [{"name": "a", "type": "DataChoice"}]});
+        refused(Record::parse("", &empty), "/field/0/item");
+    }
+
     proptest! {
+        #[test]
+        fn whatever_is_declared_or_asked_is_answered(declared in any_json(), asked in any_json()) {
+            if let Ok(record) = Record::parse("", &declared) {
+                drop(record.check("", &asked));
+            }
+            drop(deep().check("", &asked));
+        }
+
+
         #[test]
         fn any_number_is_in_the_interval_or_refused(n in -200.0..200.0f64) {
             let fits = record().check("", &json!({"speed": n})).is_ok();
             prop_assert_eq!(fits, (0.0..=80.0).contains(&n));
         }
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let word = prop_oneof![
+            Just("type"),
+            Just("field"),
+            Just("item"),
+            Just("name"),
+            Just("DataRecord"),
+            Just("DataChoice"),
+            Just("Time"),
+            Just("Count"),
+            Just("constraint"),
+            Just("interval"),
+            Just("value"),
+            Just("mode"),
+            Just("hand"),
+            Just("speed"),
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            word.clone().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 60, 6, move |inner| {
+            let object = proptest::collection::vec((word.clone(), inner.clone()), 0..6);
+            prop_oneof![
+                proptest::collection::vec(inner, 0..5).prop_map(Value::from),
+                object.prop_map(|all| Value::Object(all.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())),
+            ]
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! What a TaskingCapability says of its Tasks in `properties.tasking`, and what the body of a Task may say beside 17-079. Pure.
 
-use kernel::Timestamp;
+use kernel::{Text, Timestamp};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -8,7 +8,11 @@ use super::{
     model::{Busy, Hold},
     swe::{Kind, Record},
 };
-use crate::{Error, catalog::kind_of, model::EntityId};
+use crate::{
+    Error,
+    catalog::{kind_of, schema},
+    model::EntityId,
+};
 
 /// The longest and shortest times that may be declared, in seconds.
 const WEEK: i64 = 7 * 86_400;
@@ -60,6 +64,8 @@ pub struct Terms {
     /// Of every Task.
     pub hold: Option<Hold>,
     pub undo: Option<Map<String, Value>>,
+    /// What follows when a Task is done: whoever approves is told.
+    pub consequences: Option<Text>,
 }
 
 impl Default for Terms {
@@ -72,6 +78,7 @@ impl Default for Terms {
             verify: None,
             hold: None,
             undo: None,
+            consequences: None,
         }
     }
 }
@@ -157,6 +164,8 @@ pub struct Request {
     pub undo: Option<Map<String, Value>>,
     pub busy: Option<Busy>,
     pub key: Option<String>,
+    /// Why, in the proposer's words.
+    pub reason: String,
 }
 
 /// What is wrong with an idempotency key, if anything.
@@ -190,6 +199,7 @@ impl Request {
             undo: None,
             busy: None,
             key: None,
+            reason: String::new(),
         };
         for (name, value) in map {
             let at = format!("/{name}");
@@ -207,12 +217,19 @@ impl Request {
                     check_key(&at, &key)?;
                     request.key = Some(key);
                 }
+                "@lamppost.reason" => {
+                    let reason: String = read(&at, value)?;
+                    if reason.len() > REASON_BYTES || reason.contains('\0') {
+                        return Err(Error::field(at, format!("at most {REASON_BYTES} bytes, and no NUL")));
+                    }
+                    reason.trim().clone_into(&mut request.reason);
+                }
                 // What an answer carries and the service alone writes.
-                "creationTime" | crate::catalog::schema::STATUS | "id" => {}
+                "creationTime" | "id" | schema::STATUS | schema::DUE | schema::HELD_UNTIL | schema::FALLBACK => {}
                 name if name.contains("@iot.") => {}
                 _ => {
                     let detail = "a Task has no such property; it has taskingParameters, TaskingCapability, and @lamppost.expires, expect, \
-                                  verify, hold, undo, busy and idempotencyKey";
+                                  verify, hold, undo, busy, reason and idempotencyKey";
                     return Err(Error::field(at, detail));
                 }
             }
@@ -237,6 +254,7 @@ impl Request {
             ("@lamppost.undo", self.undo.is_some()),
             ("@lamppost.busy", self.busy.is_some()),
             ("@lamppost.idempotencyKey", self.key.is_some()),
+            ("@lamppost.reason", !self.reason.is_empty()),
         ];
         match others.iter().find(|(_, given)| *given) {
             Some((name, _)) => {

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
-    sync::atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::SeqCst},
 };
 
 #[derive(Debug)]
@@ -13,11 +13,13 @@ pub(crate) struct Faults {
     pub space: AtomicI64,
     /// So many flushes fail.
     pub syncs: AtomicUsize,
+    /// The disk is busy for as long as this is set.
+    pub busy: AtomicBool,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { space: AtomicI64::new(-1), syncs: AtomicUsize::new(0) }
+        Self { space: AtomicI64::new(-1), syncs: AtomicUsize::new(0), busy: AtomicBool::new(false) }
     }
 }
 
@@ -33,6 +35,9 @@ impl Faults {
     }
 
     pub(crate) fn on_sync(&self) -> io::Result<()> {
+        while self.busy.load(SeqCst) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         match self.syncs.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)) {
             Ok(_) => Err(io::Error::other("injected flush failure")),
             Err(_) => Ok(()),

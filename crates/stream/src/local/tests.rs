@@ -4,10 +4,11 @@ use std::{
     fs::File,
     sync::{Arc, atomic::Ordering::SeqCst},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use kernel::SystemClock;
+use kernel::{Clock, SystemClock};
 
 use super::{Shared, faults::Faults, open_topic};
 use crate::{Error, LocalOptions, Offset, TopicOptions};
@@ -102,5 +103,41 @@ async fn a_write_that_stops_half_way_leaves_no_trace() {
     running.stop();
     let running = start(dir.path());
     assert_eq!(running.contents().await, ["a", "b"]);
+    running.stop();
+}
+
+#[tokio::test]
+async fn what_a_busy_disk_holds_up_is_not_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path());
+    let settled = || {
+        let now = SystemClock.now();
+        (now, running.topic.writing.settled(now, || running.topic.end()))
+    };
+    running.append("a").await.unwrap();
+    let (now, quiet) = settled();
+    assert_eq!((quiet.at, quiet.end), (now, Offset(1)), "between batches everything until now is there");
+    running.faults.busy.store(true, SeqCst);
+    let pending = running.topic.queue.push("b".into()).await.unwrap();
+    let (now, held) = loop {
+        let (now, settled) = settled();
+        if settled.at < now {
+            break (now, settled);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    assert_eq!(held.end, Offset(1));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(settled().1, held, "time stands still for as long as the disk does");
+    running.faults.busy.store(false, SeqCst);
+    assert_eq!(pending.durable().await.unwrap(), Offset(1));
+    let mut reader = running.topic.subscribe(Offset(1)).unwrap();
+    let at = reader.next().await.unwrap()[0].at;
+    assert!(held.at <= at && at <= now, "the record has the time at which it came, not that at which it was durable");
+    // A refused batch holds nothing up.
+    running.faults.syncs.store(1, SeqCst);
+    assert!(running.append("lost").await.is_err());
+    let (now, after) = settled();
+    assert_eq!((after.at, after.end), (now, Offset(2)));
     running.stop();
 }

@@ -19,7 +19,7 @@ use super::{
     format::{Head, RECORD_HEADER},
     segment::{Cursor, Segment},
 };
-use crate::{Error, LocalOptions, Offset, Record, TopicOptions, TopicStats, queue::Queue};
+use crate::{Error, LocalOptions, Offset, Record, TopicOptions, TopicStats, queue::Queue, settled::Writing};
 
 /// What one `next()` hands out at most, unless a single record is larger.
 const BATCH_BYTES: usize = 1 << 20;
@@ -65,6 +65,7 @@ pub(crate) struct Shared {
     ring: Mutex<Ring>,
     pub tail: watch::Sender<Tail>,
     pub start: AtomicU64,
+    pub writing: Writing,
     /// Retention keeps records from here on.
     pub floor: AtomicU64,
     /// Running backups; retention waits for them.
@@ -97,6 +98,7 @@ impl Shared {
             ring: Mutex::default(),
             tail: watch::Sender::new(Tail { end, closed: false }),
             start: AtomicU64::new(start),
+            writing: Writing::default(),
             floor: AtomicU64::new(floor),
             pins: AtomicUsize::new(0),
             counters: Counters::default(),

@@ -121,30 +121,32 @@ impl Writer {
     fn commit(&mut self, batch: &Taken) {
         let counters = &self.topic.clone().counters;
         let count = batch.records.len() as u64;
-        match self.store(&batch.records) {
-            Ok((at, bytes)) => {
-                let first = self.end;
+        let now = self.topic.writing.begin(&*self.clock);
+        match self.store(&batch.records, now) {
+            Ok(bytes) => {
+                let (first, at) = (self.end, now.as_micros());
                 self.end += count;
                 self.len += bytes.len() as u64;
                 self.active.extend(batch.records.iter().map(|payload| (at, (RECORD_HEADER + payload.len()) as u64)));
                 counters.records.fetch_add(count, SeqCst);
                 counters.bytes.fetch_add(bytes.len() as u64, SeqCst);
                 self.topic.publish(first, self.end, bytes);
+                self.topic.writing.end();
                 batch.resolve(Outcome::From(Offset(first)));
             }
             Err(error) => {
                 tracing::error!(topic = self.topic.options.name, records = count, "refused a batch: {error}");
                 counters.refused.fetch_add(count, SeqCst);
+                self.topic.writing.end();
                 batch.resolve(Outcome::Refused(error));
             }
         }
     }
 
     /// Makes a batch durable behind the last record, or leaves the file as it was.
-    fn store(&mut self, records: &[Bytes]) -> Result<(i64, Bytes), Error> {
+    fn store(&mut self, records: &[Bytes], now: Timestamp) -> Result<Bytes, Error> {
         self.heal()?;
         let size = records.iter().map(|payload| RECORD_HEADER + payload.len()).sum::<usize>();
-        let now = self.clock.now();
         if self.len + size as u64 > self.topic.limits.segment_bytes || self.is_old(now) {
             self.roll(now)?;
         }
@@ -167,7 +169,7 @@ impl Writer {
         let counters = &self.topic.counters;
         counters.flushes.fetch_add(1, SeqCst);
         counters.flush_micros.fetch_add(flush.elapsed().as_micros() as u64, SeqCst);
-        Ok((now.as_micros(), bytes.into()))
+        Ok(bytes.into())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -37,7 +37,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::{sync::watch, task::JoinHandle};
 
 pub(crate) use self::{backup::restore, positions::Stored, subscription::Subscription};
-use crate::{Error, NatsOptions, Offset, TopicOptions, TopicStats, queue::Queue};
+use crate::{Error, NatsOptions, Offset, TopicOptions, TopicStats, queue::Queue, settled::Writing};
 
 /// Headers and protocol beside the payload, which the server's `max_payload` counts too.
 const ENVELOPE: usize = 512;
@@ -66,6 +66,7 @@ pub(crate) struct Shared {
     start: AtomicU64,
     end: AtomicU64,
     stored_bytes: AtomicU64,
+    pub writing: Writing,
     floor: AtomicU64,
     counters: Counters,
     closed: watch::Sender<bool>,
@@ -107,6 +108,7 @@ impl Engine {
                 start: AtomicU64::new(0),
                 end: AtomicU64::new(0),
                 stored_bytes: AtomicU64::new(0),
+                writing: Writing::default(),
                 floor: AtomicU64::new(0),
                 counters: Counters::default(),
                 closed: watch::Sender::new(false),

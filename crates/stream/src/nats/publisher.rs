@@ -45,7 +45,9 @@ pub(super) async fn run(topic: Arc<Shared>) {
     loop {
         let errands = match topic.queue.take_async(&mut spare, LOOK).await {
             Take::Batch(batch) => {
+                topic.writing.begin(&*topic.clock);
                 let outcomes = publish(topic, &batch.records, &mut names).await;
+                topic.writing.end();
                 batch.resolve(Outcome::Each(outcomes.into()));
                 topic.queue.release(batch, &mut spare);
                 if looked.elapsed() < LOOK {

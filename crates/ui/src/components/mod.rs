@@ -8,6 +8,7 @@ mod form;
 mod live;
 mod notice;
 mod table;
+mod tiles;
 
 pub use act::Act;
 pub use badge::{Badge, Legend, State};
@@ -17,6 +18,7 @@ pub use form::{Choice, ErrorSummary, Field, FieldKind};
 pub use live::{LiveNumber, Quality, Trend};
 pub use notice::{Notice, Tone};
 pub use table::{Cell, Column, Download, Pager, Row, Table};
+pub use tiles::{HeatStrip, MiniMap, Sparkline, project};
 
 use crate::{Markup, Page};
 

@@ -4,6 +4,7 @@
 //! department's caller asks about something that exists and about something that does not: the two answers may not differ.
 
 mod recipes;
+mod sealed;
 mod world;
 
 use std::collections::BTreeSet;
@@ -188,6 +189,8 @@ async fn the_right_one(world: &World, right: Right, recipe: &Recipe) -> Who {
         Right::ManagerBrowser => world.manager_browser.clone(),
         Right::ViewerBrowser => world.viewer_browser.clone(),
         Right::CityAdmin => world.city_admin.clone(),
+        Right::Device => world.own_device.clone(),
+        Right::Warden => world.warden_browser.clone(),
         Right::Visitor => {
             let mut browser = Browser::new(&world.city);
             let (_, html) = browser.get(&world.fill(recipe.path, true)).await;
@@ -243,7 +246,7 @@ async fn nobody_gets_through_a_wall_and_the_right_one_leaves_a_trace() {
         let after = last_audit(&world).await;
         if listed.audit && !recipe.silent {
             let row = after.filter(|row| Some(row.id) != before).unwrap_or_else(|| panic!("{name} left no audit row"));
-            let known = row.caller.starts_with("key:") || row.caller.starts_with("person:");
+            let known = ["key:", "person:", "device:"].iter().any(|kind| row.caller.starts_with(kind));
             assert!(known, "{name}: the audit row says '{}'", row.caller);
             assert!(!format!("{row:?}").contains(PASSWORD), "{name}: a password in the audit");
         } else {

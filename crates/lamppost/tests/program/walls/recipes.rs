@@ -10,6 +10,10 @@ pub enum Right {
     /// A browser that has opened the page of the form and is not signed in.
     Visitor,
     CityAdmin,
+    /// The department's own device, with its key.
+    Device,
+    /// The administrator of the sealed department, in a browser.
+    Warden,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +114,38 @@ const LOCATION: &str = r#"{
   "location": {"type": "Point", "coordinates": [114.1, 22.3]}
 }"#;
 
+const TRIED: &str = r#"{"rule": {
+  "key": "tried", "name": {"en": "a", "zh-hant": "a", "zh-hans": "a"}, "tenant": "{tenant}", "severity": "Minor",
+  "select": {"system": "flood"}, "when": {"absence": {"after": 60}}
+}}"#;
+
+const SILENCE: &str = r#"{"tenant": "{tenant}", "district": ["Nowhere"], "ends_at": "{soon}", "reason": "a test"}"#;
+const UPLINK: &str =
+    r#"{"time": "2024-05-01T00:00:00Z", "deviceInfo": {"devEui": "24e124ffffffff01"}, "object": {"volts": 12}}"#;
+const JOINED: &str = r#"{"end_device_ids": {"device_id": "d", "dev_eui": "24E124FFFFFFFF01"}, "join_accept": {}}"#;
+const LINE: &str = "walls volts=12 1714521600";
+/// What the world has declared, with another factor.
+const DERIVED: &str = r#"{
+  "tenant": "{tenant}", "name": {"en": "walled-garden-7731 twice", "zh-hant": "兩倍", "zh-hans": "两倍"}, "output": {computed},
+  "input": [{"name": "level", "datastream": {datastream}}], "formula": [{"expression": "level.value * 3.0"}]
+}"#;
+const FENCE: &str = r#"{
+  "tenant": "{tenant}", "name": {"en": "walled-garden-7731 yard", "zh-hant": "場", "zh-hans": "场"},
+  "circle": {"lon": 114.17, "lat": 22.32, "radius": 200}
+}"#;
+const CALIBRATION: &str = r#"{"method": {"linear": {"offset": 1.0}}, "from": "2024-01-01T00:00:00Z", "to": "2024-01-02T00:00:00Z", "reason": "a test"}"#;
+
+const BOARD: &str = r#"{
+  "key": "{tenant}.second", "tenant": "{tenant}", "title": {"en": "second", "zh-hant": "二", "zh-hans": "二"},
+  "tile": [{"kind": "value", "title": {"en": "a", "zh-hant": "a", "zh-hans": "a"}, "select": {"system": "flood"}}]
+}"#;
+const BOARD_CHANGED: &str = r#"{
+  "key": "{dashboard}", "tenant": "dsd", "title": {"en": "walled-garden-7731 board", "zh-hant": "一", "zh-hans": "一"}, "refresh": 30, "tile": []
+}"#;
+const BOARD_FORM: &str = "csrf={csrf}&tenant={tenant}&key=third&title.en=third&title.zh-hant=a&title.zh-hans=a&audience=tenant&refresh=15&tiles=0&do=save";
+const BOARD_EDIT: &str =
+    "csrf={csrf}&version=1&title.en=third&title.zh-hant=a&title.zh-hans=a&audience=tenant&refresh=15&tiles=0&do=save";
+
 const fn read(path: &'static str) -> Recipe {
     Recipe::new("GET", STA, path)
 }
@@ -130,7 +166,7 @@ const fn ask(method: &'static str, route: &'static str, path: &'static str, body
 pub const RECIPES: &[Recipe] = &[
     open("/health/live"),
     open("/health/ready"),
-    open("/metrics"),
+    Recipe::new("GET", "/metrics", "/metrics").right(Right::CityAdmin).answers(200, 404, 404),
     open("/api/openapi.json"),
     Recipe::new("GET", "/assets/{file}", "/assets/{asset}").right(Right::Anybody),
     open("/v1.1"),
@@ -202,7 +238,8 @@ pub const RECIPES: &[Recipe] = &[
         .silent(),
     ask("PATCH", STA, "/v1.1/MultiDatastreams({multi})", r#"{"description": "changed"}"#),
     ask("POST", STA, "/v1.1/TaskingCapabilities({capability})/Tasks", r#"{"taskingParameters": {"level": 2}}"#)
-        .answers(201, 404, 403),
+        .answers(201, 404, 403)
+        .device(),
     ask("PATCH", STA, "/v1.1/TaskingCapabilities({capability})", r#"{"description": "changed"}"#),
     ask("PATCH", STA, "/v1.1/Actuators({actuator})", r#"{"description": "changed"}"#),
     ask("PATCH", STA, "/v1.1/Tasks({task})", r#"{"taskingParameters": {"level": 3}}"#),
@@ -254,6 +291,10 @@ pub const RECIPES: &[Recipe] = &[
     page("/{language}/datastreams/{id}", "/en/datastreams/{datastream}").shows(),
     page("/{language}/alarms", "/en/alarms").shows(),
     page("/{language}/alarms/{id}", "/en/alarms/{alarm}").shows(),
+    page("/{language}/alarms/silences", "/en/alarms/silences").shows(),
+    page("/{language}/retention", "/en/retention").shows(),
+    page("/{language}/rules", "/en/rules").shows(),
+    page("/{language}/rules/{key}", "/en/rules/{rule}").shows(),
     open("/en/alerts").at("/{language}/alerts"),
     Recipe::new("GET", "/{language}/alerts/{identifier}", "/en/alerts/{warning}").right(Right::Anybody),
     open("/cap"),
@@ -263,6 +304,8 @@ pub const RECIPES: &[Recipe] = &[
     Recipe::new("GET", "/api/alerts/{identifier}", "/api/alerts/{warning}").right(Right::Anybody),
     Recipe::new("GET", "/api/map/layers/{layer}", "/api/map/layers/flood").shows(),
     Recipe::new("GET", "/api/datastreams/{id}/series", "/api/datastreams/{datastream}/series"),
+    Recipe::new("GET", "/api/datastreams/{id}/export", "/api/datastreams/{datastream}/export?format=csv"),
+    Recipe::new("GET", "/api/things/{id}/export", "/api/things/{thing}/export?format=ndjson"),
     Recipe::new("GET", "/api/datastreams/{id}/observations.csv", "/api/datastreams/{datastream}/observations.csv"),
     // Alarms, rules, notifications, feeds.
     Recipe::new("GET", "/api/alarms", "/api/alarms").shows(),
@@ -271,6 +314,12 @@ pub const RECIPES: &[Recipe] = &[
     ask("POST", "/api/alarms/{id}/acknowledge", "/api/alarms/{alarm}/acknowledge", r#"{"version": {version}}"#),
     ask("POST", "/api/alarms/{id}/unacknowledge", "/api/alarms/{alarm}/unacknowledge", r#"{"version": {version}}"#),
     ask("POST", "/api/alarms/{id}/comment", "/api/alarms/{alarm}/comment", r#"{"comment": "seen"}"#),
+    ask(
+        "POST",
+        "/api/alarms/{id}/assign",
+        "/api/alarms/{alarm}/assign",
+        r#"{"version": {version}, "to": "role:operator"}"#,
+    ),
     form("/{language}/alarms/{id}", "/en/alarms/{alarm}", "csrf={csrf}&deed=remark&version={version}&comment=seen")
         .answers(303, 404, 403),
     ask(
@@ -282,6 +331,31 @@ pub const RECIPES: &[Recipe] = &[
     Recipe::new("GET", "/api/rules", "/api/rules").shows(),
     Recipe::new("GET", "/api/rules/{key}", "/api/rules/{rule}").shows(),
     ask("POST", "/api/rules/check", "/api/rules/check", "{}").answers(200, 0, 200).own().device(),
+    ask("POST", "/api/rules/dry-run", "/api/rules/dry-run", TRIED).answers(200, 404, 200),
+    ask("POST", "/api/rules/{key}/dry-run", "/api/rules/{rule}/dry-run", "{}").answers(200, 404, 200),
+    Recipe::new("GET", "/api/silences", "/api/silences").shows(),
+    Recipe::new("GET", "/api/silences/{id}", "/api/silences/{silence}").shows(),
+    ask("POST", "/api/silences", "/api/silences", SILENCE).answers(201, 404, 403),
+    // Whoever may silence does it for the own department.
+    form(
+        "/{language}/alarms/silences",
+        "/en/alarms/silences",
+        "csrf={csrf}&district=Nowhere&hours=1&reason=a%20test",
+    )
+    .answers(303, 0, 403)
+    .own(),
+    form("/{language}/alarms/silences/{id}", "/en/alarms/silences/{hush}", "csrf={csrf}").answers(303, 404, 403),
+    ask("POST", "/api/silences/{id}/expire", "/api/silences/{silence}/expire", ""),
+    // What is kept, and who says that something goes.
+    Recipe::new("GET", "/api/retention", "/api/retention").shows(),
+    Recipe::new("GET", "/api/retention/{key}", "/api/retention/{keep}"),
+    Recipe::new("GET", "/api/retention/runs/{id}", "/api/retention/runs/{look}"),
+    ask("POST", "/api/retention/{key}/preview", "/api/retention/{keep}/preview", "").answers(202, 404, 403),
+    ask("POST", "/api/retention/{key}/confirm", "/api/retention/{keep}/confirm", r#"{"preview": "{look}"}"#),
+    ask("POST", "/api/retention/holds", "/api/retention/holds", r#"{"tenant": "{tenant}", "reason": "a test"}"#)
+        .answers(201, 404, 403),
+    ask("POST", "/api/retention/holds/{id}/lift", "/api/retention/holds/{held}/lift", r#"{"reason": "a test"}"#),
+    form("/{language}/retention", "/en/retention", "csrf={csrf}&do=hold&reason=a%20test").answers(303, 0, 403).own(),
     Recipe::new("GET", "/api/deliveries", "/api/deliveries"),
     // Rules are managed by people, not by keys.
     ask("POST", "/api/deliveries/{id}/retry", "/api/deliveries/{delivery}/retry", "").right(Right::ManagerBrowser),
@@ -290,6 +364,25 @@ pub const RECIPES: &[Recipe] = &[
     Recipe::new("GET", "/api/tasks/{id}", "/api/tasks/{task}"),
     ask("POST", "/api/tasks/{id}/{deed}", "/api/tasks/{task}/cancel", r#"{"comment": "a test"}"#),
     Recipe::new("GET", "/api/tasking/stop", "/api/tasking/stop"),
+    page("/{language}/tasking", "/en/tasking").shows(),
+    page("/{language}/tasking/tasks", "/en/tasking/tasks").shows(),
+    page("/{language}/tasking/tasks/{id}", "/en/tasking/tasks/{task}").shows(),
+    form("/{language}/tasking/tasks/{id}", "/en/tasking/tasks/{errand}", "csrf={csrf}&deed=cancel&version=2")
+        .answers(303, 404, 403),
+    page("/{language}/tasking/stop", "/en/tasking/stop"),
+    form(
+        "/{language}/tasking/stop",
+        "/en/tasking/stop",
+        "csrf={csrf}&what=tenant:{tenant}&on=yes&reason=a+test&word=STOP",
+    )
+    .answers(303, 404, 403),
+    page("/{language}/tasking/{id}", "/en/tasking/{capability}").shows(),
+    form(
+        "/{language}/tasking/{id}",
+        "/en/tasking/{capability}",
+        "csrf={csrf}&p0=2&reason=a+test&minutes=15",
+    )
+    .answers(303, 404, 403),
     // The kill switch is thrown by people, not by keys.
     ask(
         "PUT",
@@ -298,6 +391,53 @@ pub const RECIPES: &[Recipe] = &[
         r#"{"tenant": "{tenant}", "stopped": true, "reason": "a test"}"#,
     )
     .right(Right::ManagerBrowser),
+    // What is computed, and what is found out about what was measured.
+    Recipe::new("GET", "/api/derived", "/api/derived").shows(),
+    Recipe::new("GET", "/api/derived/{key}", "/api/derived/{derived}").shows(),
+    ask("PUT", "/api/derived/{key}", "/api/derived/{derived}", DERIVED).answers(200, 403, 403),
+    ask("POST", "/api/derived/{key}/{deed}", "/api/derived/{derived}/pause", ""),
+    Recipe::new("GET", "/api/datastreams/{id}/provenance", "/api/datastreams/{computed}/provenance").shows(),
+    Recipe::new("GET", "/api/datastreams/{id}/calibrations", "/api/datastreams/{datastream}/calibrations"),
+    ask("POST", "/api/datastreams/{id}/calibrations", "/api/datastreams/{datastream}/calibrations", CALIBRATION)
+        .answers(201, 404, 403),
+    ask(
+        "POST",
+        "/api/datastreams/{id}/calibrations/{calibration}/withdraw",
+        "/api/datastreams/{datastream}/calibrations/1/withdraw",
+        r#"{"reason": "a test"}"#,
+    )
+    .answers(204, 404, 403),
+    Recipe::new("GET", "/api/observations/{id}/history", "/api/observations/{observation}/history"),
+    ask(
+        "POST",
+        "/api/observations/{id}/correction",
+        "/api/observations/{observation}/correction",
+        r#"{"value": 1500, "reason": "a test"}"#,
+    )
+    .answers(201, 404, 403),
+    form(
+        "/{language}/datastreams/{id}",
+        "/en/datastreams/{datastream}",
+        "csrf={csrf}&deed=calibrate&gain=1&offset=1&from=2024-01-01T08:00&to=2024-01-02T08:00&reason=test",
+    )
+    .answers(303, 404, 403),
+    // What is computed takes nothing from anybody.
+    ask("POST", STA, "/v1.1/Datastreams({computed})/Observations", OBSERVED).answers(403, 404, 403).device().silent(),
+    ask("DELETE", "/api/derived/{key}", "/api/derived/{derived}", "").answers(204, 404, 403),
+    // What moves, and the fences that it is measured against.
+    Recipe::new("GET", "/api/things/{id}/track", "/api/things/{mover}/track?from=2024-01-01T00:00:00Z&to=2024-01-02T00:00:00Z").shows(),
+    Recipe::new("GET", "/api/things/{id}/visits", "/api/things/{mover}/visits?from=2024-01-01T00:00:00Z&to=2024-01-02T00:00:00Z"),
+    Recipe::new("GET", "/api/map/tracks", "/api/map/tracks?system=vessel").shows(),
+    Recipe::new("GET", "/api/datastreams/{id}/profiles", "/api/datastreams/{datastream}/profiles"),
+    page("/{language}/things/{id}/track", "/en/things/{mover}/track").shows(),
+    page("/{language}/datastreams/{id}/profiles", "/en/datastreams/{datastream}/profiles").shows(),
+    page("/{language}/map/playback", "/en/map/playback?system=vessel&from=2024-01-01T00:00:00Z&to=2024-01-01T06:00:00Z").shows(),
+    page("/{language}/fences", "/en/fences").shows(),
+    Recipe::new("GET", "/api/fences", "/api/fences").shows(),
+    Recipe::new("GET", "/api/fences/{key}", "/api/fences/{fence}").shows(),
+    // Fences, like rules, are drawn by people, not by keys.
+    ask("PUT", "/api/fences/{key}", "/api/fences/{fence}", FENCE).right(Right::ManagerBrowser).answers(200, 403, 403),
+    ask("DELETE", "/api/fences/{key}", "/api/fences/{fence}", "").right(Right::ManagerBrowser).answers(204, 404, 403),
     Recipe::new("GET", "/api/connectors", "/api/connectors").shows(),
     Recipe::new("GET", "/api/connectors/{key}", "/api/connectors/{connector}").shows(),
     ask("POST", "/api/connectors/{key}/run", "/api/connectors/{connector}/run", "").answers(202, 404, 403),
@@ -308,12 +448,159 @@ pub const RECIPES: &[Recipe] = &[
     form("/{language}/operations/deliveries/{id}/retry", "/en/operations/deliveries/{letter}/retry", "csrf={csrf}")
         .answers(303, 404, 403),
     open("/en/status").at("/{language}/status"),
+    open("/api/status"),
+    Recipe::new("GET", "/api/operations/status", "/api/operations/status"),
+    // Dashboards and walls.
+    Recipe::new("GET", "/api/dashboards", "/api/dashboards").shows(),
+    ask("POST", "/api/dashboards", "/api/dashboards", BOARD).answers(201, 404, 403),
+    Recipe::new("GET", "/api/dashboards/{key}", "/api/dashboards/{dashboard}").shows(),
+    Recipe::new("GET", "/api/dashboards/{key}/data", "/api/dashboards/{dashboard}/data").shows(),
+    page("/{language}/dashboards", "/en/dashboards").shows(),
+    page("/{language}/dashboards/{key}", "/en/dashboards/{board}").shows(),
+    page("/{language}/dashboards/{key}/tiles", "/en/dashboards/{board}/tiles").shows(),
+    // Whoever may make any is offered the form for the own department.
+    page("/{language}/dashboards/new", "/en/dashboards/new").answers(200, 0, 403).own(),
+    form("/{language}/dashboards/new", "/en/dashboards/new", BOARD_FORM).answers(303, 404, 403),
+    page("/{language}/dashboards/{key}/edit", "/en/dashboards/{board}/edit").answers(200, 404, 403).shows(),
+    form("/{language}/dashboards/{key}/edit", "/en/dashboards/{board}/edit", BOARD_EDIT).answers(303, 404, 403),
+    ask("PUT", "/api/dashboards/{key}", "/api/dashboards/{dashboard}?version=1", BOARD_CHANGED).answers(200, 404, 403),
+    page("/{language}/walls", "/en/walls").answers(200, 0, 403).own().shows(),
+    form("/{language}/walls", "/en/walls", "csrf={csrf}&name=second&board={board}&every=20&days=1")
+        .answers(200, 0, 403)
+        .own(),
+    form("/{language}/walls/{id}/renew", "/en/walls/{wall}/renew", "csrf={csrf}").answers(200, 404, 403),
+    form("/{language}/walls/{id}/revoke", "/en/walls/{wall}/revoke", "csrf={csrf}").answers(303, 404, 403),
+    open("/en/wall").at("/{language}/wall"),
+    form("/{language}/wall", "/en/wall", "csrf={csrf}&code={wall_code}")
+        .right(Right::Visitor)
+        .answers(303, 0, 0)
+        .own(),
+    // Only a screen with its cookie is shown anything.
+    open("/en/wall/tiles").at("/{language}/wall/tiles").answers(401, 0, 401),
+    form("/{language}/dashboards/{key}/remove", "/en/dashboards/{board}/remove", "csrf={csrf}&version=2")
+        .answers(303, 404, 403),
+    ask("DELETE", "/api/dashboards/{key}", "/api/dashboards/{dashboard}?version=2", "").answers(204, 404, 403),
+    // Further doors: each leads into the caller's own department.
+    ask("POST", "/api/ingest/chirpstack", "/api/ingest/chirpstack?event=up", UPLINK).answers(200, 0, 403).own().device(),
+    ask("POST", "/api/ingest/things-stack", "/api/ingest/things-stack", JOINED).answers(200, 0, 403).own().device(),
+    ask("POST", "/api/v2/write", "/api/v2/write?bucket=b&precision=s", LINE).answers(204, 0, 403).own().device(),
+    ask("POST", "/write", "/write?db=b&precision=s", LINE).answers(204, 0, 403).own().device(),
+    ask("POST", "/api/ingest/csv", "/api/ingest/csv?commit=true&datastream={datastream}", "time,value\n2024-06-01T00:00:00Z,1500\n").device(),
+    page("/{language}/upload", "/en/upload?datastream={datastream}").answers(200, 404, 403).shows(),
+    form("/{language}/upload", "/en/upload", "csrf={csrf}&datastream={datastream}&do=save&text=time%2Cvalue%0A2024-07-01T00%3A00%3A00Z%2C1500")
+        .answers(200, 404, 403),
+    Recipe::new("GET", "/api/ingest/unknown", "/api/ingest/unknown?tenant={tenant}"),
     // Devices.
     Recipe::new("GET", "/api/devices", "/api/devices?tenant={tenant}").shows(),
     ask("POST", "/api/devices", "/api/devices", r#"{"tenant": "{tenant}", "key": "second", "kind": "station"}"#)
         .answers(201, 403, 403),
     Recipe::new("GET", "/api/devices/{id}", "/api/devices/{device}").shows(),
     ask("PATCH", "/api/devices/{id}", "/api/devices/{device}", r#"{"firmware": "2"}"#),
+    Recipe::new("GET", "/api/devices.csv", "/api/devices.csv?tenant={tenant}").shows(),
+    ask("POST", "/api/devices/bulk", "/api/devices/bulk?tenant={tenant}&keys=none", "key,kind\nfrom-a-sheet,station\n")
+        .answers(200, 403, 403),
+    ask("POST", "/api/devices/place", "/api/devices/place", r#"{"claim_code": "{code}", "thing": "{thing}"}"#)
+        .answers(200, 404, 404),
+    Recipe::new("GET", "/api/devices/{id}/claim", "/api/devices/{device}/claim"),
+    ask("POST", "/api/devices/{id}/claim", "/api/devices/{device}/claim", "{}").answers(201, 404, 403),
+    ask(
+        "POST",
+        "/api/devices/{id}/certificates",
+        "/api/devices/{spare}/certificates",
+        r#"{"certificate": "{fingerprint}"}"#,
+    )
+    .answers(201, 404, 403),
+    Recipe::new("GET", "/api/devices/{id}/certificates", "/api/devices/{device}/certificates"),
+    ask(
+        "DELETE",
+        "/api/devices/{id}/certificates/{fingerprint}",
+        "/api/devices/{spare}/certificates/{fingerprint}",
+        "",
+    )
+    .answers(204, 404, 403),
+    // A code that is not good is refused for every reason alike; one that is is for the device's own tests.
+    ask("POST", "/api/devices/claim", "/api/devices/claim", r#"{"claim_code": "ABCD-EFGH-JKMN-PQRS"}"#)
+        .right(Right::Anybody)
+        .answers(403, 0, 403)
+        .own()
+        .device()
+        .silent(),
+    Recipe::new("GET", "/api/devices/self", "/api/devices/self").right(Right::Device).answers(200, 0, 403).own().shows(),
+    ask("POST", "/api/devices/self/health", "/api/devices/self/health", r#"{"battery": 80}"#)
+        .right(Right::Device)
+        .answers(204, 0, 403)
+        .own()
+        .device(),
+    Recipe::new("GET", "/api/devices/self/command", "/api/devices/self/command")
+        .right(Right::Device)
+        .answers(204, 0, 403)
+        .own(),
+    ask(
+        "POST",
+        "/api/devices/self/command",
+        "/api/devices/self/command",
+        r#"{"campaign": "01900000-0000-7000-8000-000000000000", "state": "installed"}"#,
+    )
+    .right(Right::Device)
+    .answers(404, 0, 403)
+    .own()
+    .device(),
+    Recipe::new("GET", "/api/devices/self/firmware/{sha256}", "/api/devices/self/firmware/00")
+        .right(Right::Device)
+        .answers(404, 0, 403)
+        .own(),
+    ask("POST", "/api/devices/self/rotate", "/api/devices/self/rotate", "{}")
+        .right(Right::Device)
+        .answers(201, 0, 403)
+        .own()
+        .device(),
+    Recipe::new("GET", "/api/campaigns", "/api/campaigns?tenant={tenant}").shows(),
+    ask(
+        "POST",
+        "/api/campaigns",
+        "/api/campaigns",
+        r#"{"tenant": "{tenant}", "name": "walled-garden-7731 second", "configuration": {}, "version": "3", "target": {}}"#,
+    )
+    .answers(201, 403, 403),
+    Recipe::new("GET", "/api/campaigns/{id}", "/api/campaigns/{campaign}").shows(),
+    Recipe::new("GET", "/api/campaigns/{id}/devices", "/api/campaigns/{campaign}/devices?stage=waiting").shows(),
+    page("/{language}/devices/campaigns", "/en/devices/campaigns?tenant={tenant}").shows(),
+    page("/{language}/devices/campaigns/{id}", "/en/devices/campaigns/{campaign}").shows(),
+    form("/{language}/devices/campaigns/{id}", "/en/devices/campaigns/{campaign}", "csrf={csrf}&do=approve")
+        .answers(303, 404, 403),
+    ask("POST", "/api/campaigns/{id}/{deed}", "/api/campaigns/{campaign}/pause", "{}").answers(200, 404, 403),
+    page("/{language}/devices/campaigns/new", "/en/devices/campaigns/new?tenant={tenant}").answers(200, 404, 403),
+    form(
+        "/{language}/devices/campaigns/new",
+        "/en/devices/campaigns/new",
+        "csrf={csrf}&tenant={tenant}&name=third&configuration=%7B%7D&version=4",
+    )
+    .answers(303, 404, 403),
+    // A form without its file: the department is looked at before it.
+    form("/{language}/devices/campaigns", "/en/devices/campaigns", "csrf={csrf}&tenant={tenant}")
+        .answers(422, 404, 403)
+        .silent(),
+    Recipe::new("GET", "/api/firmware", "/api/firmware?tenant={tenant}").shows(),
+    ask("POST", "/api/firmware", "/api/firmware?tenant={tenant}&name=second&version=2", "another image")
+        .answers(201, 403, 403),
+    ask("DELETE", "/api/firmware/{sha256}", "/api/firmware/{image}?tenant={tenant}", "").answers(204, 404, 403),
+    page("/{language}/devices/sheet", "/en/devices/sheet?tenant={tenant}").answers(200, 404, 403),
+    form(
+        "/{language}/devices/sheet",
+        "/en/devices/sheet",
+        "csrf={csrf}&tenant={tenant}&keys=none&rows=key%2Ckind%0Afrom-a-form%2Cstation%0A",
+    )
+    .answers(200, 404, 403),
+    page("/{language}/devices/place", "/en/devices/place?tenant={tenant}").answers(200, 404, 403),
+    form("/{language}/devices/place", "/en/devices/place", "csrf={csrf}&tenant={tenant}&code={second}&thing={thing}")
+        .answers(303, 404, 403),
+    form("/{language}/devices/{id}/claim", "/en/devices/{spare}/claim", "csrf={csrf}").answers(200, 404, 403),
+    form(
+        "/{language}/devices/{id}/certificates",
+        "/en/devices/{spare}/certificates",
+        "csrf={csrf}&certificate={another_print}",
+    )
+    .answers(303, 404, 403),
     ask("POST", "/api/devices/{id}/keys", "/api/devices/{device}/keys", "{}").answers(201, 404, 403),
     ask("POST", "/api/devices/{id}/rotate", "/api/devices/{device}/rotate", "{}").answers(201, 404, 403),
     page("/{language}/devices", "/en/devices?tenant={tenant}").shows(),
@@ -339,6 +626,16 @@ pub const RECIPES: &[Recipe] = &[
     Recipe::new("GET", "/api/ops/backups/{name}", "/api/ops/backups/{backup}")
         .right(Right::CityAdmin)
         .answers(200, 404, 404),
+    // A sealed department's own.
+    Recipe::new("GET", "/api/looks", "/api/looks").right(Right::Warden).answers(200, 404, 404),
+    page("/{language}/looks", "/en/looks").right(Right::Warden).answers(200, 404, 404),
+    form(
+        "/{language}/looks/visits",
+        "/en/looks/visits",
+        "csrf={csrf}&name=Inspector&reason=The%20yearly%20inspection&role=viewer&hours=4",
+    )
+    .right(Right::Warden)
+    .answers(200, 404, 404),
     // People.
     page("/{language}/sign-in", "/en/sign-in").right(Right::Anybody),
     form("/{language}/sign-in", "/en/sign-in", "csrf={csrf}&account=viewer&password={password}")
@@ -390,6 +687,10 @@ pub const RECIPES: &[Recipe] = &[
     ask("DELETE", STA, "/v1.1/ObservedProperties({property})", "").answers(204, 404, 403),
     ask("DELETE", STA, "/v1.1/Things({thing})", "").answers(204, 404, 403),
     ask("DELETE", "/api/devices/{id}/keys/{prefix}", "/api/devices/{device}/keys/{prefix}", "").answers(204, 404, 403),
+    form("/{language}/devices/{id}/decommission", "/en/devices/{placed}/decommission", "csrf={csrf}&reason=over")
+        .answers(303, 404, 403),
+    ask("POST", "/api/devices/{id}/decommission", "/api/devices/{ending}/decommission", r#"{"reason": "over"}"#)
+        .answers(200, 404, 403),
     ask("DELETE", "/api/devices/{id}", "/api/devices/{device}", "").answers(204, 404, 403),
     form("/{language}/account/sign-out", "/en/account/sign-out", "csrf={csrf}")
         .right(Right::ViewerBrowser)

@@ -12,6 +12,8 @@ use crate::{
 
 /// In every name of what the department owns: where it is read, something has leaked.
 pub const MARK: &str = "walled-garden-7731";
+/// The same for the sealed department.
+pub const SEALED: &str = "sealed-cellar-8842";
 
 /// How often, and how long between, what goes on in the background is looked for before it is a failure.
 const TRIES: u32 = 1_200;
@@ -37,6 +39,20 @@ select = { system = "flood" }
 when = { above = { raise = 1000, clear = 900 } }
 notify = ["walls-mail", "walls-other-mail"]
 
+[[recipient]]
+key = "sealed-mail"
+tenant = "csd"
+email = { to = ["duty@csd.example"] }
+
+[[rule]]
+key = "sealed-high"
+tenant = "csd"
+severity = "Extreme"
+name = { en = "sealed-cellar-8842 high", zh-hant = "sealed-cellar-8842", zh-hans = "sealed-cellar-8842" }
+select = { system = "prison" }
+when = { above = { raise = 1000, clear = 900 } }
+notify = ["sealed-mail"]
+
 # A warning is for everybody, and tells nothing of what raised it.
 [[rule]]
 key = "walls-warning"
@@ -56,6 +72,26 @@ area = { circle = 1 }
 "#;
 
 const CONNECTOR: &str = r#"
+[[connector]]
+key = "sealed-feed"
+tenant = "csd"
+name = { en = "sealed-cellar-8842 feed", zh-hant = "sealed-cellar-8842", zh-hans = "sealed-cellar-8842" }
+every = "PT1H"
+
+[connector.source]
+file = "data/walls.csv"
+format = "csv"
+header = "at"
+
+[connector.time]
+fields = ["at"]
+format = "%Y-%m-%d"
+zone = "Asia/Hong_Kong"
+
+[[connector.value]]
+field = "value"
+datastream = "sealed.none"
+
 [[connector]]
 key = "walls-feed"
 tenant = "dsd"
@@ -77,6 +113,29 @@ field = "value"
 datastream = "walls.none"
 "#;
 
+/// Voltages: no rule looks at them.
+const INGEST: &str = r#"
+[[lorawan]]
+key = "walls-radio"
+tenant = "dsd"
+name = { en = "walled-garden-7731 radio" }
+devices = { 24e124ffffffff01 = "flood-san-tin" }
+
+[[lorawan.value]]
+field = "volts"
+datastream = "{thing}.battery"
+
+[[line]]
+key = "walls-lines"
+tenant = "dsd"
+name = { en = "walled-garden-7731 lines" }
+measurement = "walls"
+
+[[line.value]]
+field = "volts"
+datastream = "flood-san-tin.battery"
+"#;
+
 /// Who knocks.
 #[derive(Clone, Debug)]
 pub enum Who {
@@ -91,7 +150,7 @@ pub enum Who {
 }
 
 impl Who {
-    fn key(text: &str) -> Self {
+    pub fn key(text: &str) -> Self {
         Self::Authorization(format!("Bearer {text}"))
     }
 }
@@ -109,6 +168,7 @@ pub struct World {
     pub manager_browser: Who,
     pub viewer_browser: Who,
     pub stranger_browser: Who,
+    pub warden_browser: Who,
     _pack: tempfile::TempDir,
 }
 
@@ -124,41 +184,48 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn thing() -> Value {
+pub fn thing() -> Value {
+    thing_of(MARK, "flood")
+}
+
+/// One of everything that hangs on a Thing, with a mark in every name.
+pub fn thing_of(mark: &str, system: &str) -> Value {
     json!({
-        "name": MARK,
+        "name": mark,
         "description": "Made by a test",
         "@lamppost.public": false,
-        "properties": {"system": "flood"},
+        "properties": {"system": system},
         "Locations": [{
-            "name": format!("Where {MARK} is"),
+            "name": format!("Where {mark} is"),
             "description": "Made by a test",
             "encodingType": "application/geo+json",
             "location": {"type": "Point", "coordinates": [114.17, 22.32]},
         }],
         "Datastreams": [{
-            "name": format!("{MARK} level"),
+            "name": format!("{mark} level"),
             "description": "Made by a test",
             "observationType": "http://www.opengis.net/def/observationType/OGC-OM/2.0/OM_Measurement",
             "unitOfMeasurement": {"name": "metre", "symbol": "m", "definition": "ucum:m"},
             "Sensor": {
-                "name": format!("{MARK} gauge"),
+                "name": format!("{mark} gauge"),
                 "description": "Made by a test",
                 "encodingType": "text/html",
                 "metadata": "https://example.org/gauge.html",
             },
             "ObservedProperty": {
-                "name": format!("{MARK} height"),
+                "name": format!("{mark} height"),
                 "definition": "https://example.org/height",
                 "description": "Made by a test",
             },
         }],
         "TaskingCapabilities": [{
-            "name": format!("{MARK} gate"),
+            "name": format!("{mark} gate"),
             "description": "Made by a test",
             "taskingParameters": {"type": "DataRecord", "field": [{"name": "level", "type": "Count"}]},
+            // So that what is proposed here waits, and what it is about can be deleted.
+            "properties": {"tasking": {"four_eyes": true}},
             "Actuator": {
-                "name": format!("{MARK} motor"),
+                "name": format!("{mark} motor"),
                 "description": "Made by a test",
                 "encodingType": "text/html",
                 "metadata": "https://example.org/motor.html",
@@ -174,8 +241,12 @@ impl World {
         // A pack must be called as its folder.
         let root = pack.path().join("hong-kong");
         copy(Path::new(PACK), &root);
+        // What is sealed is empty at first, so that filling it can be seen to change nothing.
+        std::fs::remove_file(root.join("things/prison.toml")).unwrap();
+        std::fs::remove_file(root.join("rules/prison.toml")).unwrap();
         std::fs::write(root.join("rules/zz-walls.toml"), RULES).unwrap();
         std::fs::write(root.join("connectors/zz-walls.toml"), CONNECTOR).unwrap();
+        std::fs::write(root.join("ingest/zz-walls.toml"), INGEST).unwrap();
         std::fs::write(root.join("data/walls.csv"), "at,value\n2024-01-01,1\n").unwrap();
         let city = TestCity::with(|config| {
             config.pack = root;
@@ -225,6 +296,36 @@ impl World {
         let (made, _) = ask("POST", &format!("/v1.1/Things({thing})/MultiDatastreams"), several).await;
         let made = made.unwrap();
         name("multi", made[made.rfind('(').unwrap() + 1..].trim_end_matches(')'), "999999999");
+        let computed = json!({
+            "name": "walled-garden-7731 twice the level", "description": "d", "observationType": code("OM_Measurement"),
+            "unitOfMeasurement": {"name": "metre", "symbol": "m", "definition": "ucum:m"},
+            "Sensor": tie(sensor), "ObservedProperty": tie(property),
+        });
+        let (made, _) = ask("POST", &format!("/v1.1/Things({thing})/Datastreams"), computed).await;
+        let made = made.unwrap();
+        let computed = made[made.rfind('(').unwrap() + 1..].trim_end_matches(')').to_owned();
+        name("computed", &computed, "999999998");
+        name("derived", "walls-derived", "walls-none");
+        let number = |text: &str| text.parse::<i64>().unwrap();
+        let twice = json!({
+            "tenant": "dsd", "name": {"en": "walled-garden-7731 twice", "zh-hant": "兩倍", "zh-hans": "两倍"},
+            "output": number(&computed), "input": [{"name": "level", "datastream": number(&datastream)}],
+            "formula": [{"expression": "level.value * 2.0"}],
+        });
+        ask("PUT", "/api/derived/walls-derived", twice).await;
+        // A Thing that moves, long ago, so that nothing goes on meanwhile; and what it has sampled at depth.
+        let mover = json!({
+            "name": "walled-garden-7731 vessel", "description": "d", "@lamppost.public": false, "properties": {"system": "vessel"},
+            "Datastreams": [{
+                "name": "walled-garden-7731 track", "description": "d", "observationType": code("OM_GeometryObservation"),
+                "unitOfMeasurement": unit, "Sensor": tie(sensor), "ObservedProperty": tie(property),
+                "Observations": [{"phenomenonTime": "2024-01-01T00:00:00Z", "result": {"type": "Point", "coordinates": [114.17, 22.32]}}],
+            }],
+        });
+        let (made, _) = ask("POST", "/v1.1/Things", mover).await;
+        let made = made.unwrap();
+        name("mover", made[made.rfind('(').unwrap() + 1..].trim_end_matches(')'), "999999997");
+        name("fence", "dsd.walls-yard", "dsd.walls-none");
         let capability = id(&found["TaskingCapabilities"][0]);
         name("capability", &capability, "999999999");
         name("actuator", &id(&found["TaskingCapabilities"][0]["Actuator"]), "999999999");
@@ -233,6 +334,10 @@ impl World {
         let (made, _) = ask("POST", &format!("/v1.1/TaskingCapabilities({capability})/Tasks"), body).await;
         let made = made.unwrap();
         name("task", made[made.rfind('(').unwrap() + 1..].trim_end_matches(')'), "999999999");
+        let body = json!({"taskingParameters": {"level": 4}});
+        let (made, _) = ask("POST", &format!("/v1.1/TaskingCapabilities({capability})/Tasks"), body).await;
+        let made = made.unwrap();
+        name("errand", made[made.rfind('(').unwrap() + 1..].trim_end_matches(')'), "999999999");
         // One of long ago, which rules leave alone, and one of now, above the level.
         for body in [json!({"phenomenonTime": "2024-01-01T00:00:00Z", "result": 1500}), json!({"result": 2000})] {
             ask("POST", &format!("/v1.1/Datastreams({datastream})/Observations"), body).await;
@@ -268,6 +373,27 @@ impl World {
             }
         };
         name("warning", &warning, "none");
+        let soon = city.running().stores.records.now().plus_secs(3_600).to_string();
+        name("soon", &soon, &soon);
+        for key in ["silence", "hush"] {
+            let body = json!({"district": ["Nowhere"], "ends_at": soon, "reason": MARK});
+            let (_, made) = ask("POST", "/api/silences", body).await;
+            name(key, made["id"].as_str().unwrap(), nobody);
+        }
+        name("keep", "flood-levels", "walls-none");
+        let (_, held) = ask("POST", "/api/retention/holds", json!({"tenant": "dsd", "reason": MARK})).await;
+        name("held", held["id"].as_str().unwrap(), nobody);
+        let (_, look) = ask("POST", "/api/retention/flood-levels/preview", json!({})).await;
+        let look = look["id"].as_str().unwrap().to_owned();
+        loop {
+            tries.next().expect("what would go has been looked at");
+            let (_, run) = ask("GET", &format!("/api/retention/runs/{look}"), Value::Null).await;
+            if run["state"] == "done" {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        name("look", &look, nobody);
         name("delivery", &delivery, nobody);
         name("letter", &letter, nobody);
         loop {
@@ -278,10 +404,43 @@ impl World {
             }
             tokio::time::sleep(PAUSE).await;
         }
+        // What is computed of what was observed above is there before anybody knocks.
+        loop {
+            tries.next().expect("what is derived is computed");
+            let (_, twice) = ask("GET", "/api/derived/walls-derived", Value::Null).await;
+            let path = format!("/v1.1/Datastreams({computed})/Observations?$count=true&$top=1");
+            let (_, there) = ask("GET", &path, Value::Null).await;
+            if twice["outputs"] == 1 && twice["work"] == json!([]) && there["@iot.count"] == 2 {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
         let html = city.get("/en").send().await.unwrap().text().await.unwrap();
         let asset = html.split("/assets/").nth(1).unwrap().split('"').next().unwrap().to_owned();
         name("asset", &asset, "nothing.css");
         name("connector", "walls-feed", "walls-none");
+        // Two dashboards, one for programs and one for forms, and two walls, one of which waits for its screen.
+        for (key, short) in [("dashboard", "walls"), ("board", "forms")] {
+            let board = json!({
+                "key": format!("dsd.{short}"), "tenant": "dsd", "title": {"en": format!("{MARK} board"), "zh-hant": "一", "zh-hans": "一"},
+                "tile": [{"kind": "text", "title": {"en": MARK, "zh-hant": MARK, "zh-hans": MARK}, "text": {"en": "a", "zh-hant": "a", "zh-hans": "a"}}],
+            });
+            ask("POST", "/api/dashboards", board).await;
+            name(key, &format!("dsd.{short}"), "dsd.none");
+        }
+        let walls = city.running().city.walls(false);
+        let hang = async |boards: &str| {
+            let draft = sensing::dashboards::walls::Draft {
+                tenant: Tenant::parse("dsd").unwrap(),
+                name: format!("{MARK} wall"),
+                boards: vec![boards.to_owned()],
+                every: 20,
+                days: 1,
+            };
+            walls.make(&Caller::system("test"), draft).await.unwrap()
+        };
+        name("wall", &hang("dsd.walls").await.0.id.to_string(), "01900000-0000-7000-8000-000000000000");
+        name("wall_code", &hang("dsd.walls").await.1, "ABCD-EFGH-JKMN-PQRS-TVWX");
         name("rule", "walls-high-water", "walls-none");
         name("tenant", "dsd", "nowhere");
 
@@ -296,6 +455,26 @@ impl World {
         let (_, taken) = ask("POST", &format!("/api/devices/{spare}/keys"), json!({})).await;
         name("spare", &spare, nobody);
         name("taken", taken["prefix"].as_str().unwrap(), "aaaaaaaaaa");
+        // Two that are claimed by somebody in the field, a campaign that waits for approval, and an image.
+        let codes = ["7KQD-M3XP-9TWB-H4RF", "8KQD-M3XP-9TWB-H4RF"];
+        let sheet = format!("key,kind,claim_code\nclaimed,station,{}\nending,station,{}\n", codes[0], codes[1]);
+        let bulk = city.request("POST", "/api/devices/bulk?tenant=dsd").bearer_auth(&manager_key).body(sheet);
+        let made: Value = bulk.send().await.unwrap().json().await.unwrap();
+        let made = |n: usize| made["devices"][n]["id"].as_str().unwrap().to_owned();
+        name("placed", &made(0), nobody);
+        name("ending", &made(1), nobody);
+        name("code", codes[0], "9KQD-M3XP-9TWB-H4RF");
+        name("second", codes[1], "9KQD-M3XP-9TWB-H4RF");
+        name("fingerprint", &"ab".repeat(32), &"cd".repeat(32));
+        name("another_print", &"ef".repeat(32), &"12".repeat(32));
+        let keep = "/api/firmware?tenant=dsd&name=walled-garden-7731&version=1";
+        let kept = city.request("POST", keep).bearer_auth(&manager_key).body("an image").send().await.unwrap();
+        let kept: Value = kept.json().await.unwrap();
+        name("image", kept["sha256"].as_str().unwrap(), &"0".repeat(64));
+        let body = json!({"tenant": "dsd", "name": MARK, "configuration": {"interval": 60}, "version": "2",
+            "target": {"devices": [MARK]}, "waves": "rest"});
+        let (made, _) = ask("POST", "/api/campaigns", body).await;
+        name("campaign", made.unwrap().trim_start_matches("/api/campaigns/"), nobody);
         let own_device = Who::key(key["key"].as_str().unwrap());
 
         let stranger_key = city.key("epd", "admin").await;
@@ -326,8 +505,9 @@ impl World {
         let resetting = city.running().operators.reset_link(&system, &colleague).await.unwrap();
         name("resetting", &resetting, &"A".repeat(43));
         let (viewer_browser, _) = sign_up(&city, "viewer", "dsd", "viewer").await;
+        let (warden_browser, _) = sign_up(&city, "warden", "csd", "admin").await;
         let (stranger_browser, _) = sign_up(&city, "stranger", "epd", "admin").await;
-        Self {
+        let world = Self {
             city,
             names,
             manager: Who::key(&manager_key),
@@ -339,8 +519,16 @@ impl World {
             manager_browser,
             viewer_browser,
             stranger_browser,
+            warden_browser,
             _pack: pack,
-        }
+        };
+        // Fences, like rules, are drawn by people.
+        let body = r#"{"tenant": "dsd", "name": {"en": "walled-garden-7731 yard", "zh-hant": "場", "zh-hans": "场"},
+            "circle": {"lon": 114.17, "lat": 22.32, "radius": 100}}"#;
+        let json = Some(("application/json", body));
+        let drawn = world.send("PUT", "/api/fences/dsd.walls-yard", &world.manager_browser, json, &[]).await;
+        assert_eq!(drawn.status(), 200, "{}", drawn.text().await.unwrap());
+        world
     }
 
     /// A recipe's text with the names of what exists, or of what does not.
@@ -376,16 +564,27 @@ impl World {
             "/v1.1/MultiDatastreams?$count=true&$top=0",
             "/v1.1/Sensors?$count=true&$top=0",
             "/v1.1/Locations?$count=true&$top=0",
-            "/v1.1/Observations?$count=true&$top=0",
+            "/v1.1/Observations?$count=true&$top=1",
             "/api/devices?tenant=dsd",
+            "/api/campaigns/{campaign}",
+            "/api/campaigns?tenant=dsd",
+            "/api/firmware?tenant=dsd",
             "/api/alarms/{alarm}",
             "/api/deliveries",
+            "/api/silences",
             "/v1.1/Tasks",
             "/v1.1/TaskingCapabilities?$expand=Actuator",
             "/api/tasks/{task}",
             "/api/tasking/stop",
             "/api/rules",
             "/api/connectors/{connector}",
+            "/api/derived/{derived}",
+            "/api/fences/{fence}",
+            "/v1.1/Things({mover})/Locations",
+            "/api/dashboards/{dashboard}",
+            "/api/dashboards/{board}",
+            "/api/datastreams/{datastream}/calibrations",
+            "/api/observations/{observation}/history",
         ] {
             let path = self.fill(path, true);
             let answer = self.send("GET", &path, &self.manager, None, &[]).await;
@@ -431,7 +630,7 @@ async fn invite(city: &TestCity, tenant: &str, role: &str) -> String {
 }
 
 /// Somebody with an account, signed in; and the id of a second session of theirs.
-async fn sign_up(city: &TestCity, account: &str, tenant: &str, role: &str) -> (Who, String) {
+pub async fn sign_up(city: &TestCity, account: &str, tenant: &str, role: &str) -> (Who, String) {
     let join = format!("/en/join/{}", invite(city, tenant, role).await);
     let mut browser = Browser::new(city);
     let joined = browser.post(&join, &join, &[("name", account), ("account", account), ("password", PASSWORD)]).await;

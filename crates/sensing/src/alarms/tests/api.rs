@@ -16,14 +16,14 @@ use crate::{
 
 const NOW: i64 = 1_000_000;
 
-struct Door {
-    city: City,
+pub(super) struct Door {
+    pub city: City,
     routes: Router,
 }
 
 impl Door {
     /// Two alarms: one at a public Thing of `dsd`, one at a private Thing of `epd`.
-    async fn new(store: Store) -> Self {
+    pub async fn new(store: Store) -> Self {
         let city = City::new(store).await;
         city.gauge(1, "dsd", true).await;
         city.gauge(2, "epd", false).await;
@@ -36,11 +36,12 @@ impl Door {
         engine.stop().await;
         let routes = alarms::api::router(city.alarms.clone())
             .merge(crate::rules::api::router(city.rules.clone()))
-            .merge(crate::notify::api::router(city.alarms.clone()));
+            .merge(crate::notify::api::router(city.alarms.clone()))
+            .merge(alarms::silences::api::router(alarms::silences::Silences::new(city.alarms.clone())));
         Self { city, routes }
     }
 
-    async fn call(
+    pub async fn call(
         &self,
         who: Option<Caller>,
         method: &str,
@@ -63,16 +64,16 @@ impl Door {
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
-    async fn get(&self, who: Option<Caller>, path: &str) -> (StatusCode, Value) {
+    pub async fn get(&self, who: Option<Caller>, path: &str) -> (StatusCode, Value) {
         self.call(who, "GET", path, &[], "").await
     }
 
-    async fn id(&self, slug: &str) -> String {
+    pub async fn id(&self, slug: &str) -> String {
         self.city.all().await.into_iter().find(|a| a.tenant == tenant(slug)).expect("raised").id.to_string()
     }
 
     /// Everything that a refused call must leave as it was.
-    async fn trace(&self) -> (Vec<Alarm>, [i64; 3]) {
+    pub async fn trace(&self) -> (Vec<Alarm>, [i64; 3]) {
         let c = &self.city;
         let counts = [
             c.count("SELECT COUNT(*) FROM records_audit").await,

@@ -171,6 +171,29 @@ async fn a_slow_browser_gets_the_latest_and_nothing_piles_up() {
 }
 
 #[tokio::test]
+async fn an_alarm_does_not_wait_for_the_pace_of_observations() {
+    // Whoever waited for the pace would wait for an hour.
+    let door = Door::new(live::Options { pace: Duration::from_secs(3_600), ..live::Options::default() }).await;
+    let mut browser = door.open(None, "", None).await;
+    door.show(1, &[(1, NOW, 1.0)]);
+    assert_eq!(browser.next().await.0, "observation");
+    let both = async {
+        // Not before the browser waits.
+        tokio::task::yield_now().await;
+        door.show(2, &[(1, NOW + 1, 2.0)]);
+        door.alarm(0, "epd", false);
+        door.alarm(1, "dsd", true);
+    };
+    let ((event, id, _), ()) = tokio::join!(browser.next(), both);
+    assert_eq!((event.as_str(), id.as_str()), ("alarm", "1"), "what one may not see is passed over");
+    // A storm: none is lost, whoever hurried a moment ago.
+    (2..700).for_each(|offset| door.alarm(offset, "dsd", true));
+    for offset in 2..700 {
+        assert_eq!(browser.next().await.1, offset.to_string());
+    }
+}
+
+#[tokio::test]
 async fn what_is_asked_for_is_what_comes() {
     let door = Door::new(fast()).await;
     let mut one = door.open(None, "?datastreams=1,2", None).await;

@@ -2,10 +2,15 @@
 
 mod alerts;
 mod api;
+mod duty;
 mod expressions;
+mod geofence;
 mod kill;
 mod live;
 mod notify;
+mod silences;
+mod storm;
+mod trial;
 mod watching;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
@@ -64,7 +69,7 @@ impl Policy for Roles {
         let own = caller.tenant.is_some() && caller.tenant.as_ref() == resource.tenant;
         let allowed = match action.0 {
             "alarm:read" => resource.public || own,
-            "alarm:acknowledge" | "alarm:close" => own && caller.has_role("duty"),
+            "alarm:acknowledge" | "alarm:close" | "alarm:silence" => own && caller.has_role("duty"),
             "rule:read" | "sensing:read" => own,
             "rule:manage" => own && caller.has_role("manager"),
             _ => false,
@@ -85,6 +90,10 @@ impl Feed for TopicFeed {
     }
     fn end(&self) -> u64 {
         self.0.end().0
+    }
+    fn settled(&self) -> (Timestamp, u64) {
+        let settled = self.0.settled();
+        (settled.at, settled.end.0)
     }
     fn hold(&self, _: u64) {}
 }
@@ -245,6 +254,7 @@ pub fn high(hold: u32) -> RuleDeclaration {
         max_age: 86_400,
         notify: Vec::new(),
         area: None,
+        escalate: Vec::new(),
         public_alert: None,
         enabled: true,
     }

@@ -32,7 +32,7 @@ use crate::notify::{
 const NOW: i64 = 1_000_000;
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-fn options(smtp: Option<u16>, allowed: &[&str]) -> notify::Options {
+pub(super) fn options(smtp: Option<u16>, allowed: &[&str]) -> notify::Options {
     let moment = Duration::from_millis(10);
     notify::Options {
         smtp: smtp.map(|port| Smtp {
@@ -55,7 +55,7 @@ fn options(smtp: Option<u16>, allowed: &[&str]) -> notify::Options {
     }
 }
 
-fn recipient(key: &str) -> Recipient {
+pub(super) fn recipient(key: &str) -> Recipient {
     Recipient {
         key: key.to_owned(),
         tenant: tenant("dsd"),
@@ -64,12 +64,14 @@ fn recipient(key: &str) -> Recipient {
         occasions: [notify::Occasion::Raised, notify::Occasion::Cleared].into(),
         districts: BTreeSet::new(),
         group: 0,
+        hours: Vec::new(),
+        at_any_hour: None,
         email: None,
         webhook: None,
     }
 }
 
-fn hook(url: String) -> Recipient {
+pub(super) fn hook(url: String) -> Recipient {
     Recipient { webhook: Some(Webhook { url, secret: "hook".to_owned() }), ..recipient("hook") }
 }
 
@@ -97,7 +99,7 @@ async fn city(recipient: Recipient, clear: bool) -> City {
     city
 }
 
-async fn deliveries(city: &City) -> Vec<Delivery> {
+pub(super) async fn deliveries(city: &City) -> Vec<Delivery> {
     let visible = city.alarms.visible(&Caller::system("test"));
     let read = city.records.read(move |r| notify::store::list(r, &visible, None, None, None, 100));
     read.await.expect("deliveries")
@@ -119,6 +121,27 @@ async fn work(city: &City, options: notify::Options) -> Vec<Delivery> {
     stop.cancel();
     running.await.expect("ran").expect("worked");
     done
+}
+
+/// Lets the notifier do everything that is due by the records' clock.
+pub(super) async fn settle(city: &City) {
+    let due = || async {
+        let sql = "SELECT COUNT(*) FROM records_job WHERE due_at <= $1";
+        let count = city.records.read(move |r| r.query_one(sql, params![r.now()], |row| row.get::<i64>(0)));
+        count.await.expect("count")
+    };
+    while due().await > 0 {
+        let notifier = Notifier::new(city.records.clone(), options(None, &["127.0.0.1"])).expect("options");
+        let stop = CancellationToken::new();
+        let stopping = stop.clone();
+        let running = tokio::spawn(async move { notifier.run(stopping.cancelled_owned()).await });
+        while due().await > 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // Whoever has taken a job finishes it, and may have left another.
+        stop.cancel();
+        running.await.expect("ran").expect("worked");
+    }
 }
 
 /// A mail server that speaks just enough of RFC 5321. `answers` are what it says to RCPT, one a session; after them it accepts.
@@ -201,10 +224,10 @@ async fn what_a_relay_refuses_for_good_is_a_dead_letter() {
     assert_eq!(done[0].state, DeliveryState::Delivered);
 }
 
-type Calls = Arc<Mutex<Vec<(HeaderMap, Vec<u8>)>>>;
+pub(super) type Calls = Arc<Mutex<Vec<(HeaderMap, Vec<u8>)>>>;
 
 /// A receiver that answers with `answers` first and 204 then.
-async fn receiver(answers: Vec<u16>) -> (u16, Calls) {
+pub(super) async fn receiver(answers: Vec<u16>) -> (u16, Calls) {
     let calls: Calls = Arc::default();
     let (seen, count) = (Arc::clone(&calls), Arc::new(AtomicUsize::new(0)));
     let take = move |headers: HeaderMap, body: Body| async move {
@@ -323,6 +346,7 @@ async fn a_storm_of_alarms_is_a_bounded_number_of_letters() {
         acknowledged: None,
         cleared_at: None,
         closed: None,
+        assignee: None,
         version: 1,
     };
     let keys = [grouped.key.clone(), elsewhere.key.clone()];
@@ -335,8 +359,9 @@ async fn a_storm_of_alarms_is_a_bounded_number_of_letters() {
     for from in (0..GAUGES).step_by(1_000) {
         let (alarms, keys) = ((from..from + 1_000).map(alarm).collect::<Vec<_>>(), keys.clone());
         let told = city.records.write(move |tx| {
+            let mut desk = notify::Desk::new(jiff::tz::TimeZone::UTC);
             for alarm in &alarms {
-                notify::enqueue(tx, alarm, notify::Occasion::Raised, &keys)?;
+                desk.tell(tx, alarm, notify::Occasion::Raised, &keys, "")?;
             }
             Ok::<_, records::Error>(())
         });
@@ -351,7 +376,9 @@ async fn a_storm_of_alarms_is_a_bounded_number_of_letters() {
     // After the span the next is told at once again.
     city.clock.advance_micros(300 * 1_000_000);
     let (late, keys) = (alarm(GAUGES), keys.clone());
-    let told = city.records.write(move |tx| notify::enqueue(tx, &late, notify::Occasion::Raised, &keys));
+    let told = city.records.write(move |tx| {
+        notify::Desk::new(jiff::tz::TimeZone::UTC).tell(tx, &late, notify::Occasion::Raised, &keys, "")
+    });
     told.await.expect("told");
     assert_eq!(deliveries(&city).await.len(), 5);
 }

@@ -1,10 +1,13 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, future::Future, sync::atomic::Ordering::Relaxed};
 
 use kernel::{Clock as _, Id};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::alarms::model::AlarmState;
+use crate::{
+    alarms::model::AlarmState,
+    rules::{self, core::SlotRow, machine::State},
+};
 
 const NOW: i64 = 1_000_000;
 
@@ -50,6 +53,78 @@ async fn storm(store: Store) {
 async fn a_storm_of_messages_is_one_alarm() {
     storm(Store::Sqlite).await;
     storm(Store::Postgres).await;
+}
+
+/// A stream whose disk is busy: what has arrived since some moment is not there yet.
+struct Busy(TopicFeed, Arc<parking_lot::Mutex<Option<Timestamp>>>);
+
+impl Feed for Busy {
+    type Reader = TopicReader;
+    fn read(&self, offset: u64) -> impl Future<Output = Result<TopicReader, Error>> + Send {
+        self.0.read(offset)
+    }
+    fn end(&self) -> u64 {
+        self.0.end()
+    }
+    fn settled(&self) -> (Timestamp, u64) {
+        let (at, end) = self.0.settled();
+        (self.1.lock().map_or(at, |since| since.min(at)), end)
+    }
+    fn hold(&self, _: u64) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_disk_is_no_silence() {
+    let city = City::new(Store::Sqlite).await;
+    city.gauge(1, "dsd", true).await;
+    city.apply(vec![silent(600)], vec![]).await;
+    let busy = Arc::new(parking_lot::Mutex::new(None));
+    let feed = Busy(TopicFeed(city.topic.clone()), Arc::clone(&busy));
+    let engine = engine::start(feed, city.alarms.clone(), city.clock.clone(), city.options()).await.expect("engine");
+    let next = city.send(&[(1, NOW, 5.0)]).await;
+    engine.evaluated(next).await;
+    // The next one arrives in time, and is on its way to the disk for 200 seconds.
+    city.clock.advance_micros(500 * 1_000_000);
+    engine.ticked(secs(NOW + 500)).await;
+    *busy.lock() = Some(secs(NOW + 500));
+    city.clock.advance_micros(200 * 1_000_000);
+    let ticks = engine.stats().ticks.load(Relaxed);
+    while engine.stats().ticks.load(Relaxed) < ticks + 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(city.all().await.is_empty(), "nobody can say yet that nothing came");
+    *busy.lock() = None;
+    engine.ticked(secs(NOW + 700)).await;
+    assert_eq!(city.all().await.len(), 1, "and now it is known");
+    engine.stop().await;
+}
+
+async fn states_only_go_forward(store: Store) {
+    let city = City::new(store).await;
+    let put = async |next_offset: u64, value: f64| {
+        let row = SlotRow {
+            rule: "high".to_owned(),
+            datastream: EntityId(1),
+            thing: EntityId(1),
+            next_offset,
+            state: State { value: Some(value), ..State::default() },
+            memory: None,
+        };
+        let rows = [row];
+        city.records.write(move |tx| rules::store::put_states(tx, &rows)).await.expect("written");
+        let states = city.records.read(rules::store::states).await.expect("states");
+        (states[0].next_offset, states[0].state.value)
+    };
+    assert_eq!(put(7, 1.0).await, (7, Some(1.0)));
+    assert_eq!(put(9, 2.0).await, (9, Some(2.0)));
+    assert_eq!(put(8, 3.0).await, (9, Some(2.0)), "{store:?}: what a dying program still writes is older");
+    assert_eq!(put(9, 4.0).await, (9, Some(4.0)), "time alone moves a state too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_state_never_replaces_a_newer() {
+    states_only_go_forward(Store::Sqlite).await;
+    states_only_go_forward(Store::Postgres).await;
 }
 
 async fn waits(store: Store) {

@@ -22,6 +22,14 @@ impl Fields for Node<'_> {
     }
 }
 
+/// A field of a row that is not of a document: the dotted path in `row`, or behind `$.` in `root`.
+pub(crate) fn field<'a>(root: &'a Value, row: &'a Value, name: &str) -> Option<&'a Value> {
+    match name.strip_prefix("$.") {
+        Some(path) => find(root, path),
+        None => find(row, name),
+    }
+}
+
 /// A Feature: the names of its properties, or a dotted path into the Feature itself.
 struct Feature<'a>(Node<'a>);
 

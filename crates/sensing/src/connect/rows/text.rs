@@ -20,6 +20,10 @@ pub fn decode(bytes: &[u8], otherwise: Encoding) -> Result<Cow<'_, str>, String>
             let text = std::str::from_utf8(bytes).map_err(|e| format!("not UTF-8 at byte {}", e.valid_up_to()))?;
             return Ok(Cow::Borrowed(text));
         }
+        Encoding::Big5 => {
+            let text = encoding_rs::BIG5.decode_without_bom_handling_and_without_replacement(bytes);
+            return text.ok_or_else(|| "not Big5".to_owned());
+        }
         Encoding::Utf16Le => u16::from_le_bytes,
         Encoding::Utf16Be => u16::from_be_bytes,
     };
@@ -48,5 +52,8 @@ mod tests {
         check(&[0xff, 0xfe, 0x00, 0xd8], None);
         check(&[b'a', 0xc3], None);
         check(b"", Some(""));
+        let big5 = |bytes: &[u8]| decode(bytes, Encoding::Big5).ok().map(Cow::into_owned);
+        assert_eq!(big5(b"\xab\x42\xb6\x71,1").as_deref(), Some("雨量,1"));
+        assert_eq!(big5(b"\xff\xff"), None);
     }
 }

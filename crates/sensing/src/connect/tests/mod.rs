@@ -3,6 +3,7 @@
 mod bombs;
 mod documents;
 mod real;
+mod registers;
 mod running;
 mod store;
 

@@ -53,16 +53,16 @@ fn person(tenant: &str, role: &'static str) -> Caller {
     Caller { principal, tenant: Some(Tenant::parse(tenant).expect("slug")), roles: [role.into()].into() }
 }
 
-struct City {
-    clock: Arc<FixedClock>,
+pub(super) struct City {
+    pub(super) clock: Arc<FixedClock>,
     catalog: Catalog,
-    observe: Observe,
+    pub(super) observe: Observe,
     connect: Connect,
     _folder: tempfile::TempDir,
 }
 
 impl City {
-    async fn open(change: impl FnOnce(&mut Options, &Path)) -> Self {
+    pub(super) async fn open(change: impl FnOnce(&mut Options, &Path)) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let clock = Arc::new(FixedClock::at("2026-11-22T00:00:00Z".parse().expect("time")));
         let shared: Arc<dyn Clock> = clock.clone();
@@ -84,7 +84,7 @@ impl City {
         Self { clock, catalog, observe, connect, _folder: folder }
     }
 
-    async fn datastreams(&self, tenant: &str, keys: &[String]) -> Vec<EntityId> {
+    pub(super) async fn datastreams(&self, tenant: &str, keys: &[String]) -> Vec<EntityId> {
         let tenant = Tenant::parse(tenant).expect("slug");
         let caller = Caller::system("test");
         let named = |name: &str| json!({"name": name, "description": name});
@@ -122,18 +122,18 @@ impl City {
         ids
     }
 
-    async fn apply(&self, declarations: Vec<Declaration>) {
+    pub(super) async fn apply(&self, declarations: Vec<Declaration>) {
         self.connect.apply(&Caller::system("pack"), declarations).await.expect("applied");
     }
 
     /// Lets everything that is due run, an interval later.
-    async fn poll(&self, key: &str) -> View {
+    pub(super) async fn poll(&self, key: &str) -> View {
         self.clock.advance_micros(600_000_000);
         assert_eq!(self.connect.run_due().await.expect("runs"), 1);
         self.view(key).await
     }
 
-    async fn view(&self, key: &str) -> View {
+    pub(super) async fn view(&self, key: &str) -> View {
         self.connect.connector(&Caller::system("test"), key).await.expect("connector")
     }
 }
@@ -198,7 +198,7 @@ async fn answer(
     }
 }
 
-fn declaration(text: &str) -> Declaration {
+pub(super) fn declaration(text: &str) -> Declaration {
     toml::from_str::<ConnectorFile>(text).expect("valid").connector.remove(0)
 }
 

@@ -66,7 +66,9 @@ impl Connection {
                 let _ = self.hub.publish_tenant(tenant, message, will.qos).await;
             }
             // Nobody's last will is that something was done.
-            Routed::Task(_) | Routed::Refused(..) | Routed::Unavailable => self.hub.stats.rejected.add(1),
+            Routed::Task(_) | Routed::Tasks(_) | Routed::Own(_) | Routed::Refused(..) | Routed::Unavailable => {
+                self.hub.stats.rejected.add(1)
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use bytestring::ByteString;
 use futures::{FutureExt, StreamExt};
+use sha2::{Digest, Sha256};
 
 use super::{Connection, End};
 use crate::{
@@ -118,6 +119,22 @@ impl Connection {
                 // In order behind the observations that came before: a reading may be among them.
                 self.flush();
                 let outcome = self.hub.field.task(&self.caller, id, publish.payload.to_vec()).boxed().shared();
+                self.remember(std::slice::from_ref(&ack), &outcome);
+                self.wait(vec![ack], outcome);
+            }
+            Routed::Tasks(capability) => {
+                self.flush();
+                // Within a session a packet's identifier names the message until it is acknowledged; the session's key says whose it is.
+                let message = publish.packet_id.map(|id| format!("{} {id}", self.session.key));
+                let message = (message.map(|name| hex::encode(Sha256::digest(name))), publish.dup);
+                let body = publish.payload.to_vec();
+                let outcome = self.hub.field.propose(&self.caller, capability, body, message).boxed().shared();
+                self.remember(std::slice::from_ref(&ack), &outcome);
+                self.wait(vec![ack], outcome);
+            }
+            Routed::Own(what) => {
+                self.flush();
+                let outcome = self.hub.rights.said(&self.caller, what, publish.payload.to_vec()).boxed().shared();
                 self.remember(std::slice::from_ref(&ack), &outcome);
                 self.wait(vec![ack], outcome);
             }
@@ -285,6 +302,7 @@ pub(super) fn message(
         properties: properties.map(|p| PublishProperties { topic_alias: None, ..p }),
         position: None::<Position>,
         expires,
+        void: None,
         from,
         retain,
     }

@@ -179,6 +179,7 @@ impl Connection {
         let (mut heard, mut progress) = (Instant::now(), Instant::now());
         let mut chunk = *READ.start();
         self.resume();
+        self.recall().await;
         // CONNECT may have brought more packets with it.
         if let Err(end) = self.decode().await {
             return end;

@@ -39,7 +39,10 @@ impl Connection {
         for (id, delivery) in unfinished {
             match delivery {
                 Some(delivery) => {
-                    self.publish(Some(id), &delivery, true);
+                    // What has expired meanwhile must not hold its place among the unacknowledged for ever.
+                    if !self.publish(Some(id), &delivery, true) {
+                        self.session.lock().give_up(id);
+                    }
                 }
                 None => {
                     let packet = Packet::PublishRelease(PublishAck2 { packet_id: id, ..PublishAck2::default() });
@@ -153,6 +156,7 @@ impl Connection {
             properties: None,
             position: None,
             expires: None,
+            void: None,
             from: 0,
             retain: true,
         };
@@ -167,6 +171,9 @@ impl Connection {
     /// Encodes a PUBLISH; `false` when this client can never take it.
     fn publish(&mut self, id: Option<NonZeroU16>, delivery: &Delivery, dup: bool) -> bool {
         let message = &delivery.message;
+        if message.is_void() {
+            return false;
+        }
         let mut topic = message.topic.clone();
         let mut properties = None;
         if self.version == Version::V5 {

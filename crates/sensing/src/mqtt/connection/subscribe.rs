@@ -8,7 +8,7 @@ use super::{Connection, End, outgoing::Scan};
 use crate::{
     model::EntityId,
     mqtt::{
-        hub,
+        hub::{self, Hub},
         interest::{Interest, Selection, split_query},
         session::{Audience, Subscription},
         topic,
@@ -35,6 +35,9 @@ impl Connection {
                     continue;
                 }
             };
+            if !self.hub.rights.looks(&self.caller, format!("SUBSCRIBE {filter}")).await {
+                return Err(End::Told(Reason::ServerBusy));
+            }
             let subscription = Subscription {
                 qos: options.qos,
                 no_local: options.no_local,
@@ -52,6 +55,10 @@ impl Connection {
             let (group, _, bare) = hub::split(&filter);
             if new && matches!(Interest::of(bare), Ok(Interest::Series(_))) {
                 self.hub.anchor_all().await;
+            }
+            // What was sent before this could not be given to it, and nothing retains a Task.
+            if new && bare.ends_with("/Tasks") {
+                self.hub.rights.follows_tasks(&self.caller);
             }
             if wants && group.is_none() {
                 retained.push((ByteString::from(bare), subscription));
@@ -110,6 +117,13 @@ impl Connection {
                 self.give_retained(message, qos.less_value(subscription.qos), &subscription);
             }
         }
+        if filter == topic::COMMAND {
+            if let Some(command) = self.hub.rights.command(&self.caller).await {
+                let message = Arc::new(Hub::command(command.into(), true));
+                self.give_retained(message, QoS::AtLeastOnce.less_value(subscription.qos), &subscription);
+            }
+            return;
+        }
         if let Some((of, id)) = topic::datastream_of(&filter) {
             if let Some(info) = self.hub.info(id).await.filter(|info| info.entity() == of) {
                 self.retained_value(&info, &subscription);
@@ -118,6 +132,15 @@ impl Connection {
             self.scans.push_back(Scan { filter, subscription, after: EntityId(0) });
         }
     }
+
+    /// A device whose session goes on does not subscribe again: it is told as if it did.
+    pub(super) async fn recall(&mut self) {
+        let kept = self.session.lock().subscriptions.get(topic::COMMAND).cloned();
+        if let Some(subscription) = kept {
+            self.retained_for(topic::COMMAND.into(), subscription).await;
+        }
+    }
+
     /// UNSUBSCRIBE is answered when it will survive.
     pub(super) async fn unsubscribe(&mut self, unsubscribe: &Unsubscribe) -> Result<(), End> {
         let status = unsubscribe

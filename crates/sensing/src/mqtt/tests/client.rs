@@ -238,7 +238,8 @@ impl Client {
         self.subscribe_with(filter, SubscriptionOptions { qos, ..SubscriptionOptions::default() }, None).await
     }
 
-    pub async fn subscribe_with(&mut self, filter: &str, options: SubscriptionOptions, id: Option<u32>) -> u8 {
+    /// SUBSCRIBE alone, for whoever is sent away instead of being answered.
+    pub async fn ask_for(&mut self, filter: &str, options: SubscriptionOptions, id: Option<u32>) {
         let packet = Subscribe {
             packet_id: NonZeroU16::MIN,
             id: id.and_then(std::num::NonZeroU32::new),
@@ -246,6 +247,10 @@ impl Client {
             topic_filters: vec![(filter.into(), options)],
         };
         self.send(packet.into()).await;
+    }
+
+    pub async fn subscribe_with(&mut self, filter: &str, options: SubscriptionOptions, id: Option<u32>) -> u8 {
+        self.ask_for(filter, options, id).await;
         match self.next().await {
             Packet::SubscribeAck(ack) => ack.status[0].into(),
             other => panic!("{other:?}"),

@@ -88,6 +88,7 @@ async fn tls_with_and_without_a_client_certificate() {
         certificates: papers.path("server.pem"),
         key: papers.path("server.key"),
         client_authorities: Some(papers.path("ca.pem")),
+        client_revocations: None,
     };
     let other = Papers::new();
     let options = Options { tls: Some((([127, 0, 0, 1], 0).into(), tls)), ..options() };

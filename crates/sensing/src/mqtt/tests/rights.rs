@@ -196,3 +196,52 @@ async fn a_revoked_key_ends_its_connections() {
     }
     assert!(other.silent().await);
 }
+
+/// What somebody is to be shown is on record before they are shown it; what cannot be recorded is not shown.
+#[tokio::test]
+async fn looks_are_on_record_first() {
+    let world = World::new().await;
+    let mut client = world.connect(To::new(V5, "csd-r", "watch")).await;
+    assert_eq!(client.subscribe("v1.1/#", QoS::AtLeastOnce).await, 1);
+    // A filter that is refused shows nothing.
+    assert_eq!(client.subscribe("tenant/dsd/x", QoS::AtLeastOnce).await, 135);
+    assert_eq!(*world.looks.lock(), ["device:csd-r CONNECT watch", "device:csd-r SUBSCRIBE v1.1/#"]);
+    let mut other = world.connect(To::new(V5, "csd-r", "other")).await;
+    other.ask_for("devices/unwritten/level", SubscriptionOptions::default(), None).await;
+    match other.maybe().await {
+        Some(Packet::Disconnect(told)) => assert_eq!(told.reason_code, Reason::ServerBusy),
+        answer => panic!("{answer:?}"),
+    }
+    let (_, ack) = world.try_connect(To::new(V5, "csd-r", "unwritten")).await;
+    assert_eq!(ack.reason, 136);
+    // Whom nobody watches waits for no record.
+    let mut dsd = world.connect(To::new(V5, "dsd-r", "unwritten")).await;
+    assert_eq!(dsd.subscribe("v1.1/#", QoS::AtLeastOnce).await, 1);
+    assert_eq!(world.looks.lock().len(), 3);
+}
+
+/// A command is of now: who is away finds none of before, and needs not subscribe again to be told.
+#[tokio::test]
+async fn a_device_that_comes_back_is_told_what_it_is_to_do_now() {
+    let world = World::new().await;
+    let to = To { expiry: 3_600, clean: false, ..To::new(V5, "dsd-d", "d") };
+    let mut device = world.connect(to).await;
+    assert_eq!(device.subscribe("devices/self/command", QoS::AtLeastOnce).await, 1);
+    assert_eq!(device.message().await.payload, "now");
+    let labels = std::collections::HashSet::from(["device:dsd-d".to_owned()]);
+    assert_eq!(world.handle.tell(&labels, b"listen".to_vec()), 1);
+    assert_eq!(device.message().await.payload, "listen");
+    drop(device);
+    while world.handle.tell(&labels, b"withdrawn since".to_vec()) > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let other = To { clean: true, ..to };
+    let world = world.restart(super::world::options()).await;
+    let (mut device, ack) = world.try_connect(to).await;
+    assert_eq!((ack.reason, ack.present), (0, true));
+    assert_eq!(device.message().await.payload, "now");
+    assert!(device.silent().await);
+    drop(device);
+    let mut anew = world.connect(other).await;
+    assert!(anew.silent().await, "who forgets its session has not asked");
+}

@@ -207,7 +207,10 @@ impl Entities for Still {
     }
 }
 
-pub struct Law;
+#[derive(Default)]
+pub struct Law {
+    pub looks: Arc<Mutex<Vec<String>>>,
+}
 
 impl Rights for Law {
     fn may_publish(&self, caller: &Caller, datastream: &DatastreamInfo) -> bool {
@@ -218,6 +221,18 @@ impl Rights for Law {
     }
     fn anonymous(&self) -> bool {
         true
+    }
+    fn command(&self, _: &Caller) -> BoxFuture<'static, Option<Vec<u8>>> {
+        std::future::ready(Some(b"now".to_vec())).boxed()
+    }
+    /// Looks of the tenant `csd` go on record, and cannot once what is asked says so.
+    fn looks<'a>(&'a self, caller: &'a Caller, what: String) -> BoxFuture<'a, bool> {
+        let watched = caller.tenant.as_ref().is_some_and(|tenant| tenant.as_str() == "csd");
+        let recorded = !watched || !what.contains("unwritten");
+        if watched && recorded {
+            self.looks.lock().push(format!("{} {what}", caller.label()));
+        }
+        std::future::ready(recorded).boxed()
     }
 }
 
@@ -278,6 +293,8 @@ pub struct World {
     pub door: Door,
     pub handle: Handle,
     pub address: SocketAddr,
+    /// What the watched tenant was shown.
+    pub looks: Arc<Mutex<Vec<String>>>,
 }
 
 pub fn options() -> Options {
@@ -289,17 +306,19 @@ impl World {
         Self::with(options(), MemoryField::new(), Arc::default()).await
     }
     pub async fn with(options: Options, field: Arc<MemoryField>, keep: Arc<MemoryKeep>) -> Self {
+        let law = Law::default();
+        let looks = Arc::clone(&law.looks);
         let parts = Parts {
             field: Arc::new(Shared(Arc::clone(&field))),
             entities: Arc::new(Still),
-            rights: Arc::new(Law),
+            rights: Arc::new(law),
             authenticate: Arc::new(Register),
             keep: Arc::new(Kept(Arc::clone(&keep))),
             clock: Arc::new(SystemClock),
         };
         let door = Door::open(options, parts).await.expect("the door opens");
         let (handle, address) = (door.handle(), door.addresses()[0]);
-        Self { field, keep, door, handle, address }
+        Self { field, keep, door, handle, address, looks }
     }
     /// The server ends and another begins with what was kept.
     pub async fn restart(self, options: Options) -> Self {

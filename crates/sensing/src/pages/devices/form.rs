@@ -2,20 +2,19 @@
 
 use askama::Template;
 use axum::{
-    Extension,
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
 use http::StatusCode;
 use kernel::{Problem, Tenant};
-use ui::{Choice, ErrorSummary, Field, FieldKind, Html, Page, SessionKey};
+use ui::{Choice, ErrorSummary, Field, FieldKind, Html, Page};
 
 use super::{Pages, department_name, departments, done, id, sign_in_first};
 use crate::{
     Error,
     devices::{Change, Device, NewDevice, Place},
     model::EntityId,
-    pages::form::{Sent, Typed, genuine},
+    pages::form::{Posted, Typed},
 };
 
 /// Things offered by one search.
@@ -75,7 +74,7 @@ fn ticked(typed: &Typed) -> Vec<EntityId> {
 }
 
 /// Enter in any field sends the first button of a form: a new word to look for is then looked for, and nothing is written.
-fn looks(typed: &Typed) -> bool {
+pub fn looks(typed: &Typed) -> bool {
     typed.get("do") == "find" || (typed.get("do") == "enter" && typed.get("q") != typed.get("sought"))
 }
 
@@ -176,7 +175,7 @@ fn answer(form: Form) -> Response {
 }
 
 /// The department of a form, when the caller may register there; where it may not even look, there is nothing.
-fn department(pages: &Pages, page: &Page, named: Option<&str>) -> Result<Tenant, Problem> {
+pub fn department(pages: &Pages, page: &Page, named: Option<&str>) -> Result<Tenant, Problem> {
     let missing = || Problem::not_found("The form");
     let tenant = match named.filter(|n| !n.is_empty()) {
         Some(slug) => Tenant::parse(slug).map_err(|_| missing())?,
@@ -201,14 +200,7 @@ pub async fn new(State(pages): State<Pages>, page: Page) -> Result<Response, Pro
     Ok(answer(render(&pages, page, &About::New(tenant), &typed, &Wrong::default()).await?))
 }
 
-pub async fn register(
-    State(pages): State<Pages>,
-    session: Option<Extension<SessionKey>>,
-    page: Page,
-    axum::Form(sent): Sent,
-) -> Result<Response, Problem> {
-    let typed = Typed(sent);
-    genuine(&page, session, &typed)?;
+pub async fn register(State(pages): State<Pages>, Posted { page, typed }: Posted) -> Result<Response, Problem> {
     let tenant = department(&pages, &page, Some(typed.get("tenant")))?;
     let about = About::New(tenant.clone());
     if looks(&typed) {
@@ -272,12 +264,8 @@ pub async fn edit(
 pub async fn change(
     State(pages): State<Pages>,
     Path((_, text)): Path<(String, String)>,
-    session: Option<Extension<SessionKey>>,
-    page: Page,
-    axum::Form(sent): Sent,
+    Posted { page, typed }: Posted,
 ) -> Result<Response, Problem> {
-    let typed = Typed(sent);
-    genuine(&page, session, &typed)?;
     let device = changeable(&pages, &page, &text).await?;
     let about = About::Device(&device);
     if looks(&typed) {

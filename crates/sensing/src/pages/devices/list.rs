@@ -11,7 +11,7 @@ use kernel::{Problem, Tenant};
 use ui::{Badge, Cell, Column, FilterChoice, Filters, Html, Markup, Page, Pager, Table};
 
 use super::{Pages, badge, department_name, departments, sign_in_first};
-use crate::devices::{Device, DeviceState, Health, patience};
+use crate::devices::{Condition, Device, DeviceState, Health, patience};
 
 const PER_PAGE: usize = 50;
 
@@ -29,6 +29,8 @@ struct Desk {
     /// Not all could be looked at in one go.
     partly: Option<String>,
     register: Option<String>,
+    /// What else is done with many devices.
+    others: Vec<(String, String)>,
     notice: Option<ui::Notice>,
 }
 
@@ -50,6 +52,12 @@ pub async fn list(State(pages): State<Pages>, page: Page) -> Result<Response, Pr
         None => departments.first().cloned().ok_or_else(|| Problem::not_found("The list"))?,
     };
     let after = page.query.get("after").unwrap_or_default();
+    let condition = page.query.get("condition").filter(|name| !name.is_empty());
+    if let Some(name) = condition {
+        let condition = Condition::of(&name, None, page.now())
+            .ok_or_else(|| Problem::field("condition", "one of the offered is expected"))?;
+        return in_condition(&pages, page, tenant, &departments, (&name, condition), &after).await;
+    }
     // A register that fits is looked at whole, which also tells how many are in each state.
     let (all, more) = pages.devices.survey(&page.caller, &tenant, "").await?;
     let whole = !more;
@@ -89,11 +97,8 @@ pub async fn list(State(pages): State<Pages>, page: Page) -> Result<Response, Pr
     });
     let states: Vec<Tally> = states.collect();
     let everything = (page.here_with("state", ""), states.iter().all(|s| !s.chosen));
-    let mut filters = Filters::default().search("q", page.t("device.search"));
-    if departments.len() > 1 {
-        let names = departments.iter().map(|t| FilterChoice::new(t.as_str(), department_name(&pages, &page, t)));
-        filters = filters.one("tenant", page.t("device.department"), names.collect(), tenant.as_str());
-    }
+    let filters = filters(&pages, &page, &tenant, &departments, "");
+    let others = others(&pages, &page, &tenant);
     let pager = Pager::after(&page, next.as_deref());
     let register =
         pages.devices.allows(&page.caller, true, &tenant).then(|| page.href(&format!("/devices/new?tenant={tenant}")));
@@ -102,8 +107,110 @@ pub async fn list(State(pages): State<Pages>, page: Page) -> Result<Response, Pr
     let partly = (!whole).then(|| page.t("device.partly").to_owned());
     let department = department_name(&pages, &page, &tenant).to_owned();
     let page = page.in_section("devices").wide().dense().titled_t("device.heading");
-    Ok(Html(Desk { department, states, everything, filters, table, pager, partly, register, notice, page })
+    Ok(Html(Desk { department, states, everything, filters, table, pager, partly, register, others, notice, page })
         .into_response())
+}
+
+fn filters(pages: &Pages, page: &Page, tenant: &Tenant, departments: &[Tenant], condition: &str) -> Filters {
+    let conditions = [("", "device.condition.any")].into_iter().chain(Condition::NAMES.into_iter().zip([
+        "device.condition.low-battery",
+        "device.condition.unseen",
+        "device.condition.wrong-clock",
+    ]));
+    let conditions = conditions.map(|(name, key)| FilterChoice::new(name, page.t(key))).collect();
+    let mut filters = Filters::default();
+    // A list by condition is one of the whole department.
+    if condition.is_empty() {
+        filters = filters.search("q", page.t("device.search"));
+    }
+    filters = filters.one("condition", page.t("device.condition.label"), conditions, condition);
+    if departments.len() > 1 {
+        let names = departments.iter().map(|t| FilterChoice::new(t.as_str(), department_name(pages, page, t)));
+        filters = filters.one("tenant", page.t("device.department"), names.collect(), tenant.as_str());
+    }
+    filters
+}
+
+fn others(pages: &Pages, page: &Page, tenant: &Tenant) -> Vec<(String, String)> {
+    let to = |path: &str, key: &str| (page.href(&format!("{path}?tenant={tenant}")), page.t(key).to_owned());
+    let mut others = vec![to("/devices/campaigns", "campaign.heading")];
+    if pages.devices.allows(&page.caller, true, tenant) {
+        others.insert(0, to("/devices/sheet", "device.sheet.short"));
+        others.insert(1, to("/devices/place", "device.claim.short"));
+    }
+    others
+}
+
+/// The desk narrowed by a condition: a page of that condition's index, the worst first, however many devices there are.
+async fn in_condition(
+    pages: &Pages,
+    page: Page,
+    tenant: Tenant,
+    departments: &[Tenant],
+    (name, condition): (&str, Condition),
+    after: &str,
+) -> Result<Response, Problem> {
+    let place = after.split_once(':').and_then(|(n, key)| Some((n.parse().ok()?, key.to_owned())));
+    let mut found = pages.devices.in_condition(&page.caller, &tenant, condition, place).await?;
+    let further = found.len() > PER_PAGE;
+    found.truncate(PER_PAGE);
+    let intervals = pages.devices.intervals_of(&found.iter().map(|d| d.id).collect::<Vec<_>>()).await?;
+    let next = found.last().filter(|_| further).map(|device| {
+        let (number, key) = condition.place(device);
+        format!("{number}:{key}")
+    });
+    let shown: Vec<(Device, Health, DeviceState)> = found
+        .into_iter()
+        .map(|device| {
+            let health = pages.devices.health(&device);
+            let patience = patience(intervals.get(&device.id).copied());
+            let state = DeviceState::of(&device, &health, patience, page.now());
+            (device, health, state)
+        })
+        .collect();
+    let table = conditions(&page, &shown, &format!("/api/devices.csv?tenant={tenant}&condition={name}"));
+    let everything = (page.href(&format!("/devices?tenant={tenant}")), false);
+    let filters = filters(pages, &page, &tenant, departments, name);
+    let (pager, others) = (Pager::after(&page, next.as_deref()), others(pages, &page, &tenant));
+    let register =
+        pages.devices.allows(&page.caller, true, &tenant).then(|| page.href(&format!("/devices/new?tenant={tenant}")));
+    let department = department_name(pages, &page, &tenant).to_owned();
+    let page = page.in_section("devices").wide().dense().titled_t("device.heading");
+    let (states, partly, notice) = (Vec::new(), None, None);
+    Ok(Html(Desk { department, states, everything, filters, table, pager, partly, register, others, notice, page })
+        .into_response())
+}
+
+/// How devices are, rather than what they send.
+fn conditions(page: &Page, shown: &[(Device, Health, DeviceState)], csv: &str) -> Table {
+    let rows = shown.iter().map(|(device, health, state)| {
+        let quantity = |n: Option<i64>, unit: &str| n.map_or(Cell::Empty, |n| Cell::quantity(n as f64, 0, unit));
+        // As people say it: positive when the clock is ahead.
+        let clock = health.skew_micros.map(|skew| -skew / 1_000_000);
+        vec![
+            Cell::Html(name(page, device)),
+            Cell::State(badge(page, *state)),
+            Cell::Html(kept(&device.kind)),
+            device.firmware.as_ref().map_or(Cell::Empty, Cell::text),
+            health.seen_at.map_or(Cell::Empty, Cell::Ago),
+            quantity(health.battery, "%"),
+            quantity(health.signal, "dBm"),
+            quantity(clock, "s"),
+        ]
+    });
+    Table::new(page.t("device.caption"))
+        .headed()
+        .column(Column::text("name", page.t("device.name")))
+        .column(Column::text("state", page.t("device.col-state")))
+        .column(Column::text("kind", page.t("device.kind")))
+        .column(Column::text("firmware", page.t("device.firmware")))
+        .column(Column::text("seen", page.t("device.col-seen")))
+        .column(Column::number("battery", page.t("device.battery")))
+        .column(Column::number("signal", page.t("device.signal")))
+        .column(Column::number("clock", page.t("device.col-clock")))
+        .rows(rows)
+        .empty(page.t("device.condition.none"))
+        .download("CSV", csv)
 }
 
 /// A word that does not break.

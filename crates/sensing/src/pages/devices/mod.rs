@@ -1,9 +1,13 @@
 //! The device desk: who is registered, how they are doing, and everything that is done to them.
 
+mod campaigns;
 mod form;
 mod line;
 mod list;
 mod one;
+mod place;
+mod sheet;
+pub mod upload;
 
 use axum::{
     Router,
@@ -26,7 +30,20 @@ pub const ROUTES: &[Route] = &[
     read("/{language}/devices", "The device desk: devices of a department by how they are"),
     read("/{language}/devices/new", "The form that registers a device"),
     write("/{language}/devices/new", "Register a device"),
+    read("/{language}/devices/sheet", "The form that registers many devices"),
+    write("/{language}/devices/sheet", "Register the devices of a sheet; the answer is the file of their keys"),
+    read("/{language}/devices/place", "The form that says by a claim code where a device stands"),
+    write("/{language}/devices/place", "Say by a claim code where a device stands"),
+    read("/{language}/devices/campaigns", "Campaigns and firmware of a department"),
+    write("/{language}/devices/campaigns", "Keep an image of firmware"),
+    read("/{language}/devices/campaigns/new", "The form that proposes a campaign"),
+    write("/{language}/devices/campaigns/new", "Propose a campaign"),
+    read("/{language}/devices/campaigns/{id}", "One campaign: its waves and its devices"),
+    write("/{language}/devices/campaigns/{id}", "Approve, reject, pause, resume or abort a campaign"),
     read("/{language}/devices/{id}", "One device: health, places, keys"),
+    write("/{language}/devices/{id}/claim", "A new claim code for a device, shown once"),
+    write("/{language}/devices/{id}/certificates", "Register or revoke a certificate of a device"),
+    write("/{language}/devices/{id}/decommission", "The end of a device"),
     read("/{language}/devices/{id}/change", "The form that changes a device"),
     write("/{language}/devices/{id}/change", "Change a device or move it to other Things"),
     write("/{language}/devices/{id}/keys", "Issue a key, shown once"),
@@ -44,7 +61,18 @@ const fn write(path: &'static str, summary: &'static str) -> Route {
 }
 
 pub fn router() -> Router<Pages> {
+    let uploads = Router::new()
+        .route("/{language}/devices/sheet", get(sheet::form).post(sheet::send))
+        .route("/{language}/devices/campaigns", get(campaigns::list).post(campaigns::keep))
+        // An image, and the fields beside it.
+        .layer(axum::extract::DefaultBodyLimit::max((32 << 20) + (64 << 10)));
     Router::new()
+        .route("/{language}/devices/place", get(place::form).post(place::place))
+        .route("/{language}/devices/campaigns/new", get(campaigns::new).post(campaigns::propose))
+        .route("/{language}/devices/campaigns/{id}", get(campaigns::one).post(campaigns::act))
+        .route("/{language}/devices/{id}/claim", post(one::claim))
+        .route("/{language}/devices/{id}/certificates", post(one::certificates))
+        .route("/{language}/devices/{id}/decommission", post(one::decommission))
         .route("/{language}/devices", get(list::list))
         .route("/{language}/devices/new", get(form::new).post(form::register))
         .route("/{language}/devices/{id}", get(one::show))
@@ -55,6 +83,7 @@ pub fn router() -> Router<Pages> {
         .route("/{language}/devices/{id}/service", post(one::service))
         .route("/{language}/devices/{id}/remove", post(one::remove))
         .layer(axum::extract::DefaultBodyLimit::max(256 << 10))
+        .merge(uploads)
 }
 
 fn badge(page: &Page, state: DeviceState) -> Badge {
@@ -74,7 +103,7 @@ fn id(text: &str) -> Result<Id<Device>, Problem> {
 }
 
 /// What sends whoever is not signed in to do so first.
-fn sign_in_first(page: &Page) -> Option<Response> {
+pub(super) fn sign_in_first(page: &Page) -> Option<Response> {
     page.caller.is_anonymous().then(|| match page.sign_in_and_back() {
         Some(href) => Redirect::to(&href).into_response(),
         None => Problem::unauthenticated().into_response(),

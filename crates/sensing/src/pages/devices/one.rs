@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::{
-    Extension,
     extract::{Path, State},
     response::{IntoResponse, Redirect, Response},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use kernel::{Id, Problem, Tenant, Timestamp};
-use ui::{Act, Badge, Cell, Choice, Column, Field, FieldKind, Html, Markup, Notice, Page, SessionKey, Table, Tone};
+use ui::{Act, Badge, Cell, Choice, Column, Field, FieldKind, Html, Markup, Notice, Page, Table, Tone};
 
 use super::{Pages, badge, department_name, done, id, line::line, sign_in_first};
 use crate::{
-    devices::{Device, DeviceState, Health, NewKey, Place, Stream, patience},
+    devices::{Device, DeviceState, Health, NewKey, Place, Stream, certificate::Registered, claim::Claim, patience},
+    door::fresh,
     model::ResultValue,
     pages::{
         decimals,
-        form::{Sent, Typed, genuine},
+        form::{Posted, Typed},
     },
 };
 
@@ -55,6 +55,23 @@ struct DevicePage {
     out_of_service: Markup,
     back: Markup,
     remove: Option<Field>,
+    /// A claim code that was just made.
+    code: Option<String>,
+    claim: Option<String>,
+    certificates: Table,
+    certificate: Field,
+    ended: Option<Markup>,
+    reason: Field,
+}
+
+/// What stands on the page this once.
+#[derive(Default)]
+struct Once {
+    made: Option<Made>,
+    code: Option<String>,
+    sure: Option<String>,
+    certificate: Option<String>,
+    reason: Option<String>,
 }
 
 impl DevicePage {
@@ -80,7 +97,7 @@ pub async fn show(
         return Ok(response);
     }
     let device = pages.devices.get(&page.caller, id(&text)?).await?;
-    Ok(Html(render(&pages, page, device, None, None).await?).into_response())
+    Ok(Html(render(&pages, page, device, Once::default()).await?).into_response())
 }
 
 fn notice(page: &Page, device: &Device) -> Option<Notice> {
@@ -91,17 +108,14 @@ fn notice(page: &Page, device: &Device) -> Option<Notice> {
         "revoked" => said("device.did.revoked"),
         "out" if !device.enabled => said("device.did.out"),
         "back" if device.enabled => said("device.did.back"),
+        "certified" => said("device.did.certified"),
+        "uncertified" => said("device.did.uncertified"),
+        "ended" if device.decommissioned.is_some() => said("device.did.ended"),
         _ => None,
     }
 }
 
-async fn render(
-    pages: &Pages,
-    page: Page,
-    device: Device,
-    made: Option<Made>,
-    wrong: Option<String>,
-) -> Result<DevicePage, Problem> {
+async fn render(pages: &Pages, page: Page, device: Device, once: Once) -> Result<DevicePage, Problem> {
     let manages = pages.devices.allows(&page.caller, true, &device.tenant);
     let first: Vec<_> = device.things.iter().copied().take(PLACES).collect();
     let places = pages.devices.places(&device.tenant, &first).await?;
@@ -121,7 +135,24 @@ async fn render(
     let out_of_service = service("no", "device.take-out").danger().html(&page);
     let back = service("yes", "device.put-back").main().html(&page);
     let remove = (!device.enabled).then(|| {
-        Field::new("sure", page.t("device.remove-sure"), FieldKind::Checkbox).required().error(wrong.as_ref())
+        Field::new("sure", page.t("device.remove-sure"), FieldKind::Checkbox).required().error(once.sure.as_ref())
+    });
+    let claim = claimed(&page, pages.devices.claim_of(&page.caller, device.id).await?.as_ref());
+    let registered = pages.devices.certificates(&page.caller, device.id).await?;
+    let certificates = certificates_table(&page, &device, manages, &base, &registered);
+    let certificate = Field::new("certificate", page.t("device.certificate.label"), FieldKind::Area { rows: 4 })
+        .hint(page.msg("device.certificate.hint").with("name", format!("{}/{}", device.tenant, device.key)))
+        .required()
+        .error(once.certificate.as_ref());
+    let reason = Field::input("reason", page.t("device.end.reason"), "text")
+        .hint(page.t("device.end.reason-hint"))
+        .required()
+        .max_length(500)
+        .error(once.reason.as_ref());
+    let ended = device.decommissioned.as_ref().map(|end| {
+        let mut out = page.at(&end.at);
+        out.raw(" · ").text(&end.by).raw("<br>").text(&end.reason);
+        out
     });
     let department = department_name(pages, &page, &device.tenant);
     let (facts, places) = (facts(&page, &device, &health, department), table(pages, &page, &device, &places));
@@ -139,7 +170,13 @@ async fn render(
         back,
         remove,
         notice,
-        made,
+        made: once.made,
+        code: once.code,
+        claim,
+        certificates,
+        certificate,
+        ended,
+        reason,
         device,
         base,
         page: page.in_section("devices").dense().under_t("device.heading", "/devices").titled(heading),
@@ -169,6 +206,12 @@ fn facts(page: &Page, device: &Device, health: &Health, department: &str) -> Vec
             out.raw("<br><span lang=\"en\">").text(why).raw("</span>");
         }
         facts.push(("device.refusal", out));
+    }
+    if let Some(battery) = health.battery {
+        facts.push(("device.battery", text(&page.quantity(battery as f64, "%", 0))));
+    }
+    if let Some(signal) = health.signal {
+        facts.push(("device.signal", text(&page.quantity(signal as f64, "dBm", 0))));
     }
     if let Some(skew) = health.skew_micros.filter(|skew| skew.abs() > SKEW) {
         let minutes = skew.unsigned_abs() / 60_000_000;
@@ -284,9 +327,8 @@ async fn with_key(
         (line(pages.door.as_ref(), headers, &name, &key.secret, &stream), shown)
     });
     let made = Made { secret: key.secret, line };
-    let mut response = Html(render(pages, page, device, Some(made), None).await?).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    let once = Once { made: Some(made), ..Once::default() };
+    Ok(fresh(Html(render(pages, page, device, once).await?)))
 }
 
 /// What answers a form is the device's page: its links must not lead to where the form was sent.
@@ -305,13 +347,9 @@ fn offered(typed: &Typed, name: &str, among: &[(u32, &str)]) -> Result<u32, Prob
 pub async fn issue(
     State(pages): State<Pages>,
     Path((_, text)): Path<(String, String)>,
-    session: Option<Extension<SessionKey>>,
     headers: HeaderMap,
-    page: Page,
-    axum::Form(sent): Sent,
+    Posted { page, typed }: Posted,
 ) -> Result<Response, Problem> {
-    let typed = Typed(sent);
-    genuine(&page, session, &typed)?;
     let device = id(&text)?;
     let days = offered(&typed, "ends", &ENDS)?;
     let expires_at = (days > 0).then(|| page.now().plus_secs(i64::from(days) * 86_400));
@@ -322,13 +360,9 @@ pub async fn issue(
 pub async fn rotate(
     State(pages): State<Pages>,
     Path((_, text)): Path<(String, String)>,
-    session: Option<Extension<SessionKey>>,
     headers: HeaderMap,
-    page: Page,
-    axum::Form(sent): Sent,
+    Posted { page, typed }: Posted,
 ) -> Result<Response, Problem> {
-    let typed = Typed(sent);
-    genuine(&page, session, &typed)?;
     let device = id(&text)?;
     let grace = Duration::from_secs(offered(&typed, "grace", &GRACE)?.into());
     let key = pages.devices.rotate_key(&page.caller, device, grace).await?;
@@ -338,27 +372,133 @@ pub async fn rotate(
 pub async fn revoke(
     State(pages): State<Pages>,
     Path((_, text)): Path<(String, String)>,
-    session: Option<Extension<SessionKey>>,
-    page: Page,
-    axum::Form(sent): Sent,
+    Posted { page, typed }: Posted,
 ) -> Result<Response, Problem> {
-    let typed = Typed(sent);
-    genuine(&page, session, &typed)?;
     let device = id(&text)?;
     pages.devices.revoke_key(&page.caller, device, typed.get("prefix")).await?;
     Ok(done(&page, device, "revoked"))
+}
+
+/// How far a claim is, in a sentence.
+fn claimed(page: &Page, claim: Option<&Claim>) -> Option<String> {
+    let claim = claim?;
+    let key = match (claim.collected_at, claim.placed_at) {
+        (None, None) => "device.claim.open",
+        (Some(_), None) => "device.claim.collected",
+        (None, Some(_)) => "device.claim.placed",
+        (Some(_), Some(_)) => "device.claim.both",
+    };
+    let mut text = page.t(key).to_owned();
+    if claim.refusals > 0 {
+        text.push(' ');
+        text.push_str(&page.count("device.claim.refusals", claim.refusals.unsigned_abs()));
+    }
+    Some(text)
+}
+
+fn certificates_table(page: &Page, device: &Device, manages: bool, base: &str, all: &[Registered]) -> Table {
+    let rows = all.iter().map(|one| {
+        let mut name = Markup::default();
+        name.text(if one.subject.is_empty() { "–" } else { &one.subject });
+        name.raw("<br><code class=\"note\">").text(&one.fingerprint[..16.min(one.fingerprint.len())]).raw("…</code>");
+        let over = one.revoked_at.is_some() || one.not_after <= page.now();
+        let until = if one.revoked_at.is_some() {
+            Cell::State(Badge::new(ui::State::Offline).word(page.t("device.certificate.revoked")))
+        } else if over {
+            Cell::State(Badge::new(ui::State::Offline).word(page.t("device.key-over")))
+        } else if one.serial.is_empty() {
+            Cell::Empty
+        } else {
+            Cell::Ago(one.not_after)
+        };
+        let mut row = vec![Cell::Html(name), Cell::At(one.created_at), until];
+        if manages && device.decommissioned.is_none() {
+            row.push(if over {
+                Cell::Empty
+            } else {
+                let revoke = Act::new(page.href(&format!("{base}/certificates")), page.t("device.revoke"));
+                Cell::Html(revoke.field("revoke", &one.fingerprint).about(&one.subject).danger().html(page))
+            });
+        }
+        row
+    });
+    let table = Table::new(page.t("device.certificate.heading"))
+        .headed()
+        .column(Column::text("subject", page.t("device.certificate.subject")))
+        .column(Column::text("since", page.t("device.registered")))
+        .column(Column::text("until", page.t("device.key-until")));
+    let acts = manages && device.decommissioned.is_none();
+    let table = if acts { table.column(Column::text("do", page.t("device.col-do"))) } else { table };
+    table.rows(rows).empty(page.t("device.certificate.none"))
+}
+
+/// What a form on the page got wrong, beside its field; what is no field's fault stays a problem.
+fn mistake(error: crate::Error) -> Result<String, Problem> {
+    let problem = Problem::from(error);
+    problem.errors.first().map(|e| e.detail.clone()).ok_or(problem)
+}
+
+pub async fn claim(
+    State(pages): State<Pages>,
+    Path((_, text)): Path<(String, String)>,
+    Posted { mut page, .. }: Posted,
+) -> Result<Response, Problem> {
+    let device = id(&text)?;
+    let code = pages.devices.new_claim(&page.caller, device, None).await?;
+    let device = pages.devices.get(&page.caller, device).await?;
+    at_home(&mut page, &device);
+    let once = Once { code: Some(code), ..Once::default() };
+    Ok(fresh(Html(render(&pages, page, device, once).await?)))
+}
+
+pub async fn certificates(
+    State(pages): State<Pages>,
+    Path((_, text)): Path<(String, String)>,
+    Posted { mut page, typed }: Posted,
+) -> Result<Response, Problem> {
+    let id = id(&text)?;
+    let revoke = typed.get("revoke");
+    if !revoke.is_empty() {
+        pages.devices.revoke_certificate(&page.caller, id, revoke).await?;
+        return Ok(done(&page, id, "uncertified"));
+    }
+    match pages.devices.add_certificate(&page.caller, id, typed.get("certificate")).await {
+        Ok(_) => Ok(done(&page, id, "certified")),
+        Err(error) => {
+            let wrong = mistake(error)?;
+            let device = pages.devices.get(&page.caller, id).await?;
+            at_home(&mut page, &device);
+            let form = render(&pages, page, device, Once { certificate: Some(wrong), ..Once::default() }).await?;
+            Ok((StatusCode::UNPROCESSABLE_ENTITY, Html(form)).into_response())
+        }
+    }
+}
+
+pub async fn decommission(
+    State(pages): State<Pages>,
+    Path((_, text)): Path<(String, String)>,
+    Posted { mut page, typed }: Posted,
+) -> Result<Response, Problem> {
+    let id = id(&text)?;
+    match pages.devices.decommission(&page.caller, id, typed.get("reason")).await {
+        Ok(_) => Ok(done(&page, id, "ended")),
+        Err(error) => {
+            mistake(error)?;
+            let device = pages.devices.get(&page.caller, id).await?;
+            let wrong = page.t("device.end.wrong").to_owned();
+            at_home(&mut page, &device);
+            let form = render(&pages, page, device, Once { reason: Some(wrong), ..Once::default() }).await?;
+            Ok((StatusCode::UNPROCESSABLE_ENTITY, Html(form)).into_response())
+        }
+    }
 }
 
 /// Out of service and back: nothing is lost by it, so it is undone by a button and not asked about twice.
 pub async fn service(
     State(pages): State<Pages>,
     Path((_, text)): Path<(String, String)>,
-    session: Option<Extension<SessionKey>>,
-    page: Page,
-    axum::Form(sent): Sent,
+    Posted { page, typed }: Posted,
 ) -> Result<Response, Problem> {
-    let typed = Typed(sent);
-    genuine(&page, session, &typed)?;
     let device = id(&text)?;
     let enabled = match typed.get("enabled") {
         "yes" => true,
@@ -373,12 +513,8 @@ pub async fn service(
 pub async fn remove(
     State(pages): State<Pages>,
     Path((_, text)): Path<(String, String)>,
-    session: Option<Extension<SessionKey>>,
-    mut page: Page,
-    axum::Form(sent): Sent,
+    Posted { mut page, typed }: Posted,
 ) -> Result<Response, Problem> {
-    let typed = Typed(sent);
-    genuine(&page, session, &typed)?;
     let device = pages.devices.get(&page.caller, id(&text)?).await?;
     if device.enabled && pages.devices.allows(&page.caller, true, &device.tenant) {
         return Err(Problem::conflict("Take the device out of service first, then remove it."));
@@ -386,7 +522,7 @@ pub async fn remove(
     if typed.get("sure") != "on" && pages.devices.allows(&page.caller, true, &device.tenant) {
         let wrong = page.t("device.wrong.sure").to_owned();
         at_home(&mut page, &device);
-        let form = render(&pages, page, device, None, Some(wrong)).await?;
+        let form = render(&pages, page, device, Once { sure: Some(wrong), ..Once::default() }).await?;
         return Ok((StatusCode::UNPROCESSABLE_ENTITY, Html(form)).into_response());
     }
     let tenant = device.tenant.clone();

@@ -23,9 +23,18 @@ pub const RESERVED: [&str; 15] = [
     "min", "max", "count",
 ];
 
+/// What the formula of a derived Datastream may name (`crate::derived`): its inputs, each with value, time, quality and the figures of its window,
+/// and its tables, which are functions.
+#[derive(Clone, Copy)]
+pub struct Names<'a> {
+    pub inputs: &'a [String],
+    pub tables: &'a [String],
+}
+
 /// What expressions of one rule may name, and what they have named.
 pub struct Scope<'a> {
     windows: &'a [(String, u32)],
+    names: Option<Names<'a>>,
     pub inputs: Vec<String>,
     pub local: bool,
     nodes: usize,
@@ -35,12 +44,32 @@ type Typed = (Node, Type);
 
 impl<'a> Scope<'a> {
     pub fn new(windows: &'a [(String, u32)]) -> Self {
-        Self { windows, inputs: Vec::new(), local: false, nodes: 0 }
+        Self { windows, names: None, inputs: Vec::new(), local: false, nodes: 0 }
+    }
+    /// Of a formula, which knows no value of its own.
+    pub fn of(names: Names<'a>) -> Self {
+        Self { windows: &[], names: Some(names), inputs: Vec::new(), local: false, nodes: 0 }
     }
 
+    /// A condition.
+    ///
     /// # Errors
     /// What is wrong first.
     pub fn compile(&mut self, text: &str) -> Result<Node, Mistake> {
+        match self.typed(text)? {
+            (node, Type::Bool) => Ok(node),
+            (_, found) => {
+                let detail = format!("a condition is expected (bool), this is a {}", found.name());
+                Err(Mistake { column: 1, detail })
+            }
+        }
+    }
+
+    /// An expression of any type.
+    ///
+    /// # Errors
+    /// What is wrong first.
+    pub fn typed(&mut self, text: &str) -> Result<(Node, Type), Mistake> {
         let at_start = |detail: String| Mistake { column: 1, detail };
         if text.trim().is_empty() || text.len() > MAX_TEXT {
             return Err(at_start(format!("an expression of 1 to {MAX_TEXT} bytes is expected")));
@@ -64,11 +93,7 @@ impl<'a> Scope<'a> {
         })?;
         self.nodes = 0;
         let mut at = Builder { scope: self, source: &source };
-        let (node, found) = at.node(&tree)?;
-        if found != Type::Bool {
-            return Err(at_start(format!("a condition is expected (bool), this is a {}", found.name())));
-        }
-        Ok(node)
+        at.node(&tree)
     }
 }
 
@@ -131,6 +156,18 @@ impl Builder<'_, '_> {
         let local = matches!(name, "hour" | "minute" | "weekday");
         self.scope.local |= local;
         let plain = |variable, kind| Ok((Node::Variable(variable), kind));
+        if let Some(names) = self.scope.names {
+            return match name {
+                "time" => plain(Variable::Time, Type::Int),
+                "hour" => plain(Variable::Hour, Type::Int),
+                "minute" => plain(Variable::Minute, Type::Int),
+                "weekday" => plain(Variable::Weekday, Type::Int),
+                name if names.inputs.iter().any(|n| n == name) => {
+                    self.wrong(at, format!("write {name}.value, {name}.mean, or another of its fields"))
+                }
+                name => self.wrong(at, format!("'{}' is not known here", shorten(name))),
+            };
+        }
         match name {
             "value" => plain(Variable::Value, Type::Double),
             "previous" => plain(Variable::Previous, Type::Double),
@@ -159,7 +196,34 @@ impl Builder<'_, '_> {
         self.scope.windows.iter().position(|(n, _)| n == name && !n.is_empty())
     }
 
+    /// `level.value`, `level.mean`, `has(level.value)` in a formula.
+    fn of_input(&mut self, at: &IdedExpr, select: &SelectExpr, names: Names<'_>) -> Result<Typed, Mistake> {
+        let Expr::Ident(name) = &select.operand.expr else { return self.wrong(at, "only inputs have fields") };
+        let Some(index) = names.inputs.iter().position(|n| n == name) else {
+            return self.wrong(&select.operand, format!("'{}' is not an input of this formula", shorten(name)));
+        };
+        let input = u8::try_from(index).unwrap_or(u8::MAX);
+        let field = match select.field.as_str() {
+            "value" => Some((Field::Value, Type::Double)),
+            "time" => Some((Field::Time, Type::Int)),
+            "quality" => Some((Field::Quality, Type::Text)),
+            _ => None,
+        };
+        match (field, figure(&select.field)) {
+            (Some(_), _) if select.test => Ok((Node::Variable(Variable::Has(input)), Type::Bool)),
+            (Some((field, kind)), _) => Ok((Node::Variable(Variable::Input(input, field)), kind)),
+            (None, Some(_)) if select.test => self.wrong(at, "has() is for the value; of a window ask for the count"),
+            (None, Some(found)) => Ok(windowed(index, found)),
+            (None, None) => {
+                self.wrong(at, "an input has value, time and quality, and of its window mean, min, max, count and rate")
+            }
+        }
+    }
+
     fn select(&mut self, at: &IdedExpr, select: &SelectExpr) -> Result<Typed, Mistake> {
+        if let Some(names) = self.scope.names {
+            return self.of_input(at, select, names);
+        }
         if let Some(input) = self.input(&select.operand)? {
             let field = match select.field.as_str() {
                 "value" => (Field::Value, Type::Double),
@@ -244,9 +308,14 @@ impl Builder<'_, '_> {
                 (_, kind) => self.wrong(at, format!("a {} cannot be negated", kind.name())),
             },
             (operators::IN, [one, list]) => self.member(at, one, list),
+            (operators::INDEX, _) if self.scope.names.is_some() => self.wrong(at, "inputs are named without brackets"),
             (operators::INDEX, _) => self.wrong(at, "write thing[\"key\"].value, .time or .quality"),
             ("double", [a]) => self.number(at, a, Function::Double, Type::Double),
             ("int", [a]) => self.number(at, a, Function::Int, Type::Int),
+            (name, [a]) if self.table(name).is_some() => {
+                let table = self.table(name).unwrap_or_default();
+                Ok((Node::Call(Function::Table(table), vec![self.double(a)?]), Type::Double))
+            }
             (name, [a, b]) => {
                 if let Some(comparison) = comparison(name) {
                     return self.compare(at, comparison, a, b);
@@ -266,6 +335,13 @@ impl Builder<'_, '_> {
             "abs" if of_math => Function::Abs,
             "least" if of_math => Function::Least,
             "greatest" if of_math => Function::Greatest,
+            "exp" if of_math => Function::Exp,
+            "ln" if of_math => Function::Ln,
+            "sqrt" if of_math => Function::Sqrt,
+            "pow" if of_math => Function::Power,
+            "round" if of_math => Function::Round,
+            "floor" if of_math => Function::Floor,
+            "ceil" if of_math => Function::Ceil,
             "startsWith" => Function::StartsWith,
             "endsWith" => Function::EndsWith,
             "contains" => Function::Contains,
@@ -283,6 +359,13 @@ impl Builder<'_, '_> {
                     _ => self.wrong(at, mismatch("both", left, right)),
                 }
             }
+            (
+                Function::Exp | Function::Ln | Function::Sqrt | Function::Round | Function::Floor | Function::Ceil,
+                [a],
+            ) => Ok((Node::Call(function, vec![self.double(a)?]), Type::Double)),
+            (Function::Power, [a, b]) => {
+                Ok((Node::Call(function, vec![self.double(a)?, self.double(b)?]), Type::Double))
+            }
             (Function::StartsWith | Function::EndsWith | Function::Contains, [part]) => {
                 let both = vec![self.expect(target, Type::Text)?, self.expect(part, Type::Text)?];
                 Ok((Node::Call(function, both), Type::Bool))
@@ -294,6 +377,20 @@ impl Builder<'_, '_> {
     fn number(&mut self, at: &IdedExpr, a: &IdedExpr, function: Function, kind: Type) -> Result<Typed, Mistake> {
         match self.node(a)? {
             (node, Type::Int | Type::Double) => Ok((Node::Call(function, vec![node]), kind)),
+            (_, found) => self.wrong(at, format!("a number is expected, this is a {}", found.name())),
+        }
+    }
+
+    fn table(&self, name: &str) -> Option<u8> {
+        let tables = self.scope.names?.tables;
+        tables.iter().position(|t| t == name).and_then(|at| u8::try_from(at).ok())
+    }
+
+    /// A fraction, or a whole number taken for one.
+    fn double(&mut self, at: &IdedExpr) -> Result<Node, Mistake> {
+        match self.node(at)? {
+            (node, Type::Double) => Ok(node),
+            (node, Type::Int) => Ok(Node::Call(Function::Double, vec![node])),
             (_, found) => self.wrong(at, format!("a number is expected, this is a {}", found.name())),
         }
     }

@@ -5,7 +5,20 @@ use std::cmp::Ordering;
 use jiff::tz::TimeZone;
 use kernel::Timestamp;
 
-use super::{Comparison, Field, Figure, Function, Memory, Node, Operator, Variable};
+use super::{Comparison, Field, Figure, Function, Node, Operator, Sample, Variable};
+
+/// What an expression looks at beside the value itself. A rule remembers it ([`super::Memory`]); what is derived reads it from the series.
+pub trait Recall {
+    fn previous(&self) -> Option<f64>;
+    fn input(&self, at: u8) -> Option<Sample>;
+    /// How many values a window holds; `None` when there is no such window.
+    fn count(&self, window: u8) -> Option<i64>;
+    /// Any other figure, as of `time`, where the newest value is `value`.
+    fn figure(&self, window: u8, figure: Figure, time: Timestamp, value: f64) -> Option<f64>;
+    fn table(&self, _at: u8, _x: f64) -> Option<f64> {
+        None
+    }
+}
 
 /// What an expression looks at.
 pub struct Env<'a> {
@@ -16,7 +29,7 @@ pub struct Env<'a> {
     pub system: &'a str,
     /// Hour, minute and weekday in the city, when they are asked for.
     pub local: Option<(i64, i64, i64)>,
-    pub memory: &'a Memory,
+    pub memory: &'a dyn Recall,
 }
 
 /// A value.
@@ -95,7 +108,7 @@ impl<'a> Env<'a> {
     fn variable(&self, variable: Variable) -> Option<Out<'a>> {
         Some(match variable {
             Variable::Value => Out::Double(self.value),
-            Variable::Previous => Out::Double(self.memory.previous?),
+            Variable::Previous => Out::Double(self.memory.previous()?),
             Variable::Time => Out::Int(self.time.as_micros().div_euclid(1_000_000)),
             Variable::Quality => quality(self.good),
             Variable::District => Out::Text(self.district),
@@ -103,16 +116,8 @@ impl<'a> Env<'a> {
             Variable::Hour => Out::Int(self.local?.0),
             Variable::Minute => Out::Int(self.local?.1),
             Variable::Weekday => Out::Int(self.local?.2),
-            Variable::Window(at, figure) => {
-                let window = self.memory.windows.get(usize::from(at))?;
-                match figure {
-                    Figure::Count => Out::Int(window.count()),
-                    Figure::Mean => Out::Double(window.mean()?),
-                    Figure::Min => Out::Double(window.min()?),
-                    Figure::Max => Out::Double(window.max()?),
-                    Figure::Rate => Out::Double(window.rate(self.time, self.value)?),
-                }
-            }
+            Variable::Window(at, Figure::Count) => Out::Int(self.memory.count(at)?),
+            Variable::Window(at, figure) => Out::Double(self.memory.figure(at, figure, self.time, self.value)?),
             Variable::Has(at) => Out::Bool(self.memory.input(at).is_some()),
             Variable::Input(at, field) => {
                 let sample = self.memory.input(at)?;
@@ -146,6 +151,17 @@ impl<'a> Env<'a> {
                 let b = second()?;
                 if compare(Comparison::Greater, b, a) { b } else { a }
             }
+            (Function::Exp, Out::Double(d)) => Out::Double(d.exp()),
+            (Function::Ln, Out::Double(d)) => Out::Double(d.ln()),
+            (Function::Sqrt, Out::Double(d)) => Out::Double(d.sqrt()),
+            (Function::Round, Out::Double(d)) => Out::Double(d.round()),
+            (Function::Floor, Out::Double(d)) => Out::Double(d.floor()),
+            (Function::Ceil, Out::Double(d)) => Out::Double(d.ceil()),
+            (Function::Power, Out::Double(a)) => match second()? {
+                Out::Double(b) => Out::Double(a.powf(b)),
+                _ => return None,
+            },
+            (Function::Table(at), Out::Double(d)) => Out::Double(self.memory.table(at, d)?),
             (Function::StartsWith, Out::Text(a)) => Out::Bool(a.starts_with(text(second()?)?)),
             (Function::EndsWith, Out::Text(a)) => Out::Bool(a.ends_with(text(second()?)?)),
             (Function::Contains, Out::Text(a)) => Out::Bool(a.contains(text(second()?)?)),

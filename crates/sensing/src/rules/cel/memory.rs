@@ -7,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kernel::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Compiled;
+use super::{Compiled, Figure, eval::Recall};
 
 /// A window is kept as so many sums, not as its Observations: it costs the same for a gauge that speaks every second as for one that speaks
 /// hourly, and its age is exact to a thirtieth.
@@ -146,5 +146,27 @@ impl Memory {
     /// `None` for what another program has written: the windows then begin anew.
     pub fn decode(text: &str) -> Option<Self> {
         postcard::from_bytes(&STANDARD.decode(text).ok()?).ok()
+    }
+}
+
+impl Recall for Memory {
+    fn previous(&self) -> Option<f64> {
+        self.previous
+    }
+    fn input(&self, at: u8) -> Option<Sample> {
+        Self::input(self, at)
+    }
+    fn count(&self, window: u8) -> Option<i64> {
+        self.windows.get(usize::from(window)).map(Window::count)
+    }
+    fn figure(&self, window: u8, figure: Figure, time: Timestamp, value: f64) -> Option<f64> {
+        let window = self.windows.get(usize::from(window))?;
+        match figure {
+            Figure::Mean => window.mean(),
+            Figure::Min => window.min(),
+            Figure::Max => window.max(),
+            Figure::Rate => window.rate(time, value),
+            Figure::Count => None,
+        }
     }
 }

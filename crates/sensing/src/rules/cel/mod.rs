@@ -12,8 +12,8 @@ pub mod memory;
 
 use std::sync::Arc;
 
-pub use compile::Mistake;
-pub use eval::{Env, Out, local};
+pub use compile::{Mistake, Names, Scope};
+pub use eval::{Env, Out, Recall, local};
 pub use memory::{Memory, Sample};
 
 use super::condition::Expression;
@@ -92,6 +92,17 @@ pub enum Function {
     Abs,
     Least,
     Greatest,
+    Exp,
+    /// The natural logarithm.
+    Ln,
+    Sqrt,
+    Power,
+    /// To the nearest whole number, halves away from zero.
+    Round,
+    Floor,
+    Ceil,
+    /// A table of what is computed, by its number: `curve(level.value)`.
+    Table(u8),
     StartsWith,
     EndsWith,
     Contains,
@@ -221,6 +232,26 @@ impl Compiled {
             None => raise == Some(false),
         };
         Verdict { raise: raise == Some(true), clear }
+    }
+}
+
+impl Node {
+    /// Shows every part, this one first.
+    pub fn visit(&self, look: &mut impl FnMut(&Self)) {
+        look(self);
+        match self {
+            Self::Bool(_) | Self::Int(_) | Self::Double(_) | Self::Text(_) | Self::Variable(_) => {}
+            Self::Not(a) | Self::Negate(a) => a.visit(look),
+            Self::And(two) | Self::Or(two) | Self::Compare(_, two) | Self::Arithmetic(_, two) => {
+                two.iter().for_each(|n| n.visit(look));
+            }
+            Self::Choice(three) => three.iter().for_each(|n| n.visit(look)),
+            Self::In(one, all) => {
+                one.visit(look);
+                all.iter().for_each(|n| n.visit(look));
+            }
+            Self::Call(_, all) => all.iter().for_each(|n| n.visit(look)),
+        }
     }
 }
 

@@ -319,6 +319,16 @@ pub(crate) fn count(kind: &str, body: &Bytes) -> Result<usize, Error> {
     Ok(groups.iter().map(|group| if let Group::Set(_, parts) = group { parts.len() } else { 1 }).sum())
 }
 
+/// What a batch asks for, `GET Things(1)` for each part; nothing of what cannot be read, which is not done either.
+pub fn asked(kind: &str, body: &Bytes) -> Vec<String> {
+    let parts = |group| match group {
+        Group::One(part) => vec![part],
+        Group::Set(_, parts) => parts,
+    };
+    let groups = read_groups(kind, body).unwrap_or_default();
+    groups.into_iter().flat_map(parts).map(|part| format!("{} {}", part.method, part.url)).collect()
+}
+
 /// `POST /v1.1/$batch`.
 pub async fn batch(
     State(state): State<SensorThings>,

@@ -355,6 +355,58 @@ async fn a_batch_without_time_says_what_it_did_not_begin() {
     assert_eq!(city.count("Things").await, 0);
 }
 
+/// What is computed is changed by nobody, one by one or in a batch; all else as ever.
+#[tokio::test]
+async fn what_is_computed_is_neither_changed_nor_deleted() {
+    use axum::body::Body;
+    use http::{Request, StatusCode, header};
+    use tower::ServiceExt as _;
+    let city = City::new();
+    city.made("/v1.1/Things", lamp("unit", "OM_Measurement", 1.0, 1.0)).await;
+    let datastream = city.found("/v1.1/Datastreams").await["value"][0]["@iot.id"].clone();
+    let observed = json!({"result": 9, "phenomenonTime": "2026-02-01T00:00:00Z"});
+    let path = city.made(&format!("/v1.1/Datastreams({datastream})/Observations"), observed).await;
+    for (computed, delete) in [(true, StatusCode::CONFLICT), (false, StatusCode::NO_CONTENT)] {
+        let door = super::SensorThings::new(city.engine.clone(), super::Settings::default());
+        let router = super::router(door.computed(std::sync::Arc::new(move |_| computed)));
+        let ask = async |method: &str, path: &str, kind: &str, body: Vec<u8>| {
+            let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, kind);
+            let request = request.extension(person("dsd")).body(Body::from(body)).expect("request");
+            let response = router.clone().oneshot(request).await.expect("infallible");
+            let status = response.status();
+            let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("body");
+            (status, String::from_utf8(bytes.to_vec()).expect("utf-8"))
+        };
+        let patch = ask("PATCH", &path, "application/json", json!({"result": 5.0}).to_string().into_bytes()).await;
+        assert_eq!(patch.0, if computed { StatusCode::CONFLICT } else { StatusCode::OK }, "{}", patch.1);
+        if computed {
+            let parts = [part("", &format!("DELETE {path}"), &json!({}))];
+            let (_, text) = ask("POST", "/v1.1/$batch", MULTIPART, batch(&parts)).await;
+            assert_eq!(statuses(&text), [409], "{text}");
+        }
+        assert_eq!(ask("DELETE", &path, "application/json", Vec::new()).await.0, delete);
+    }
+}
+
+#[tokio::test]
+async fn a_part_is_named_as_a_request_is() {
+    let city = City::new();
+    let mut thing = lamp("unit", "OM_Measurement", 1.0, 1.0);
+    thing["TaskingCapabilities"] = json!([{
+        "name": "Fan", "description": "d", "taskingParameters": crate::tasking::tests::http::declared(),
+        "Actuator": {"name": "Motor", "description": "d", "encodingType": "application/pdf", "metadata": "http://example.org/m.pdf"}}]);
+    city.made("/v1.1/Things", thing).await;
+    let body = json!({"taskingParameters": {"speed": 1}});
+    let named =
+        part("", "POST /v1.1/TaskingCapabilities(1)/Tasks", &body).replace("Host: elsewhere", "Idempotency-Key: a");
+    for _ in 0..2 {
+        assert_eq!(city.multipart(std::slice::from_ref(&named)).await.len(), 1);
+    }
+    let other = json!([{"id": "1", "method": "post", "url": "TaskingCapabilities(1)/Tasks", "headers": {"Idempotency-Key": "a"}, "body": body}]);
+    city.json(other).await;
+    assert_eq!(city.count("Tasks").await, 1, "the same Task, however often its batch is sent");
+}
+
 #[tokio::test]
 async fn a_batch_in_another_form_is_refused_with_a_reason() {
     let city = City::new();

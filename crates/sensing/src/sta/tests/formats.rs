@@ -2,7 +2,7 @@
 
 use http::{StatusCode, header};
 use kernel::{Caller, Limits};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Answer, City, lamp, person, point, unit};
 
@@ -113,6 +113,19 @@ async fn geojson_has_a_place_and_flat_properties() {
     assert_eq!(found["features"], json!([{"type": "Feature", "geometry": point(0.0, 1.0), "properties": {"id": 1}}]));
     let found = city.found("/v1.1/Observations?$resultFormat=GeoJSON&$select=result&$top=1").await;
     assert_eq!(found["features"], json!([{"type": "Feature", "geometry": null, "properties": {"result": -1.5}}]));
+}
+
+#[tokio::test]
+async fn the_names_of_a_feature_have_a_bound() {
+    let city = City::new();
+    let mut body = lamp("lamp", "OM_Measurement", 1.0, 1.0);
+    // Each of these repeats the way to it: a body of 60 kB, whose names would be 40 MB.
+    let inner: serde_json::Map<String, Value> = (0..800).map(|i| (format!("k{i}"), json!(i))).collect();
+    body["properties"] = json!({ "x".repeat(50_000): inner });
+    city.made("/v1.1/Things", body).await;
+    let answer = city.get("/v1.1/Things?$resultFormat=GeoJSON").await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.text.len());
+    assert!(answer.text.contains("whose names take at most"), "{}", answer.text);
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ fn task(four_eyes: bool, verify: bool, hold: bool, undo: bool) -> Task {
         verify: verify.then_some(Verify { reading, seconds: 20 }),
         hold: hold.then(|| Hold { seconds: 15, fallback: parameters(0) }),
         undo: undo.then(|| parameters(1)),
+        reason: String::new(),
+        taken_back: false,
         purpose: Purpose::Ask,
         sent_at: None,
         due: None,
@@ -40,7 +42,14 @@ fn task(four_eyes: bool, verify: bool, hold: bool, undo: bool) -> Task {
 }
 
 fn world(secs: i64) -> World {
-    World { now: Timestamp::from_secs(secs), stopped: false, lease: Lease::Free, found: Found::Unasked, fits: true }
+    World {
+        now: Timestamp::from_secs(secs),
+        stopped: false,
+        lease: Lease::Free,
+        found: Found::Unasked,
+        fits: true,
+        newest: true,
+    }
 }
 
 const ID: EntityId = EntityId(7);
@@ -125,6 +134,39 @@ fn what_fails_is_taken_back() {
 }
 
 #[test]
+fn what_is_completed_is_rolled_back_once_and_by_somebody() {
+    let start = [(0, Event::Validate), (0, Event::Admit), (0, Event::Dispatch)];
+    let (sent, _) = go(&task(false, false, false, true), &start);
+    assert_eq!(
+        decide(ID, &sent, &Event::RollBack { alone: true }, &world(1)).map(|_| ()),
+        Err(Refusal::NoUndo),
+        "it is cancelled"
+    );
+    let (done, _) = go(&sent, &[(1, Event::Acknowledge)]);
+    let overtaken = decide(ID, &done, &Event::RollBack { alone: true }, &World { newest: false, ..world(2) });
+    assert_eq!(overtaken.map(|_| ()), Err(Refusal::Overtaken));
+    let (back, effects) = go(&done, &[(2, Event::RollBack { alone: true })]);
+    assert_eq!(
+        (back.status, &effects[..]),
+        (Status::Completed, &[Effect::Propose(Purpose::Undo(ID), parameters(1), false)][..])
+    );
+    assert_eq!(
+        decide(ID, &back, &Event::RollBack { alone: true }, &world(3)).map(|_| ()),
+        Err(Refusal::NoUndo),
+        "it is under way"
+    );
+    let (again, _) = go(&back, &[(3, Event::NotUndone), (4, Event::RollBack { alone: true })]);
+    assert_eq!(go(&again, &[(5, Event::Undone)]).0.status, Status::RolledBack);
+    assert_eq!(go(&done, &[(5, Event::Undone)]).0.status, Status::Completed, "nobody has asked for it");
+    let (plain, _) = go(&task(false, false, false, false), &[&start[..], &[(1, Event::Acknowledge)]].concat());
+    assert_eq!(
+        decide(ID, &plain, &Event::RollBack { alone: true }, &world(2)).map(|_| ()),
+        Err(Refusal::NoUndo),
+        "nothing to send"
+    );
+}
+
+#[test]
 fn nothing_leaves_that_may_not() {
     let (approved, _) = go(&task(false, false, false, false), &[(0, Event::Validate), (0, Event::Admit)]);
     let at = |world: World| decide(ID, &approved, &Event::Dispatch, &world).expect("a step").task.status;
@@ -156,6 +198,8 @@ fn events() -> impl Strategy<Value = Event> {
         Just(Event::Release),
         Just(Event::Tick),
         Just(Event::Undone),
+        Just(Event::NotUndone),
+        any::<bool>().prop_map(|alone| Event::RollBack { alone }),
     ]
 }
 
@@ -180,7 +224,9 @@ impl City {
         assert_eq!(step.task.version, before.version + lines, "a line for each version");
         assert!(lines > 0 || (step.task == before && step.effects.is_empty()), "what is not said does not happen");
         let undone = before.status == Status::Failed && step.task.status == Status::RolledBack;
-        assert!(!before.status.is_over() || step.task == before || undone, "{before:?} moved by {event:?}");
+        let back = matches!(event, Event::RollBack { .. } | Event::Undone | Event::NotUndone)
+            && before.purpose == Purpose::Ask;
+        assert!(!before.status.is_over() || step.task == before || undone || back, "{before:?} moved by {event:?}");
         self.tasks.insert(id, step.task);
         for effect in step.effects {
             match effect {
@@ -198,6 +244,12 @@ impl City {
                     let task = &self.tasks[&id];
                     let approver = task.approver.as_deref().expect("approved");
                     assert!(!task.four_eyes || approver != task.proposer, "sent without a second person");
+                }
+                Effect::Propose(purpose, _, four_eyes) => {
+                    assert!(four_eyes || !self.tasks[&id].four_eyes, "what needed two is taken back by one");
+                    let child = i64::try_from(self.tasks.len()).expect("few") + 1;
+                    let made = Task { status: Status::Validated, purpose, ..task(four_eyes, false, false, false) };
+                    self.tasks.insert(child, made);
                 }
                 Effect::Spawn(purpose, _) => {
                     let child = i64::try_from(self.tasks.len()).expect("few") + 1;

@@ -1,4 +1,4 @@
 //! Tasking from outside: the machine under any order of events, and the service as a client and a device see it.
 
-mod http;
+pub mod http;
 mod machine;

@@ -1,0 +1,4 @@
+//! InfluxDB line protocol.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| sensing::fuzzing::line(bytes));
