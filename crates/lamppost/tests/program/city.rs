@@ -18,8 +18,10 @@ pub struct TestCity {
     _outside: Option<Outside>,
 }
 
-/// Stores of other people for one city; gone with it. PostgreSQL's databases end with the process.
+/// Stores of other people for one city; gone with it. PostgreSQL's databases end with the process, a city's connections with the city:
+/// one that was dropped without a word keeps its writers, and sixty of them are more than the server lets in.
 pub struct Outside {
+    database: testkit::postgres::Database,
     _nats: testkit::nats::Server,
     _s3: testkit::s3::Server,
 }
@@ -43,7 +45,13 @@ pub async fn new_stores(config: &mut Config) -> Option<Outside> {
         access_key: "test".to_owned(),
         secret_key: "test".to_owned().into(),
     };
-    Some(Outside { _nats: nats, _s3: s3 })
+    Some(Outside { database, _nats: nats, _s3: s3 })
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        self.database.cut();
+    }
 }
 
 pub const PACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packs/hong-kong");
