@@ -22,25 +22,26 @@ const TOOLS: [(&str, &str); 9] = [
 
 pub fn run(args: &[String]) -> Result<()> {
     tools()?;
-    let python = python()?;
-    check::run()?;
+    let python = format!("LAMPPOST_PYTHON={}", python()?);
+    check::rules()?;
     web::build()?;
     web::install(&sh::root().join("e2e"))?;
     sh::run_in(&sh::root().join("web"), "npm", &["test"])?;
-    // The program itself is driven from outside by the tests of `lamppost` and by e2e/.
-    sh::cargo(&["build", "--package", "lamppost", "--package", "testkit", "--bins"])?;
-    // Every failure is shown, not only the first room's.
-    let python = format!("LAMPPOST_PYTHON={python}");
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut command = vec![python.as_str(), cargo.as_str(), "test", "--workspace", "--no-fail-fast"];
-    command.extend(args.iter().map(String::as_str));
-    sh::run("env", &command)?;
+    let lints = check::lints_while_building()?;
+    let run = |words: &[&[&str]]| {
+        let lints: Vec<&str> = lints.iter().map(String::as_str).collect();
+        sh::run("env", &[lints, words.concat()].concat())
+    };
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    // Everything is built before anything runs, so that what a lint refuses is known at once.
+    run(&[&[&cargo, "build", "--workspace", "--all-targets"]])?;
+    // Every failure is shown, not only the first room's.
+    run(&[&[&python, &cargo, "test", "--workspace", "--no-fail-fast"], &args])?;
     // Once more on PostgreSQL, NATS and S3, where rooms stand on either.
-    let outside = ["LAMPPOST_TEST_STORES=outside", python.as_str(), cargo.as_str(), "test", "--no-fail-fast"];
-    let rooms = ["--package", "sensing", "--package", "lamppost", "--lib", "--tests"];
-    let mut command = [outside.as_slice(), rooms.as_slice()].concat();
-    command.extend(args.iter().map(String::as_str));
-    sh::run("env", &command)?;
+    let outside = ["LAMPPOST_TEST_STORES=outside", &python, &cargo, "test", "--no-fail-fast"];
+    run(&[&outside, &["--package", "sensing", "--package", "lamppost", "--lib", "--tests"], &args])?;
+    // The program itself, driven by the clients of others.
     if args.is_empty() {
         let program = sh::target().join("debug/lamppost");
         sh::run("node", &["e2e/run.mjs", &program.to_string_lossy()])?;

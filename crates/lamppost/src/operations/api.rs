@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{Console, parts, watch::Watch};
 
-/// `GET /api/operations/status`: every feed and part that the caller may know of, the worst first.
+/// `GET /api/operations/status`: every feed and part that the caller may know of, the worst first, and when they were looked at.
 pub async fn status(
     State(console): State<Arc<Console>>,
     Extension(caller): Extension<Caller>,
@@ -25,9 +25,9 @@ pub async fn status(
         return Err(Problem::not_found("The status"));
     }
     let views = console.connect.connectors(&caller).await?;
-    let parts = console.parts(&caller, &views).await?;
+    let (as_of, parts) = console.parts(&caller, &views).await?;
     let worst = parts.iter().map(|p| p.state).max().unwrap_or(parts::State::New);
-    let mut response = Json(json!({ "state": worst, "parts": parts })).into_response();
+    let mut response = Json(json!({ "as_of": as_of, "state": worst, "parts": parts })).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }

@@ -116,14 +116,15 @@ impl Console {
         });
         own || self.sees_platform(caller)
     }
-    /// How everything is that somebody may know of, the worst first. Connectors are as they are now, because somebody has just pressed "Run now".
-    async fn parts(&self, caller: &Caller, views: &[View]) -> Result<Vec<parts::Part>, Problem> {
+    /// How everything is that somebody may know of, the worst first, and as of when. Connectors are as they are now, because somebody has just
+    /// pressed "Run now".
+    async fn parts(&self, caller: &Caller, views: &[View]) -> Result<(Timestamp, Vec<parts::Part>), Problem> {
         let seen = self.watch.look().await?;
         let mut parts = self.watch.visible(&seen, caller, self.sees_platform(caller));
         parts.retain(|p| p.kind != parts::Kind::Connector);
         parts.extend(views.iter().map(watch::connector));
         parts::rank(&mut parts);
-        Ok(parts)
+        Ok((seen.at, parts))
     }
     fn tenant_name<'a>(&'a self, page: &'a ui::Page, tenant: &'a Tenant) -> &'a str {
         self.tenants.get(tenant).map_or(tenant.as_str(), |name| page.text(name))

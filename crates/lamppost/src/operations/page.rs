@@ -300,7 +300,7 @@ pub async fn operations(State(console): Shared, page: Page) -> Result<Response, 
     views.sort_by_key(|v| (!words::needs_a_look(v.health), v.key.clone()));
     let (found, more_deliveries) = undelivered(&console, &page).await?;
     let mut attention = Vec::new();
-    let all = console.parts(&page.caller, &views).await?;
+    let (_, all) = console.parts(&page.caller, &views).await?;
     let troubled = all.iter().filter(|p| p.kind != Kind::Letters && p.state.needs_a_look()).count() as u64;
     if troubled > 0 {
         attention.push(page.count("operations.attention-feeds", troubled));

@@ -123,6 +123,8 @@ async fn told(world: &World, who: &Who, path: &str) -> String {
     let out = if ends_now { undated(&out) } else { out };
     // What tells one form from the next.
     let out = without(&out, "name=\"key\" value=\"", "\"");
+    // When the program last looked at its parts.
+    let out = without(&out, "\"as_of\":\"", "\"");
     // When a dashboard was drawn.
     let out = without(&out, "<p class=\"updated", "</p>");
     // A device's own entry says when it was last heard of, which is now.
@@ -159,6 +161,19 @@ fn undated(text: &str) -> String {
         }
     }
     String::from_utf8(out).unwrap()
+}
+
+/// Waits until the program has looked at its parts once more: what it saw is shown for a few seconds.
+async fn looked_again(world: &World) {
+    let since = world.city.running().stores.records.now();
+    loop {
+        let answer = world.send("GET", "/api/operations/status", &world.city_admin, None, &[]).await;
+        let answer: Value = answer.json().await.unwrap();
+        if answer["as_of"].as_str().unwrap().parse::<kernel::Timestamp>().unwrap() > since {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
 }
 
 /// Everything that everybody outside is told.
@@ -316,8 +331,10 @@ async fn a_sealed_department_changes_no_answer_outside() {
     let outsiders = outsiders(&world).await;
     // The first time caches and heads are still being made; the second is what the third has to equal.
     all(&world, &outsiders).await;
+    looked_again(&world).await;
     let empty = all(&world, &outsiders).await;
     let cell = Cell::fill(&world).await;
+    looked_again(&world).await;
     let filled = all(&world, &outsiders).await;
     assert!(empty.len() > 600, "only {} answers were compared", empty.len());
     for ((question, before), (_, after)) in empty.iter().zip(&filled) {
