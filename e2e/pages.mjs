@@ -642,12 +642,43 @@ export async function pages(server, check) {
       { name: "alarms-signed-in", path: "/alarms" },
       { name: "upload", path: `/upload?datastream=${shown.stream}` },
       { name: "silences", path: "/alarms/silences" },
+      { name: "fences-to-draw", path: "/fences" },
       { name: "retention", path: "/retention" },
       { name: "rules", path: "/rules" },
       { name: "rule", path: "/rules/e2e-high-water?run=1&raise=1&clear=0.5&hold=0&clear_hold=0&days=7" },
       { name: "account", path: "/account" },
     ];
     await visit(desk, own);
+    await check("pages: a fence is drawn, drawn anew and removed", async () => {
+      const send = (button) => Promise.all([desk.waitForNavigation(), desk.click(button)]);
+      await desk.goto(`${server.base}/en/fences`);
+      const typed = { key: "e2e-yard", "name-en": "Yard", "name-zh-hant": "場地", "name-zh-hans": "场地", kind: "yard" };
+      for (const [name, value] of Object.entries(typed)) await desk.fill(`[name='${name}']`, value);
+      await desk.fill("[name='circle-lat']", "22.3");
+      await desk.fill("[name='circle-lon']", "east");
+      await desk.fill("[name='circle-radius']", "150");
+      const submit = "form.long button.button";
+      await send(submit);
+      assert((await desk.locator("[name='circle-lon'][aria-invalid='true']").count()) === 1, "the field that is wrong says so");
+      assert((await desk.inputValue("[name='name-zh-hant']")) === "場地", "what was typed is still there");
+      await desk.fill("[name='circle-lon']", "114.17");
+      await send(submit);
+      const drawn = new URL(desk.url()).pathname;
+      assert(/^\/en\/fences\/[a-z]+\.e2e-yard$/.test(drawn), drawn);
+      assert((await desk.locator("svg.track-drawing").count()) === 1, "its outline is shown");
+      await desk.check("[name='shape'][value='outline']");
+      await desk.fill("[name='outline']", "22.30, 114.17\n22.31, 114.17\n22.31, 114.18");
+      const behind = await desk.inputValue("[name='revision']");
+      await send(submit);
+      assert((await desk.inputValue("[name='outline']")).split("\n").length >= 3, "the corners come back");
+      const now = await desk.inputValue("[name='revision']");
+      assert(Number(now) === Number(behind) + 1, `${behind} ${now}`);
+      await visit(desk, [{ name: "fence", path: drawn.replace("/en", "") }]);
+      await desk.goto(`${server.base}${drawn}`);
+      await send("form[action$='/remove'] button");
+      assert(new URL(desk.url()).pathname === "/en/fences", desk.url());
+      assert((await desk.locator(`a[href='${drawn}']`).count()) === 0, "and it is gone");
+    });
     await check("pages: who signs out is out", async () => {
       await desk.goto(`${server.base}/en/account`);
       await Promise.all([desk.waitForNavigation(), desk.click("form[action$='/account/sign-out'] button")]);

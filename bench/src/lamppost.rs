@@ -35,6 +35,36 @@ impl Lamppost {
         let authorization = city.authorization();
         Ok(Self { city, ids, authorization })
     }
+
+    /// The same, started again after its files have been merged.
+    pub fn merged(self, place: &Place, folder: &Path, settings: &[&str]) -> anyhow::Result<Self> {
+        let Self { city, ids, .. } = self;
+        let data = city.data.clone();
+        city.stop()?;
+        merge(&data)?;
+        let city = City::start_with(&place.program()?, &place.pack, folder, settings)?;
+        let authorization = city.authorization();
+        Ok(Self { city, ids, authorization })
+    }
+}
+
+/// The server merges files after every sixteenth seal, which a short run never reaches. So the same is done here on the folder that it has left,
+/// until there is nothing more to merge. What the table takes on the disk then.
+fn merge(data: &Path) -> anyhow::Result<u64> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let topics = [stream::TopicOptions::new("observations").guarded(), stream::TopicOptions::new("events")];
+        let log = stream::Options::local(data.join("stream"), topics);
+        let log = stream::Stream::open(log, Arc::new(kernel::SystemClock)).await?;
+        let lake = lake::Lake::open(lake::Options::new(lake::Root::Local(data.join("lake"))))?;
+        let options = sensing::observe::Options::new(data.join("heads"));
+        let observe = sensing::observe::Observe::open(options, log.topic("observations")?, &lake).await?;
+        observe.table().compact(lake::Compaction { min_files: 2, ..lake::Compaction::default() }).await?;
+        let bytes = observe.table().stats().bytes;
+        observe.close(Duration::from_secs(10)).await;
+        log.close().await;
+        anyhow::Ok(bytes)
+    })
 }
 
 impl Peer for Lamppost {
@@ -110,31 +140,13 @@ impl Peer for Lamppost {
         Ok(page["value"].as_array().into_iter().flatten().filter_map(|row| row["result"].as_f64()).collect())
     }
 
-    /// The server merges files after every sixteenth seal, which a short run never reaches. So the same is done here on the folder that it has
-    /// left, until there is nothing more to merge, and the CPU for it is counted in.
+    /// With the CPU for what it would still have merged.
     fn finish(self: Box<Self>) -> anyhow::Result<(u64, f64)> {
         let Self { city, .. } = *self;
         let data = city.data.clone();
         city.stop()?;
         let before = usage::own_cpu()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let bytes = runtime.block_on(async {
-            let topics = [stream::TopicOptions::new("observations").guarded(), stream::TopicOptions::new("events")];
-            let log = stream::Stream::open(
-                stream::Options::local(data.join("stream"), topics),
-                Arc::new(kernel::SystemClock),
-            )
-            .await?;
-            let lake = lake::Lake::open(lake::Options::new(lake::Root::Local(data.join("lake"))))?;
-            let options = sensing::observe::Options::new(data.join("heads"));
-            let observe = sensing::observe::Observe::open(options, log.topic("observations")?, &lake).await?;
-            observe.table().compact(lake::Compaction { min_files: 2, ..lake::Compaction::default() }).await?;
-            let bytes = observe.table().stats().bytes;
-            observe.close(Duration::from_secs(10)).await;
-            log.close().await;
-            anyhow::Ok(bytes)
-        })?;
-        drop(runtime);
+        let bytes = merge(&data)?;
         Ok((bytes, usage::own_cpu()? - before))
     }
 }

@@ -1,7 +1,7 @@
 //! `bench read`: questions that people and pages ask, through HTTP, over many observations that lie in the lake.
 //!
 //! The observations are those of `bench ingest`, sent first and settled; then each question is asked again and again on one connection, of
-//! another series each time, and the answer's figures are compared with what was sent. Time is what the asker waits, CPU is the server's.
+//! another series each time, and the answer's figures are compared with what was sent. All of it once more after the lake has merged its files. Time is what the asker waits, CPU is the server's.
 
 use std::time::{Duration, Instant};
 
@@ -50,10 +50,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let began = Instant::now();
     fill(&server, args)?;
     server.settle(Duration::from_secs(600))?;
-    println!("sent and sealed in {:.0} s", began.elapsed().as_secs_f64());
-    let connection = Connection::open(server.city.http)?;
-    let mut asker = Asker { server: &server, connection, args };
-    asker.all()?;
+    println!("sent and sealed in {:.0} s; as sealed:", began.elapsed().as_secs_f64());
+    Asker { server: &server, connection: Connection::open(server.city.http)?, args }.all()?;
+    println!("memory, at most: {} MB", usage::peak_memory(server.pid()).unwrap_or(0) >> 20);
+    // What lies in the lake for some minutes is merged, with its sums by the hour.
+    let server = server.merged(&args.place, folder.path(), &[])?;
+    println!("merged:");
+    Asker { server: &server, connection: Connection::open(server.city.http)?, args }.all()?;
     println!("memory, at most: {} MB", usage::peak_memory(server.pid()).unwrap_or(0) >> 20);
     Ok(())
 }

@@ -184,8 +184,10 @@ impl Asker<'_> {
     ) -> anyhow::Result<()> {
         let began = Instant::now();
         if let Err(error) = question(self, 0) {
-            let reason: String = format!("{error:#}").chars().filter(|c| !c.is_control()).take(140).collect();
-            println!("  {what:<50} not answered: {reason}");
+            // What is wrong stands behind the address that was asked.
+            let reason: Vec<char> = format!("{error:#}").chars().filter(|c| !c.is_control()).collect();
+            let reason: String = reason[reason.len().saturating_sub(200)..].iter().collect();
+            println!("  {what:<50} not answered: …{reason}");
             self.connection = Connection::open(self.service.address())?;
             return Ok(());
         }

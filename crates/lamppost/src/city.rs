@@ -388,6 +388,11 @@ impl City {
                     count(&s.sweeps),
                 ),
                 Figure::counter("sensing_retention_failures", "Times that it could not be applied", count(&s.failures)),
+                Figure::gauge(
+                    "sensing_retention_clock_ahead_seconds",
+                    "By how much the clock has jumped ahead of the last sweep and is not followed",
+                    count(&s.behind),
+                ),
                 Figure::gauge("sensing_retention_waiting", "Declarations that wait for an officer", count(&s.waiting)),
                 Figure::gauge("sensing_retention_holds", "Holds that stand", count(&s.holds)),
             ]);

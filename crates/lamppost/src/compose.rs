@@ -133,7 +133,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Runn
         .with_context(|| format!("http.listen: {} cannot be listened on", config.http.listen))?;
     let http = listener.local_addr()?;
     let public_url = config.http.public_url.clone().unwrap_or_else(|| format!("http://{http}"));
-    let (site, base) = site(&layout, &pack, clock.clone())?;
+    let (site, base) = site(&layout, &pack, &operators, clock.clone())?;
     let routes = routes();
     let secure = public_url.starts_with("https://");
     let walls = city.walls(secure);
@@ -425,7 +425,12 @@ fn all_texts() -> Vec<ui::Texts> {
     texts
 }
 
-fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<(Arc<Site>, Option<BaseMap>)> {
+fn site(
+    layout: &Layout,
+    pack: &Pack,
+    operators: &Operators,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<(Arc<Site>, Option<BaseMap>)> {
     let catalogue = Catalogue::new(&all_texts())?;
     let dist = islands();
     let mut assets = Assets::new(dist.as_deref())?;
@@ -447,6 +452,7 @@ fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<(
         zh_hant: city.zh_hant.as_ref().map(|c| format!("{c}時間")),
         zh_hans: city.zh_hans.as_ref().map(|c| format!("{c}时间")),
     };
+    let operators = operators.clone();
     let item = |section, key, path: &str| NavItem { section, key, path: path.to_owned(), needs: None };
     let staff =
         |section, key, path: &str, action, kind| NavItem { needs: Some((action, kind)), ..item(section, key, path) };
@@ -473,6 +479,7 @@ fn site(layout: &Layout, pack: &Pack, clock: Arc<dyn Clock>) -> anyhow::Result<(
         clock,
         csrf: ui::csrf::Key::new(secret(layout)?),
         policy: Some(pack.policy.clone()),
+        names: Some(Arc::new(move |caller, label| operators.name(caller, label))),
     };
     Ok((Arc::new(site), base))
 }

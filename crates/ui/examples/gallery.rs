@@ -271,6 +271,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         clock: Arc::new(FixedClock::at(now)),
         csrf: ui::csrf::Key::random(),
         policy: None,
+        names: None,
     });
     let router = Router::new()
         .route("/{lang}", get(gallery))

@@ -43,7 +43,12 @@ pub struct Site {
     pub csrf: csrf::Key,
     /// Says for whom a link with [`NavItem::needs`] is; without it such links are nobody's.
     pub policy: Option<Arc<dyn Policy>>,
+    /// What somebody who did something is called; see [`Page::who`].
+    pub names: Option<Names>,
 }
+
+/// The name behind a caller's label (`person:…`, `key:…`), for a reader who may know it.
+pub type Names = Arc<dyn Fn(&Caller, &str) -> Option<String> + Send + Sync>;
 
 impl Site {
     /// A site with nothing in its header yet, in UTC; the program and tests fill in what they have.
@@ -62,6 +67,7 @@ impl Site {
             clock,
             csrf: csrf::Key::random(),
             policy: None,
+            names: None,
         }
     }
 }
@@ -214,6 +220,24 @@ impl Page {
     /// A text with placeholders: `page.msg("alarm.open").n(3).with("where", name)`.
     pub fn msg<'a>(&'a self, key: &'a str) -> Message<'a> {
         self.site.catalogue.msg(self.language, key)
+    }
+    /// Whoever did something, from a caller's label: the name where the reader may know it, else what they are.
+    pub fn who(&self, label: &str) -> String {
+        let known = if label == self.caller.label() {
+            match &self.caller.principal {
+                kernel::Principal::Person { name, .. } => Some(name.to_string()),
+                _ => None,
+            }
+        } else {
+            self.site.names.as_ref().and_then(|names| names(&self.caller, label))
+        };
+        known.unwrap_or_else(|| match label.split_once(':') {
+            Some(("person", _)) => self.t("who.person").to_owned(),
+            Some(("key", id)) => self.msg("who.program").with("id", id).to_string(),
+            Some(("team", key)) => key.to_owned(),
+            Some(("system", _)) => self.t("who.system").to_owned(),
+            _ => label.to_owned(),
+        })
     }
     /// The right form for a count, without other placeholders.
     pub fn count(&self, key: &str, n: impl Count) -> String {

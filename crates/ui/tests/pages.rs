@@ -36,6 +36,9 @@ fn site_with(assets: Assets) -> Arc<Site> {
         clock: Arc::new(FixedClock::at(now())),
         csrf: csrf::Key::new([1; 32]),
         policy: None,
+        names: Some(Arc::new(|caller, label| {
+            (!caller.is_anonymous() && label == "person:p2").then(|| "Lee".to_owned())
+        })),
     })
 }
 
@@ -67,6 +70,20 @@ fn every_text_is_used_and_every_used_text_exists() {
     sources(&root.join("templates"), &mut all);
     let findings = Catalogue::new(&[TEXTS]).unwrap().check_use(all.iter().map(String::as_str));
     assert!(findings.is_empty(), "{findings:#?}");
+}
+
+/// Whoever did something has a name for those who may know it, and is never a number for anybody.
+#[test]
+fn who_did_it_is_said_in_words() {
+    let officer = Principal::Person { id: "p1".into(), name: "Chan Tai Man".into() };
+    let signed_in = Page::new(site(), Language::En, "/", "", Caller { principal: officer, ..Caller::anonymous() });
+    assert_eq!(signed_in.who("person:p1"), "Chan Tai Man");
+    assert_eq!(signed_in.who("person:p2"), "Lee");
+    assert_eq!(signed_in.who("person:p3"), "An officer");
+    assert_eq!(signed_in.who("key:abc"), "A program (abc)");
+    assert_eq!(signed_in.who("system:rules"), "By itself");
+    assert_eq!(signed_in.who("team:night"), "night");
+    assert_eq!(page(Language::ZhHant, "").who("person:p2"), "職員");
 }
 
 const HOSTILE: &str = "\"><img src=x onerror=alert(1)>'&<script>";

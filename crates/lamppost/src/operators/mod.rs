@@ -3,6 +3,8 @@
 mod account;
 pub mod layer;
 mod limits;
+/// What whoever did something is called.
+mod names;
 pub mod pages;
 mod password;
 mod people;
@@ -31,6 +33,7 @@ pub use store::{ApiKey, Invite, Person, Session, Visit, Visited};
 
 use crate::config;
 use limits::Attempts;
+use names::Names;
 use password::Passwords;
 
 pub const READ: Action = Action("operator:read");
@@ -69,6 +72,7 @@ struct Inner {
     generation: AtomicU64,
     /// Keys that were used since it was last written down.
     used: Mutex<HashMap<String, Timestamp>>,
+    names: Names,
 }
 
 /// Why somebody could not join or sign in, to be said on the form.
@@ -132,7 +136,9 @@ impl Operators {
         records.migrate("operators", store::MIGRATIONS)?;
         let passwords = Passwords::new()?;
         let (attempts, generation, used) = (Attempts::default(), AtomicU64::new(0), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { records, policy, roles, options, passwords, attempts, generation, used }) })
+        let names = Names::of(records.read_blocking(store::names)?);
+        let inner = Inner { records, policy, roles, options, passwords, attempts, generation, used, names };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     fn now(&self) -> Timestamp {
@@ -159,6 +165,14 @@ impl Operators {
             action,
             &Resource { kind: "Operator", id: "", tenant: Some(tenant), public: false },
         )
+    }
+
+    /// What somebody who did something is called, for their own department and for who may list its people. `None` for everybody else.
+    pub fn name(&self, caller: &Caller, label: &str) -> Option<String> {
+        let (tenant, name) = self.inner.names.get(label)?;
+        let colleague =
+            caller.tenant.as_ref() == Some(&tenant) && !matches!(caller.principal, Principal::Device { .. });
+        (colleague || self.allows(caller, READ, &tenant)).then_some(name)
     }
 
     // --- joining ---------------------------------------------------------------------------------------------------
@@ -378,7 +392,9 @@ impl Operators {
             let written = self.inner.records.write(move |tx| store::saw_session(tx, &hash)).await;
             written.map_err(|e: records::Error| failed(&e))?;
         }
-        Ok(Some((store::caller(&person), session.id, person.ends_at)))
+        let caller = store::caller(&person);
+        self.inner.names.learn(caller.label(), &person.tenant, &person.name);
+        Ok(Some((caller, session.id, person.ends_at)))
     }
 
     /// The sessions of a person, last used first.
@@ -634,11 +650,10 @@ impl Operators {
             if used.len() < NOTED || used.contains_key(&key.prefix) {
                 used.insert(key.prefix.clone(), self.now());
             }
-            Caller {
-                principal: Principal::ApiKey { id: key.prefix.into() },
-                tenant: Some(key.tenant),
-                roles: key.roles,
-            }
+            let principal = Principal::ApiKey { id: key.prefix.into() };
+            let caller = Caller { principal, tenant: Some(key.tenant.clone()), roles: key.roles };
+            self.inner.names.learn(caller.label(), &key.tenant, &key.name);
+            caller
         }))
     }
 }

@@ -157,6 +157,21 @@ pub fn people(read: &mut Read<'_>, tenant: &Tenant) -> Result<Vec<(Person, Optio
     read.query(&sql, params![tenant], |row| Ok((read_person(row)?, row.get(AFTER)?)))
 }
 
+/// Labels, departments and names of all people and programs.
+pub fn names(read: &mut Read<'_>) -> Result<Vec<(String, Tenant, String)>, Error> {
+    let mut all = Vec::new();
+    for (kind, sql) in [
+        ("person", "SELECT id, tenant, name FROM operators_person"),
+        ("key", "SELECT prefix, tenant, name FROM operators_key"),
+    ] {
+        let found = read.query(sql, params![], |row| {
+            Ok((format!("{kind}:{}", row.get::<String>(0)?), row.get::<Tenant>(1)?, row.get::<String>(2)?))
+        });
+        all.extend(found?);
+    }
+    Ok(all)
+}
+
 pub fn person(read: &mut Read<'_>, id: Id<Person>) -> Result<Option<Person>, Error> {
     read.query_opt(&format!("{PERSON} FROM operators_person p WHERE p.id = $1"), params![id], read_person)
 }

@@ -239,3 +239,30 @@ async fn a_visit_ends_by_itself() {
     let row = audit.rows.iter().find(|row| row.action == "operator:visit").unwrap();
     assert_eq!((&row.detail["visitor"], &row.detail["reason"]), (&"Wong".into(), &reason.into()));
 }
+
+/// Colleagues read each other's names, and nobody else does who may not list them; also after a restart.
+#[tokio::test]
+async fn a_name_is_for_colleagues() {
+    let office = office();
+    let (chief, _) = admin(&office).await;
+    let label = chief.label();
+    let of = |tenant: &str, roles: &[&'static str]| Caller {
+        principal: Principal::Person { id: "p9".into(), name: "P".into() },
+        tenant: Some(Tenant::parse(tenant).unwrap()),
+        roles: roles.iter().map(|role| Role::Borrowed(role)).collect(),
+    };
+    let name = |caller: &Caller| office.operators.name(caller, &label);
+    assert_eq!(name(&of("city", &["viewer"])).as_deref(), Some("Chan Tai Man"));
+    assert_eq!(name(&of("dsd", &["viewer"])), None);
+    assert_eq!(name(&Caller::anonymous()), None);
+    let device = Caller { principal: Principal::Device { id: "d1".into() }, ..of("city", &[]) };
+    assert_eq!(name(&device), None);
+    let key = office.operators.make_key(&chief, &city(), "counter", viewer(), None).await.unwrap();
+    let program = office.operators.authenticate(&key).await.unwrap().unwrap();
+    assert_eq!(office.operators.name(&chief, &program.label()).as_deref(), Some("counter"));
+    let records = office.operators.inner.records.clone();
+    let options = crate::config::Config::defaults().operators;
+    let again = Operators::open(records, Arc::new(Own), viewer(), options).unwrap();
+    assert_eq!(again.name(&chief, &label).as_deref(), Some("Chan Tai Man"));
+    assert_eq!(again.name(&chief, &program.label()).as_deref(), Some("counter"));
+}

@@ -93,6 +93,10 @@ impl Writer<'_, '_> {
         }
         self.stays_with(&before, &after, draft)?;
         self.keeps_length(&before, &after)?;
+        // What is held as its Thing's or its department's would be held no longer.
+        if before.tenant != after.tenant || before.one("Thing") != after.one("Thing") {
+            self.unheld(&before)?;
+        }
         if after != before {
             let owner = Owner { tenant: after.tenant.clone(), public: after.public };
             self.require(action::WRITE, after.entity, &owner, &format!("{}({})", after.entity.set(), after.id))?;

@@ -28,6 +28,7 @@ impl Writer<'_, '_> {
         let owner = Owner { tenant: entity.tenant.clone(), public: entity.public };
         let what = format!("{}({})", entity.entity.set(), entity.id);
         self.require(action::DELETE, entity.entity, &owner, &what)?;
+        self.unheld(entity)?;
         let stood_here = if entity.entity == EntityType::Location { self.things_at(entity.id)? } else { Vec::new() };
         for navigation in entity.schema().navigation {
             match navigation.link {

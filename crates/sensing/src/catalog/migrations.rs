@@ -8,6 +8,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 3, name: "multi-datastreams", sql: MULTI_DATASTREAMS },
     Migration { version: 4, name: "tasking", sql: TASKING },
     Migration { version: 5, name: "what the device of a task knows, and the record of kill switches", sql: TASKS_TOLD },
+    Migration { version: 6, name: "legal holds", sql: HOLDS },
 ];
 
 const CATALOGUE: &str = "
@@ -168,4 +169,13 @@ CREATE INDEX sensing_tasking_capability_tenant ON sensing_tasking_capability (te
 CREATE TABLE sensing_task_stop_entry (
   scope TEXT NOT NULL, at BIGINT NOT NULL, actor TEXT NOT NULL, stopped BIGINT NOT NULL, reason TEXT NOT NULL, number BIGINT NOT NULL PRIMARY KEY);
 CREATE INDEX sensing_task_stop_entry_scope ON sensing_task_stop_entry (scope, number);
+";
+
+/// What keeps a department's, a Thing's or a Datastream's Observations until somebody lifts it. Here, because every deletion asks for it.
+const HOLDS: &str = "
+CREATE TABLE sensing_retention_hold (
+  id TEXT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, thing BIGINT, datastream BIGINT, reason TEXT NOT NULL,
+  made_by TEXT NOT NULL, made_at BIGINT NOT NULL, lifted_by TEXT, lifted_at BIGINT, lifted_reason TEXT);
+CREATE INDEX sensing_retention_hold_tenant ON sensing_retention_hold (tenant, lifted_at, id);
+CREATE INDEX sensing_retention_hold_lifted ON sensing_retention_hold (lifted_at, id);
 ";

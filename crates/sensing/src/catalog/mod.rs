@@ -13,6 +13,7 @@ mod delete;
 mod entity;
 mod feature;
 pub mod geometry;
+mod held;
 mod ids;
 pub mod listing;
 mod migrations;

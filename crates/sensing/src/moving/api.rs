@@ -38,6 +38,8 @@ const MAX_POINTS: usize = 10_000;
 const MAP_POINTS: usize = 200;
 /// The span that is answered where none was asked for.
 const SPAN_SECS: i64 = 86_400;
+/// Fences of an answer.
+const FENCES: usize = 1_000;
 /// Metres that count as inside of a fence, or out of it, where no rule says otherwise.
 pub const MARGIN: f64 = 20.0;
 
@@ -91,10 +93,16 @@ fn feature(s: &Stored) -> Value {
     })
 }
 
-async fn fences(State(moving): State<Moving>, who: Who) -> Result<Response, Error> {
-    let all = moving.fences().list(&caller(who)).await?;
-    let features: Vec<Value> = all.iter().map(feature).collect();
-    Ok(fresh(Json(json!({ "type": "FeatureCollection", "features": features }))))
+async fn fences(State(moving): State<Moving>, who: Who, RawQuery(query): RawQuery) -> Result<Response, Error> {
+    let query = Query::parse(query.as_deref().unwrap_or_default());
+    let limit = whole(&query, "limit", FENCES, 1..=FENCES)?;
+    let (found, next) = moving.fences().page(&caller(who), query.get("after").as_deref(), limit).await?;
+    let features: Vec<Value> = found.iter().map(feature).collect();
+    let mut body = json!({ "type": "FeatureCollection", "features": features });
+    if let Some(next) = next {
+        body["next"] = next.into();
+    }
+    Ok(fresh(Json(body)))
 }
 
 fn detail(s: &Stored) -> Value {
@@ -115,7 +123,7 @@ async fn fence(State(moving): State<Moving>, who: Who, Path(key): Path<String>) 
 async fn draw(State(moving): State<Moving>, who: Who, Path(key): Path<String>, body: Bytes) -> Result<Response, Error> {
     let caller = signed_in(who)?;
     let declaration: FenceDeclaration = keyed_body(&body, &key, "fence")?;
-    Ok(fresh(Json(detail(&moving.fences().declare(&caller, declaration).await?))))
+    Ok(fresh(Json(detail(&moving.fences().declare(&caller, declaration, None).await?))))
 }
 
 async fn remove(State(moving): State<Moving>, who: Who, Path(key): Path<String>) -> Result<StatusCode, Error> {

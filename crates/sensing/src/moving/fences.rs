@@ -217,6 +217,26 @@ impl Fences {
         Ok(all.iter().filter(|s| self.may(caller, action::READ, &s.fence)).cloned().collect())
     }
 
+    /// What the caller may see with keys beyond `after`, and the key to go on from.
+    ///
+    /// # Errors
+    /// Those of the records.
+    pub async fn page(
+        &self,
+        caller: &Caller,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<Stored>, Option<String>), Error> {
+        let all = self.all().await?;
+        let from = after.map_or(0, |after| all.partition_point(|s| s.fence.key.as_str() <= after));
+        let seen = all[from..].iter().filter(|s| self.may(caller, action::READ, &s.fence));
+        let mut found: Vec<Stored> = seen.take(limit + 1).cloned().collect();
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| more).map(|s| s.fence.key.clone());
+        Ok((found, next))
+    }
+
     /// The fences that a Thing of this department may be measured against, as far as the caller may see them.
     ///
     /// # Errors
@@ -247,12 +267,28 @@ impl Fences {
         Err(Problem::forbidden(format!("You may not draw fences for '{}'.", fence.tenant)).into())
     }
 
-    /// Declares one, or draws it anew.
+    /// Whether the caller may draw fences for a department.
+    pub fn may_draw(&self, caller: &Caller, tenant: &Tenant) -> bool {
+        let resource = Resource { kind: "Fence", id: "", tenant: Some(tenant), public: false };
+        caller.is_system() || self.0.alarms.policy().allows(caller, action::RULE_MANAGE, &resource)
+    }
+
+    /// The districts of the map that a fence may follow.
+    pub fn districts(&self) -> impl Iterator<Item = &str> {
+        self.0.districts.keys().map(String::as_str)
+    }
+
+    /// Declares one, or draws it anew. Whoever has seen it names its revision, 0 where there was none.
     ///
     /// # Errors
-    /// 400 with every mistake, also for a key that does not begin with the department; 403 without `rule:manage` there; 409 for one that the pack has declared, and where
-    /// a department has too many.
-    pub async fn declare(&self, caller: &Caller, declaration: FenceDeclaration) -> Result<Stored, Error> {
+    /// 400 with every mistake, also for a key that does not begin with the department; 403 without `rule:manage` there; 409 for one that the pack has declared, where
+    /// a department has too many, and where it is no longer as it was seen.
+    pub async fn declare(
+        &self,
+        caller: &Caller,
+        declaration: FenceDeclaration,
+        seen: Option<i64>,
+    ) -> Result<Stored, Error> {
         self.manages(caller, &declaration)?;
         // Keys are the whole city's. Without the department in them, whoever tries some would learn which ones others have.
         let own = format!("{}.", declaration.tenant);
@@ -267,7 +303,9 @@ impl Fences {
         let key = fence.key.clone();
         let by = caller.clone();
         let written = self.0.alarms.records().write(move |tx| {
-            if let Some(before) = one(tx, &fence.key)? {
+            let before = one(tx, &fence.key)?;
+            let revision = before.as_ref().map_or(0, |before| before.revision);
+            if let Some(before) = before {
                 // A pack may name its fences as it likes; what it has declared for another department is still its own.
                 if before.source == Source::Pack || before.fence.tenant != fence.tenant {
                     let detail = format!("The city's pack declares the fence '{}'; it is changed there.", fence.key);
@@ -280,6 +318,14 @@ impl Fences {
                     let detail = format!("'{}' has {MAX_OWN} fences already; remove one first.", fence.tenant);
                     return Ok(Err(Error::conflict(detail)));
                 }
+            }
+            if seen.is_some_and(|seen| seen != revision) {
+                let detail = match revision {
+                    0 => format!("The fence '{}' is no longer there.", fence.key),
+                    _ if seen == Some(0) => format!("There is a fence '{}' already. Choose another key.", fence.key),
+                    _ => format!("Somebody else has drawn the fence '{}' anew. Open it again and look.", fence.key),
+                };
+                return Ok(Err(Error::conflict(detail)));
             }
             put(tx, &by, &fence, Source::Api)?;
             Ok::<_, records::Error>(Ok(()))
@@ -363,8 +409,11 @@ fn read_row(row: &Row<'_>) -> Result<Option<Stored>, records::Error> {
 }
 
 fn all(read: &mut Read<'_>) -> Result<Vec<Stored>, records::Error> {
-    let sql = format!("SELECT {COLUMNS} FROM sensing_fence ORDER BY key");
-    Ok(read.query(&sql, params![], read_row)?.into_iter().flatten().collect())
+    let sql = format!("SELECT {COLUMNS} FROM sensing_fence");
+    let mut all: Vec<Stored> = read.query(&sql, params![], read_row)?.into_iter().flatten().collect();
+    // By their bytes, whatever order of letters the database has.
+    all.sort_by(|a, b| a.fence.key.cmp(&b.fence.key));
+    Ok(all)
 }
 
 fn one(read: &mut Read<'_>, key: &str) -> Result<Option<Stored>, records::Error> {

@@ -28,7 +28,7 @@ use records::{Migration, Param, Read, ToParam, params};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
-pub use fence::{Fence, Zone};
+pub use fence::{Circle, Fence, FenceDeclaration, Zone};
 pub use fences::Fences;
 pub use fix::{Fix, accuracy, place, point};
 pub use plane::Place;

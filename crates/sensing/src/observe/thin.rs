@@ -285,14 +285,17 @@ pub struct Plan {
     pub forms: BTreeMap<i64, Forms>,
     /// Asked before anything is final.
     pub still: Box<dyn Fn() -> bool + Send + Sync>,
-    /// By series and where the stretch begins: what is done again because a commit came in between counts once.
-    outcome: Mutex<BTreeMap<(i64, i64), Outcome>>,
+    /// Whether memory has something to say of a stretch that the lake does not know yet.
+    unsealed: Box<dyn Fn(&Span) -> bool + Send + Sync>,
+    /// By series and stretch: what is done again because a commit came in between counts once.
+    outcome: Mutex<BTreeMap<(i64, Timestamp, Timestamp), Outcome>>,
     results: Mutex<BTreeMap<i64, Interval>>,
 }
 
 impl Plan {
     pub fn new(forms: BTreeMap<i64, Forms>, still: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self { forms, still: Box::new(still), outcome: Mutex::default(), results: Mutex::default() }
+        let unsealed = Box::new(|_: &Span| false);
+        Self { forms, still: Box::new(still), unsealed, outcome: Mutex::default(), results: Mutex::default() }
     }
 }
 
@@ -303,8 +306,12 @@ impl Reduce for Plan {
         rows: &lake::arrow::array::RecordBatch,
     ) -> Result<Option<lake::arrow::array::RecordBatch>, lake::Error> {
         let Some(forms) = self.forms.get(&span.series) else { return Ok(None) };
+        // A sum would hold for ever what has been deleted or corrected meanwhile. The next sweep takes the stretch.
+        if (self.unsealed)(span) {
+            return Ok(None);
+        }
         let (instead, outcome) = reduce(columns::rows(rows), forms);
-        self.outcome.lock().insert((span.series, span.from.as_micros()), outcome);
+        self.outcome.lock().insert((span.series, span.from, span.to), outcome);
         let Some(instead) = instead else { return Ok(None) };
         let times: Vec<Timestamp> =
             instead.iter().filter_map(|row| row.extra.as_ref().filter(|e| e.summed.is_some())?.result_time).collect();
@@ -319,7 +326,10 @@ impl Reduce for Plan {
     }
 
     fn still(&self) -> bool {
-        (self.still)()
+        let unsealed = |(&(series, from, to), outcome): (&(i64, Timestamp, Timestamp), &Outcome)| {
+            *outcome != Outcome::default() && (self.unsealed)(&Span { series, from, to })
+        };
+        (self.still)() && !self.outcome.lock().iter().any(unsealed)
     }
 }
 
@@ -394,7 +404,7 @@ impl Thinning<'_> {
     ///
     /// # Errors
     /// Those of the lake; nothing is changed then.
-    pub async fn part(&mut self, part: &Part, plan: Plan, dry: bool) -> Result<Thinned, Error> {
+    pub async fn part(&mut self, part: &Part, mut plan: Plan, dry: bool) -> Result<Thinned, Error> {
         let mut spans = Vec::new();
         for summary in &part.series {
             let Some(forms) = plan.forms.get(&summary.series) else { continue };
@@ -422,12 +432,17 @@ impl Thinning<'_> {
         if !dry {
             self.mark().await?;
         }
+        let inner = self.inner.clone();
+        plan.unsealed = Box::new(move |span| {
+            let memory = inner.memory(EntityId(span.series), span.from, span.to);
+            memory.whole || !memory.rows.is_empty() || !memory.removed.is_empty()
+        });
         let plan = Arc::new(plan);
         let reduce: Arc<dyn Reduce> = plan.clone();
         let Replaced { changes, bytes } = self.inner.table.replace(part.partition.clone(), spans, reduce, dry).await?;
         let outcomes = std::mem::take(&mut *plan.outcome.lock());
         let mut by_series: BTreeMap<i64, Outcome> = BTreeMap::new();
-        for ((series, _), outcome) in outcomes {
+        for ((series, ..), outcome) in outcomes {
             by_series.entry(series).or_default().add(outcome);
         }
         by_series.retain(|series, outcome| {

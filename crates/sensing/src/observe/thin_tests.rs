@@ -292,6 +292,29 @@ async fn a_start_after_a_cut_believes_the_lake() {
     city.crash().await;
 }
 
+/// What is deleted while a sweep is under way is in no sum.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_meanwhile_is_not_summed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let city = City::open(folder.path()).await;
+    city.fill(1).await;
+    city.observe.seal().await.expect("sealed");
+    let second = city.observe.read(SeriesQuery::all(EntityId(1))).await.expect("rows")[1].id();
+    let mut thinning = city.observe.thinning().await;
+    city.observe.remove(vec![second]).await.expect("removed");
+    let border = Timestamp::from_micros(START + 2 * DAY);
+    for part in city.observe.parts(border).await.expect("parts") {
+        let plan = Plan::new([(1, forms(Form::Every(600)))].into(), || true);
+        let done = thinning.part(&part, plan, false).await.expect("left alone");
+        assert!(done.by_series.is_empty(), "{done:?}");
+    }
+    thinning.finish().await.expect("kept");
+    assert_eq!(city.observe.count(EntityId(1)).await.expect("count"), 17_280);
+    let done = city.thin(Form::Every(600), &[1], false).await;
+    assert_eq!(done.by_series[&1], Outcome { gone: 0, summed: 17_279, sums: 288 });
+    assert_eq!(city.hours(1).await[0].0, 359);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_that_comes_meanwhile_stops_it() {
     let folder = tempfile::tempdir().expect("folder");

@@ -2,18 +2,15 @@
 
 use askama::Template;
 use axum::{
-    Extension, Form,
     extract::{Path, State},
     response::{IntoResponse, Redirect, Response},
 };
 use kernel::{Id, Problem};
-use serde::Deserialize;
 use ui::{
-    Badge, Cell, Choice, Column, Field, FieldKind, FilterChoice, Filters, Html, Notice, Page, Pager, SessionKey, Table,
-    Tone,
+    Badge, Cell, Choice, Column, Field, FieldKind, FilterChoice, Filters, Html, Notice, Page, Pager, Table, Tone,
 };
 
-use super::{Pages, decimals};
+use super::{Pages, decimals, form::Posted};
 use crate::{
     alarms::{
         Deed, Filter,
@@ -90,7 +87,7 @@ pub(super) fn severity(page: &Page, severity: Severity) -> &str {
 fn beside(page: &Page, alarm: &Alarm, over: &Over) -> String {
     let silent = over.get(&alarm.id).and_then(|all| all.first());
     let silent = silent.map(|s| page.msg("silence.until-then").with("until", page.exact(&s.ends_at)).to_string());
-    let parts = [alarm.assignee.as_ref().map(|a| a.as_str().to_owned()), silent];
+    let parts = [alarm.assignee.as_ref().map(|a| page.who(a.as_str())), silent];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }
 
@@ -218,7 +215,7 @@ pub async fn alarm(
                 EntryKind::Remark => "alarm.did.remarked",
                 EntryKind::Assigned => "alarm.did.assigned",
             };
-            let by = if page.caller.is_anonymous() { String::new() } else { e.by.clone() };
+            let by = if page.caller.is_anonymous() { String::new() } else { page.who(&e.by) };
             vec![
                 Cell::At(e.at),
                 Cell::text(page.t(word)),
@@ -253,7 +250,7 @@ pub async fn alarm(
         let now = alarm.assignee.as_ref().map_or("", |a| a.as_str());
         let own = if now == page.caller.label() { "me" } else { now };
         if choices.iter().all(|c| c.value != own) {
-            choices.push(Choice::new(own, own));
+            choices.push(Choice::new(own, page.who(own)));
         }
         to = Some(Field::new("to", page.t("alarm.assignee"), FieldKind::Select(choices)).value(own));
         deeds.push(offer("assign", "alarm.do.assign"));
@@ -296,52 +293,31 @@ pub async fn alarm(
     Ok(Html(view))
 }
 
-/// What the form on an alarm's page sends.
-#[derive(Deserialize)]
-pub struct Act {
-    deed: String,
-    version: u32,
-    #[serde(default)]
-    comment: String,
-    /// Who is to see to it, with the deed `assign`.
-    #[serde(default)]
-    to: String,
-    #[serde(default)]
-    csrf: String,
-}
-
+/// What an officer does about an alarm: `deed`, the `version` that was seen, a `comment`, and with the deed `assign` who is to see to it (`to`).
 pub async fn act(
     State(pages): State<Pages>,
     Path((_, id)): Path<(String, String)>,
-    session: Option<Extension<SessionKey>>,
-    page: Page,
-    Form(form): Form<Act>,
+    Posted { page, typed }: Posted,
 ) -> Result<Response, Problem> {
-    let session = session.map(|Extension(s)| s).ok_or_else(Problem::unauthenticated)?;
-    if !page.site.csrf.verify(&session.0, &form.csrf) {
-        return Err(Problem::forbidden("The form is out of date. Open the alarm again and repeat what you did."));
-    }
     let id: Id<Alarm> = id.parse().map_err(Problem::not_found)?;
-    if form.deed == "assign" {
-        let to = Some(form.to.as_str());
-        pages.alarms.assign(&page.caller, id, to, Some(form.version), form.comment.trim()).await?;
-        return Ok(Redirect::to(&page.href(&format!("/alarms/{id}"))).into_response());
-    }
-    let deed = match form.deed.as_str() {
-        "acknowledge" => Deed::Acknowledge,
-        "unacknowledge" => Deed::Unacknowledge,
-        "close" => Deed::Close,
-        "remark" => Deed::Remark,
+    let version = typed.get("version").parse().ok();
+    let version = Some(version.ok_or_else(|| Problem::field("version", "the number in the form is expected"))?);
+    let comment = typed.get("comment");
+    let deed = match typed.get("deed") {
+        "assign" => None,
+        "acknowledge" => Some(Deed::Acknowledge),
+        "unacknowledge" => Some(Deed::Unacknowledge),
+        "close" => Some(Deed::Close),
+        "remark" => Some(Deed::Remark),
         other => {
-            return Err(Problem::field(
-                "deed",
-                format!(
-                    "'{}' is none of acknowledge, unacknowledge, close, remark, assign",
-                    other.chars().take(20).collect::<String>()
-                ),
-            ));
+            let other: String = other.chars().take(20).collect();
+            let detail = format!("'{other}' is none of acknowledge, unacknowledge, close, remark, assign");
+            return Err(Problem::field("deed", detail));
         }
     };
-    pages.alarms.act(&page.caller, id, deed, Some(form.version), form.comment.trim()).await?;
+    match deed {
+        Some(deed) => drop(pages.alarms.act(&page.caller, id, deed, version, comment).await?),
+        None => drop(pages.alarms.assign(&page.caller, id, Some(typed.get("to")), version, comment).await?),
+    }
     Ok(Redirect::to(&page.href(&format!("/alarms/{id}"))).into_response())
 }

@@ -10,6 +10,7 @@ mod devices;
 mod directory;
 mod drawing;
 mod export;
+mod fences;
 mod form;
 mod map;
 mod moving;
@@ -56,7 +57,8 @@ pub use directory::{Directory, System};
 
 /// Every address of these pages.
 pub fn routes() -> Vec<Route> {
-    [ROUTES, devices::ROUTES, moving::ROUTES, profiles::ROUTES, tasking::ROUTES, dashboards::ROUTES].concat()
+    [ROUTES, devices::ROUTES, moving::ROUTES, fences::ROUTES, profiles::ROUTES, tasking::ROUTES, dashboards::ROUTES]
+        .concat()
 }
 
 /// The words of these pages.
@@ -323,6 +325,7 @@ pub fn router(pages: Pages) -> Router {
         .route("/api/datastreams/{id}/observations.csv", get(datastream::csv))
         .merge(devices::router())
         .merge(moving::router())
+        .merge(fences::router())
         .merge(profiles::router())
         .merge(tasking::router())
         .merge(dashboards::router())

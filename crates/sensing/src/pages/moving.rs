@@ -1,4 +1,4 @@
-//! Pages of what moves: the track of a Thing, the map played back, the fences of the city.
+//! Pages of what moves: the track of a Thing, the map played back.
 
 use std::sync::Arc;
 
@@ -36,8 +36,6 @@ const ROWS: usize = 100;
 const PLAYED: usize = 200;
 /// Fixes of each on its drawing.
 const PLAYED_POINTS: usize = 200;
-/// Fences that are drawn behind a track.
-const FENCES: usize = 200;
 
 const fn page(path: &'static str, summary: &'static str) -> Route {
     Route { method: "GET", path, action: action::READ, audience: Audience::Public, audit: false, summary }
@@ -49,14 +47,10 @@ pub const ROUTES: &[Route] = &[
         "Where a thing that moves was: drawing, speed, fences visited, places by time",
     ),
     page("/{language}/map/playback", "The map played back: where things were at a time of your choice"),
-    page("/{language}/fences", "Geofences"),
 ];
 
 pub fn router() -> Router<Pages> {
-    Router::new()
-        .route("/{language}/things/{id}/track", get(track))
-        .route("/{language}/map/playback", get(playback))
-        .route("/{language}/fences", get(fences))
+    Router::new().route("/{language}/things/{id}/track", get(track)).route("/{language}/map/playback", get(playback))
 }
 
 impl Pages {
@@ -118,13 +112,6 @@ pub(super) fn coordinates(place: Place) -> String {
     let ns = if place.lat < 0.0 { 'S' } else { 'N' };
     let ew = if place.lon < 0.0 { 'W' } else { 'E' };
     format!("{:.5}° {ns}, {:.5}° {ew}", place.lat.abs(), place.lon.abs())
-}
-
-fn fence_lines(fences: &[Stored]) -> Vec<Line> {
-    let rings = fences.iter().take(FENCES).flat_map(|s| s.fence.rings());
-    rings
-        .map(|ring| Line { class: "fence", points: ring.into_iter().map(|[lon, lat]| Place { lon, lat }).collect() })
-        .collect()
 }
 
 fn lines(track: &Track, class: &'static str) -> Vec<Line> {
@@ -228,7 +215,7 @@ fn drawn(page: &Page, track: &Track, fences: &[Stored]) -> Markup {
         out.raw("<p class=\"note\">").text(page.t("move.nothing")).raw("</p>");
         return out;
     };
-    let mut all = fence_lines(fences);
+    let mut all = super::fences::lines(fences);
     all.extend(lines(track, "way"));
     let mut marks: Vec<Mark> =
         track.suspect.iter().map(|f| Mark { class: "suspect", at: f.place, label: String::new() }).collect();
@@ -304,7 +291,7 @@ async fn playback(State(pages): State<Pages>, page: Page) -> Result<Html<impl Te
     let (movers, more) = moving.movers(&scope, system.clone(), PLAYED).await?;
     let fences = moving.fences().list(&page.caller).await?;
     let zone = crate::moving::Zone::new(fences.iter().map(|s| Arc::clone(&s.fence)).collect());
-    let (mut rows, mut all, mut marks, mut cut) = (Vec::new(), fence_lines(&fences), Vec::new(), more);
+    let (mut rows, mut all, mut marks, mut cut) = (Vec::new(), super::fences::lines(&fences), Vec::new(), more);
     for mover in &movers {
         let way = moving.way(mover, period.from, period.to, crate::moving::share(movers.len())).await?;
         cut |= way.from > period.from;
@@ -393,59 +380,5 @@ impl Pages {
             "labels": labels, "playback": { "from": period.from, "to": period.to, "at": at, "tracks": tracks, "fences": "/api/fences" },
         });
         Ok(ui::island("map", &props, drawing))
-    }
-}
-
-#[derive(Template)]
-#[template(path = "fences.html")]
-struct FencesPage {
-    page: Page,
-    map: Markup,
-    table: Table,
-}
-
-async fn fences(State(pages): State<Pages>, page: Page) -> Result<Html<impl Template>, Problem> {
-    let moving = pages.moves()?;
-    let found = moving.fences().list(&page.caller).await?;
-    let rules = match &pages.rules {
-        Some(rules) if !page.caller.is_anonymous() => rules.list(&page.caller).await?,
-        _ => Vec::new(),
-    };
-    let drawn = fence_lines(&found);
-    let window = around(drawn.iter().flat_map(|l| l.points.iter()));
-    let summary = page.count("move.fences-drawn", found.len() as u64);
-    let map = window.map(|w| Drawing { lines: drawn, marks: Vec::new(), summary }.html(&w)).unwrap_or_default();
-    let rows = found.iter().map(|s| {
-        let f = &s.fence;
-        let named: Vec<&str> = rules
-            .iter()
-            .filter(|r| r.names_fence(&f.key) || names_kind(r, f.kind.as_deref()))
-            .map(|r| page.text(&r.name))
-            .collect();
-        let owner = pages.owners.get(f.tenant.as_str()).map_or_else(|| f.tenant.as_str(), |name| page.text(name));
-        vec![
-            Cell::link(format!("/api/fences/{}", f.key), page.text(&f.name)),
-            Cell::text(f.kind.as_deref().unwrap_or_default()),
-            Cell::text(owner),
-            Cell::text(named.join(" · ")),
-            Cell::At(s.changed_at),
-        ]
-    });
-    let table = Table::new(page.count("move.fences-caption", found.len() as u64))
-        .column(Column::text("name", page.t("move.fence")))
-        .column(Column::text("kind", page.t("move.kind")))
-        .column(Column::text("tenant", page.t("device.department")))
-        .column(Column::text("rules", page.t("rule.heading")))
-        .column(Column::text("changed", page.t("move.changed")))
-        .rows(rows)
-        .empty(page.t("move.no-fences"));
-    let page = page.in_section("map").wide().under_t("map.heading", "/map").titled_t("move.fences");
-    Ok(Html(FencesPage { page, map, table }))
-}
-
-fn names_kind(rule: &crate::rules::model::Rule, kind: Option<&str>) -> bool {
-    match &rule.when {
-        crate::rules::model::Condition::Geofence(form) => kind.is_some() && form.kind.as_deref() == kind,
-        _ => false,
     }
 }

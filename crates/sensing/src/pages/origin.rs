@@ -163,7 +163,7 @@ fn calibrations(page: &Page, all: &[Calibration]) -> Table {
                 Cell::text(how(&c.method)),
                 Cell::text(&c.reason),
                 Cell::text(c.certificate.as_deref().unwrap_or_default()),
-                Cell::text(&c.by),
+                Cell::text(page.who(&c.by)),
                 Cell::text(page.t(state)),
             ]
         }))

@@ -115,7 +115,7 @@ fn runs(page: &Page, runs: &[Run]) -> Table {
             }
             None => cells.extend([Cell::Empty, Cell::Empty, Cell::Empty, Cell::Empty]),
         }
-        cells.push(Cell::text(&run.asked_by));
+        cells.push(Cell::text(page.who(&run.asked_by)));
         cells
     });
     let table = Table::new(page.t("retention.runs"))
@@ -188,7 +188,7 @@ async fn section(pages: &Pages, retention: &Retention, page: &Page, view: &Decla
         facts.push(page.count("retention.waiting", view.waiting_datastreams));
     }
     if let (Some(by), Some(at)) = (&view.confirmed_by, &view.confirmed_at) {
-        facts.push(page.msg("retention.confirmed-by").with("by", by).with("at", page.exact(at)).to_string());
+        facts.push(page.msg("retention.confirmed-by").with("by", page.who(by)).with("at", page.exact(at)).to_string());
     }
     let same = |confirmed: &Declaration| confirmed.keep == view.declaration.keep;
     let reported = view.runs.iter().find_map(|run| Some((run, run.report.as_ref()?)));
@@ -242,7 +242,7 @@ async fn render(pages: &Pages, page: Page, typed: &Typed, wrong: &[(String, Stri
             Cell::text(covers(pages, &page, hold)),
             Cell::text(hold.lifted_reason.as_ref().unwrap_or(&hold.reason)),
             Cell::At(hold.lifted_at.unwrap_or(hold.made_at)),
-            Cell::text(hold.lifted_by.as_ref().unwrap_or(&hold.made_by)),
+            Cell::text(page.who(hold.lifted_by.as_ref().unwrap_or(&hold.made_by))),
         ]
     });
     let holds = Table::new(page.t("retention.holds"))

@@ -82,7 +82,7 @@ async fn table(pages: &Pages, silences: &Silences, page: &Page) -> Result<(Table
             Cell::text(&s.reason),
             Cell::At(s.starts_at),
             Cell::At(s.ends_at),
-            Cell::text(s.ended.as_ref().map_or(&s.by, |ended| &ended.by)),
+            Cell::text(page.who(s.ended.as_ref().map_or(&s.by, |ended| &ended.by))),
             if may { Cell::Html(end.html(page)) } else { Cell::Empty },
         ]
     });

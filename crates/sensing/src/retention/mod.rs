@@ -69,6 +69,8 @@ pub struct Stats {
     pub bytes: AtomicU64,
     pub sweeps: AtomicU64,
     pub failures: AtomicU64,
+    /// Seconds by which the clock is ahead of the moment as of which Observations are thinned: it has jumped.
+    pub behind: AtomicU64,
     /// Declarations that wait for an officer.
     pub waiting: AtomicU64,
     pub holds: AtomicU64,

@@ -10,6 +10,8 @@ use crate::observe::thin::{Form, Forms, iso};
 
 /// Stages of one declaration.
 const MOST_STAGES: usize = 6;
+/// A word that keeps everything, and two that are addresses beside the keys.
+const RESERVED: [&str; 3] = ["forever", "holds", "runs"];
 /// Systems that one declaration names.
 const MOST_SYSTEMS: usize = 50;
 /// Borders of times kept for so long or longer move by the month, so that each month is rewritten once and not thirty times.
@@ -189,8 +191,8 @@ impl Declaration {
         let key = (1..=80).contains(&self.key.len())
             && self.key.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
             && self.key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.');
-        if !key || self.key == "forever" {
-            wrong("/key".into(), "1 to 80 of a-z, 0-9, '-' and '.' are expected, and not 'forever'");
+        if !key || RESERVED.contains(&self.key.as_str()) {
+            wrong("/key".into(), "1 to 80 of a-z, 0-9, '-' and '.' are expected, and not 'forever', 'holds' or 'runs'");
         }
         if let Err(detail) = Tenant::parse(self.tenant.as_str()) {
             wrong("/tenant".into(), &detail);

@@ -16,15 +16,13 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
           CREATE TABLE sensing_retention_datastream (
             datastream BIGINT NOT NULL PRIMARY KEY, declaration TEXT NOT NULL, since BIGINT NOT NULL, free BIGINT NOT NULL, borders TEXT);
           CREATE INDEX sensing_retention_waiting ON sensing_retention_datastream (declaration, free, since);
-          CREATE TABLE sensing_retention_hold (
-            id TEXT NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, thing BIGINT, datastream BIGINT, reason TEXT NOT NULL,
-            made_by TEXT NOT NULL, made_at BIGINT NOT NULL, lifted_by TEXT, lifted_at BIGINT, lifted_reason TEXT);
-          CREATE INDEX sensing_retention_hold_tenant ON sensing_retention_hold (tenant, lifted_at, id);
           CREATE TABLE sensing_retention_run (
             id TEXT NOT NULL PRIMARY KEY, kind TEXT NOT NULL, declaration TEXT NOT NULL, tenant TEXT NOT NULL, state TEXT NOT NULL,
             body TEXT NOT NULL, asked_by TEXT NOT NULL, asked_at BIGINT NOT NULL, began_at BIGINT, ended_at BIGINT, report TEXT);
           CREATE INDEX sensing_retention_run_of ON sensing_retention_run (declaration, id);
-          CREATE TABLE sensing_retention_done (part TEXT NOT NULL PRIMARY KEY, fingerprint TEXT NOT NULL);",
+          CREATE INDEX sensing_retention_run_state ON sensing_retention_run (kind, state);
+          CREATE TABLE sensing_retention_done (part TEXT NOT NULL PRIMARY KEY, fingerprint TEXT NOT NULL);
+          CREATE TABLE sensing_retention_clock (one BIGINT NOT NULL PRIMARY KEY, at BIGINT NOT NULL);",
 }];
 
 /// Datastreams are counted up to here: a page is not to read a million rows for a number.
@@ -306,6 +304,26 @@ pub fn put_run(tx: &mut Tx<'_>, r: &Run) -> Result<(), records::Error> {
            SELECT id FROM sensing_retention_run WHERE declaration = $1 ORDER BY id DESC LIMIT $2)",
         params![r.declaration, RUNS_KEPT],
     )?;
+    Ok(())
+}
+
+/// What is said to be going on while no sweep goes on was broken off: by a crash, an error, or a declaration that changed.
+pub fn end_broken_runs(tx: &mut Tx<'_>) -> Result<u64, records::Error> {
+    let now = tx.now();
+    let sql = "UPDATE sensing_retention_run SET state = $1, ended_at = $2 WHERE kind = $3 AND state = $4";
+    let (failed, running) = (RunState::Failed.name(), RunState::Running.name());
+    tx.execute(sql, params![failed, now, RunKind::Applied.name(), running])
+}
+
+/// Up to when the clock has been followed.
+pub fn clock(read: &mut Read<'_>) -> Result<Option<Timestamp>, records::Error> {
+    read.query_opt("SELECT at FROM sensing_retention_clock WHERE one = 1", params![], |row| row.get(0))
+}
+
+pub fn set_clock(tx: &mut Tx<'_>, at: Timestamp) -> Result<(), records::Error> {
+    let sql =
+        "INSERT INTO sensing_retention_clock (one, at) VALUES (1, $1) ON CONFLICT (one) DO UPDATE SET at = excluded.at";
+    tx.execute(sql, params![at])?;
     Ok(())
 }
 

@@ -27,6 +27,9 @@ const CHUNK: usize = 1_000;
 /// Datastreams and partitions that a report names.
 const NAMED: usize = 200;
 const MONTHS: usize = 600;
+/// How far the clock is followed from one night to the next. One that has jumped years ahead would otherwise take everything in one night; so it
+/// takes a week's worth, and somebody has time to read what the log and the figures say.
+const LEAP_SECS: i64 = 8 * 86_400;
 /// Times that a partition is looked at again because a hold was placed meanwhile.
 const TRIES: usize = 5;
 
@@ -43,7 +46,14 @@ impl Retention {
     /// When the records cannot be written.
     pub async fn work(&self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let next = self.next_night();
-        let enqueued = self.records().write(move |tx| tx.enqueue(nightly(next)).map(drop));
+        let enqueued = self.records().write(move |tx| {
+            store::end_broken_runs(tx)?;
+            if store::clock(tx)?.is_none() {
+                let now = tx.now();
+                store::set_clock(tx, now)?;
+            }
+            tx.enqueue(nightly(next)).map(drop)
+        });
         let enqueued: Result<(), records::Error> = enqueued.await;
         enqueued?;
         let retention = self.clone();
@@ -74,22 +84,47 @@ impl Retention {
                 Err(error) => Err(failed(error)),
             };
         }
-        let swept = self.sweep(Sweep::Apply, self.records().now()).await;
-        if let Err(error) = swept {
-            self.0.stats.failures.fetch_add(1, Relaxed);
-            return Err(failed(error));
-        }
+        let now = self.records().now();
+        let swept = match self.followed(now).await {
+            Ok(at) => self.sweep(Sweep::Apply, now, at).await.map(|_| at),
+            Err(error) => Err(error),
+        };
+        let at = match swept {
+            Ok(at) => at,
+            Err(error) => {
+                self.0.stats.failures.fetch_add(1, Relaxed);
+                return Err(failed(error));
+            }
+        };
         self.0.stats.sweeps.fetch_add(1, Relaxed);
         if job.payload["sweep"] == "nightly" {
             let (job, next) = (job.clone(), self.next_night());
             let done = self.records().write(move |tx| {
                 tx.complete(&job)?;
+                // A clock that has been put back is not followed back, or it would take years to come forward again.
+                let known = store::clock(tx)?;
+                store::set_clock(tx, known.map_or(at, |known| known.max(at)))?;
                 tx.enqueue(nightly(next)).map(drop)
             });
             let done: Result<(), records::Error> = done.await;
             done?;
         }
         Ok(())
+    }
+
+    /// The moment by which borders are drawn: now, unless the clock has jumped since the last night that was swept.
+    async fn followed(&self, now: Timestamp) -> Result<Timestamp, Error> {
+        let known: Result<_, records::Error> = self.records().read(store::clock).await;
+        let at = known?.map_or(now, |known| now.min(known.plus_secs(LEAP_SECS)));
+        let behind = now.micros_since(at) / 1_000_000;
+        if behind > 0 {
+            tracing::warn!(
+                clock = %now, followed = %at,
+                "the clock is far ahead of the last sweep; Observations are thinned as of a week after that"
+            );
+        }
+        self.0.stats.behind.store(u64::try_from(behind).unwrap_or(0), Relaxed);
+        Ok(at)
     }
 
     async fn look(&self, id: Id<Run>) -> Result<(), Error> {
@@ -101,7 +136,8 @@ impl Retention {
         self.keep(run.clone()).await?;
         let declaration: Declaration = serde_json::from_str(&run.body).map_err(Error::internal)?;
         // Datastreams that are met here for the first time are under the declaration since then, and confirmed with it.
-        let mut reports = self.sweep(Sweep::Preview(&declaration), began).await?;
+        let at = self.followed(began).await?;
+        let mut reports = self.sweep(Sweep::Preview(&declaration), began, at).await?;
         run.report = Some(reports.remove(&declaration.key).unwrap_or_default());
         run.ended_at = Some(self.records().now());
         run.state = RunState::Done;
@@ -126,7 +162,9 @@ impl Retention {
     /// # Errors
     /// Those of the lake and the records. What was done is done, and what was not is done by the next one.
     pub async fn sweep_now(&self) -> Result<BTreeMap<String, Report>, Error> {
-        self.sweep(Sweep::Apply, self.records().now()).await
+        let now = self.records().now();
+        let at = self.followed(now).await?;
+        self.sweep(Sweep::Apply, now, at).await
     }
 
     /// Which Datastreams are under which declaration, with those that may be swept. New ones, and those that came under another declaration, are
@@ -136,14 +174,14 @@ impl Retention {
         declared: &[Stored],
         bodies: &[Declaration],
         what: &Sweep<'_>,
-        now: Timestamp,
+        (now, as_of): (Timestamp, Timestamp),
     ) -> Result<BTreeMap<i64, Under>, Error> {
         let current: Vec<Declaration> = declared.iter().map(|s| s.declaration.clone()).collect();
         // The youngest moment at which either what is declared or what is confirmed takes anything.
         let youngest: Vec<Option<Timestamp>> = declared
             .iter()
             .map(|s| {
-                let of = |d: &Declaration| d.forms(now).0.last().map(|(end, _)| *end);
+                let of = |d: &Declaration| d.forms(as_of).0.last().map(|(end, _)| *end);
                 of(&s.declaration).max(s.confirmed.as_ref().and_then(of))
             })
             .collect();
@@ -216,7 +254,13 @@ impl Retention {
         Ok(under)
     }
 
-    async fn sweep(&self, what: Sweep<'_>, now: Timestamp) -> Result<BTreeMap<String, Report>, Error> {
+    /// Looks or applies at `now`, with borders as of another moment.
+    async fn sweep(
+        &self,
+        what: Sweep<'_>,
+        now: Timestamp,
+        as_of: Timestamp,
+    ) -> Result<BTreeMap<String, Report>, Error> {
         let dry = matches!(what, Sweep::Preview(_));
         let since = self.0.declared.load(Relaxed);
         let declared: Result<Vec<Stored>, records::Error> = self.records().read(store::all).await;
@@ -229,15 +273,19 @@ impl Retention {
                 .filter_map(|s| Some(Declaration { key: s.declaration.key.clone(), ..s.confirmed.clone()? }))
                 .collect(),
         };
-        let under = self.gather(&declared, &bodies, &what, now).await?;
+        let under = self.gather(&declared, &bodies, &what, (now, as_of)).await?;
         let mut reports: BTreeMap<String, Report> = bodies.iter().map(|b| (b.key.clone(), Report::default())).collect();
-        let forms: Vec<Forms> = bodies.iter().map(|b| b.forms(now)).collect();
+        let forms: Vec<Forms> = bodies.iter().map(|b| b.forms(as_of)).collect();
         let border = forms.iter().filter_map(|f| f.0.last().map(|(end, _)| *end)).max();
         let (Some(border), false) = (border, under.is_empty()) else { return Ok(reports) };
         // What was observed before now is in the lake then, where it can be summed up.
         self.0.observe.seal().await?;
         let parts = self.0.observe.parts(border).await?;
         let mut thinning = self.0.observe.thinning().await;
+        if !dry {
+            let ended: Result<_, records::Error> = self.records().write(store::end_broken_runs).await;
+            ended?;
+        }
         let (mut streams, mut held): (Vec<BTreeMap<i64, Outcome>>, Vec<BTreeSet<i64>>) =
             (vec![BTreeMap::new(); bodies.len()], vec![BTreeSet::new(); bodies.len()]);
         let begun = Id::<Run>::generate();

@@ -354,6 +354,93 @@ async fn a_hold_keeps_whatever_is_declared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_is_not_deleted_by_hand() {
+    let city = City::open().await;
+    let (officer, system) = (person("dsd", "manager"), Caller::system("test"));
+    let held = city.datastream("dsd", "held", "flood", json!({})).await;
+    let free = city.datastream("dsd", "gauge", "flood", json!({})).await;
+    let info = city.catalog.datastream(held).await.expect("catalogue").expect("the Datastream");
+    let (_, hold) =
+        city.ask(&officer, "POST", "/api/retention/holds", json!({"datastream": held.0, "reason": "case 7"})).await;
+    let id = hold["id"].as_str().expect("id").to_owned();
+    let kept = |error: Error| {
+        let problem = Problem::from(error);
+        assert_eq!(problem.status, StatusCode::CONFLICT, "{problem:?}");
+        assert!(problem.detail.contains(&id), "{problem:?}");
+    };
+    let delete = async |entity, id| city.catalog.delete(&system, entity, id).await;
+    kept(delete(EntityType::Datastream, held).await.expect_err("held"));
+    kept(delete(EntityType::Thing, info.thing).await.expect_err("its Thing"));
+    let sensor = city.catalog.by_key(EntityType::Sensor, &tenant("dsd"), "gauge").await.expect("catalogue");
+    kept(delete(EntityType::Sensor, sensor.expect("a Sensor")).await.expect_err("what it is measured by"));
+    kept(city.catalog.unheld(&info).await.expect_err("its Observations"));
+    let other = city.catalog.datastream(free).await.expect("catalogue").expect("the other");
+    city.catalog.unheld(&other).await.expect("free");
+    // Nor does it leave by going to another Thing, or with its department.
+    let path = format!("/api/retention/holds/{id}/lift");
+    let (_, hold) =
+        city.ask(&officer, "POST", "/api/retention/holds", json!({"thing": other.thing.0, "reason": "case 8"})).await;
+    let away = json!({"Thing": {"@iot.id": info.thing.0}});
+    let moved = city.catalog.update(&system, EntityType::Datastream, free, &away, crate::catalog::Update::Merge).await;
+    assert_eq!(Problem::from(moved.expect_err("held with its Thing")).status, StatusCode::CONFLICT);
+    let named = json!({"name": "still a gauge"});
+    let named = city.catalog.update(&system, EntityType::Datastream, free, &named, crate::catalog::Update::Merge).await;
+    named.expect("a name is not what is held");
+    for path in [path, format!("/api/retention/holds/{}/lift", hold["id"].as_str().expect("id"))] {
+        assert_eq!(city.ask(&officer, "POST", &path, json!({"reason": "closed"})).await.0, StatusCode::OK);
+    }
+    delete(EntityType::Thing, info.thing).await.expect("lifted");
+    delete(EntityType::Datastream, free).await.expect("lifted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_takes_a_week_at_most() {
+    let city = City::open().await;
+    let officer = person("dsd", "manager");
+    let level = city.datastream("dsd", "gauge", "flood", json!({})).await;
+    city.observed(level, YOUNG).await;
+    city.declare(r#"{ for = "30d", as = "raw" }"#).await;
+    let run = city.preview(&officer).await;
+    assert_eq!(city.confirm(&officer, &run).await.0, StatusCode::OK);
+    city.retention.sweep_now().await.expect("swept");
+    // Twenty years: all of it would be gone.
+    city.clock.advance_micros(20 * 365 * 86_400_000_000);
+    city.retention.sweep_now().await.expect("swept");
+    assert_eq!(city.rows(level).await, 720);
+    assert!(city.retention.stats().behind.load(Relaxed) > 19 * 365 * 86_400);
+    let run = city.preview(&officer).await;
+    assert_eq!(run["report"]["gone"], 0, "and that is what is shown");
+}
+
+/// A row of a sweep that a crash has broken off is not said to go on for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_was_broken_off_has_failed() {
+    let city = City::open().await;
+    let officer = person("dsd", "manager");
+    let level = city.datastream("dsd", "gauge", "flood", json!({})).await;
+    city.observed(level, OLD).await;
+    city.declare(YEAR).await;
+    let run = city.preview(&officer).await;
+    assert_eq!(city.confirm(&officer, &run).await.0, StatusCode::OK);
+    city.retention.sweep_now().await.expect("swept");
+    let broken: Result<(), records::Error> = city
+        .catalog
+        .records()
+        .write(|tx| {
+            let mut run = store::runs(tx, "levels", 1)?.remove(0);
+            run.id = Id::generate();
+            (run.kind, run.state, run.ended_at) = (RunKind::Applied, RunState::Running, None);
+            store::put_run(tx, &run)
+        })
+        .await;
+    broken.expect("written");
+    city.retention.sweep_now().await.expect("swept");
+    let runs = city.view().await["runs"].clone();
+    let states: Vec<&str> = runs.as_array().expect("runs").iter().filter_map(|run| run["state"].as_str()).collect();
+    assert!(states.contains(&"failed") && !states.contains(&"running"), "{runs}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mistakes_of_a_pack_are_named() {
     let city = City::open().await;
     let file: model::RetentionFile = toml::from_str(

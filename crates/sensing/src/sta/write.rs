@@ -193,6 +193,7 @@ impl SensorThings {
             );
             return Err(Error::conflict(detail));
         }
+        catalog.unheld(&info).await?;
         Ok(info)
     }
 

@@ -433,9 +433,25 @@ pub const RECIPES: &[Recipe] = &[
     page("/{language}/datastreams/{id}/profiles", "/en/datastreams/{datastream}/profiles").shows(),
     page("/{language}/map/playback", "/en/map/playback?system=vessel&from=2024-01-01T00:00:00Z&to=2024-01-01T06:00:00Z").shows(),
     page("/{language}/fences", "/en/fences").shows(),
+    page("/{language}/fences/{key}", "/en/fences/{fence}").shows(),
     Recipe::new("GET", "/api/fences", "/api/fences").shows(),
     Recipe::new("GET", "/api/fences/{key}", "/api/fences/{fence}").shows(),
     // Fences, like rules, are drawn by people, not by keys.
+    // Whoever may draw does it for the own department.
+    form(
+        "/{language}/fences",
+        "/en/fences",
+        "csrf={csrf}&key=walls-new&name-en=a&name-zh-hant=b&name-zh-hans=c&shape=circle&circle-lat=22.3&circle-lon=114.1&circle-radius=90",
+    )
+    .answers(303, 0, 403)
+    .own(),
+    form(
+        "/{language}/fences/{key}",
+        "/en/fences/{fence}",
+        "csrf={csrf}&revision=1&name-en=a&name-zh-hant=b&name-zh-hans=c&shape=circle&circle-lat=22.3&circle-lon=114.1&circle-radius=90",
+    )
+    .answers(303, 404, 403),
+    form("/{language}/fences/{key}/remove", "/en/fences/{fence}/remove", "csrf={csrf}").answers(303, 404, 403),
     ask("PUT", "/api/fences/{key}", "/api/fences/{fence}", FENCE).right(Right::ManagerBrowser).answers(200, 403, 403),
     ask("DELETE", "/api/fences/{key}", "/api/fences/{fence}", "").right(Right::ManagerBrowser).answers(204, 404, 403),
     Recipe::new("GET", "/api/connectors", "/api/connectors").shows(),

@@ -51,6 +51,41 @@ async fn a_fence_from_its_drawing_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fences_come_in_pages_and_nobody_draws_over_anothers_change() {
+    let city = City::open().await;
+    let manager = person("ha", "manager");
+    for key in ["ha.a", "ha.b", "ha.c"] {
+        let body = yard("ha", false).to_string();
+        assert_eq!(city.ask(Some(&manager), "PUT", &format!("/api/fences/{key}"), &body).await.0, StatusCode::OK);
+    }
+    let keys = |page: &Value| -> Vec<String> {
+        let features = page["features"].as_array().expect("features");
+        features.iter().map(|f| f["properties"]["key"].as_str().expect("a key").to_owned()).collect()
+    };
+    let ask = async |query: &str| city.ask(Some(&manager), "GET", &format!("/api/fences{query}"), "").await;
+    let (_, first) = ask("?limit=2").await;
+    assert_eq!((keys(&first), &first["next"]), (vec!["ha.a".to_owned(), "ha.b".to_owned()], &json!("ha.b")));
+    let (_, last) = ask("?limit=2&after=ha.b").await;
+    assert_eq!((keys(&last), &last["next"]), (vec!["ha.c".to_owned()], &Value::Null));
+    assert_eq!(ask("?limit=3").await.1["next"], Value::Null, "all of them fit");
+    for bad in ["?limit=0", "?limit=1001", "?limit=x"] {
+        assert_eq!(ask(bad).await.0, StatusCode::BAD_REQUEST, "{bad}");
+    }
+
+    let mut wider = yard("ha", false);
+    (wider["key"], wider["circle"]["radius"]) = ("ha.a".into(), json!(300));
+    let wider: crate::moving::FenceDeclaration = serde_json::from_value(wider).expect("a fence");
+    let declare = async |seen| {
+        let made = city.moving.fences().declare(&manager, wider.clone(), seen).await;
+        made.map(|made| made.revision).map_err(|error| kernel::Problem::from(error).status)
+    };
+    assert_eq!(declare(Some(0)).await, Err(StatusCode::CONFLICT), "the key is taken");
+    assert_eq!(declare(Some(2)).await, Err(StatusCode::CONFLICT));
+    assert_eq!(declare(Some(1)).await, Ok(2));
+    assert_eq!(declare(Some(1)).await, Err(StatusCode::CONFLICT), "somebody was quicker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strangers_change_nothing_and_neither_do_bad_bodies() {
     let city = City::open().await;
     let (manager, viewer, stranger) = (person("ha", "manager"), person("ha", "viewer"), person("epd", "manager"));

@@ -103,7 +103,7 @@ impl Pages {
     fn walls(&self) -> Result<&Walls, Problem> {
         self.walls.as_ref().ok_or_else(|| Problem::not_found("The list of walls"))
     }
-    fn owner<'a>(&'a self, page: &'a Page, tenant: &'a Tenant) -> &'a str {
+    pub(super) fn owner<'a>(&'a self, page: &'a Page, tenant: &'a Tenant) -> &'a str {
         self.owners.get(tenant.as_str()).map_or(tenant.as_str(), |name| page.text(name))
     }
 }

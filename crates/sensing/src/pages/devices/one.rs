@@ -151,7 +151,7 @@ async fn render(pages: &Pages, page: Page, device: Device, once: Once) -> Result
         .error(once.reason.as_ref());
     let ended = device.decommissioned.as_ref().map(|end| {
         let mut out = page.at(&end.at);
-        out.raw(" · ").text(&end.by).raw("<br>").text(&end.reason);
+        out.raw(" · ").text(page.who(&end.by)).raw("<br>").text(&end.reason);
         out
     });
     let department = department_name(pages, &page, &device.tenant);

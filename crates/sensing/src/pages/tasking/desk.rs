@@ -190,7 +190,7 @@ pub(super) async fn table(pages: &Pages, page: &Page, runs: &[Run], named: bool)
         }
         let wanted = line.map(|line| form::said(page, &line.record().parameters, &run.parameters));
         let wanted = wanted.unwrap_or_default().into_iter().map(|(_, value)| value).collect::<Vec<_>>().join(" · ");
-        cells.extend([Cell::text(wanted), Cell::text(&run.task.proposer), Cell::Ago(run.created)]);
+        cells.extend([Cell::text(wanted), Cell::text(page.who(&run.task.proposer)), Cell::Ago(run.created)]);
         cells
     });
     Ok(table

@@ -78,7 +78,7 @@ async fn render(pages: &Pages, page: Page, typed: &Typed, wrong: &[(String, Stri
             Cell::State(Badge::new(ui::State::Alarm).word(desk::scope_of(pages, &page, stop))),
             Cell::text(&stop.reason),
             Cell::At(stop.at),
-            Cell::text(&stop.by),
+            Cell::text(page.who(&stop.by)),
             if may(tasking, &page, stop.tenant.as_ref()) { Cell::Html(lift(&page, stop, number)) } else { Cell::Empty },
         ]
     });
@@ -109,7 +109,7 @@ async fn render(pages: &Pages, page: Page, typed: &Typed, wrong: &[(String, Stri
                 Cell::State(Badge::new(shape).word(page.t(key))),
                 Cell::text(desk::scope_of(pages, &page, &line.stop)),
                 Cell::text(&line.stop.reason),
-                Cell::text(&line.stop.by),
+                Cell::text(page.who(&line.stop.by)),
             ]
         }))
         .empty(page.t("tasking.stop.record-none"));

@@ -47,7 +47,7 @@ fn who(page: &Page, label: &str) -> String {
     match label {
         "system:tasking" => page.t("tasking.by-itself").to_owned(),
         "policy" => page.t("tasking.by-policy").to_owned(),
-        label => label.to_owned(),
+        label => page.who(label),
     }
 }
 
