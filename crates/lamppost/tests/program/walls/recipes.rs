@@ -352,10 +352,10 @@ pub const RECIPES: &[Recipe] = &[
     Recipe::new("GET", "/api/retention/runs/{id}", "/api/retention/runs/{look}"),
     ask("POST", "/api/retention/{key}/preview", "/api/retention/{keep}/preview", "").answers(202, 404, 403),
     ask("POST", "/api/retention/{key}/confirm", "/api/retention/{keep}/confirm", r#"{"preview": "{look}"}"#),
-    ask("POST", "/api/retention/holds", "/api/retention/holds", r#"{"tenant": "{tenant}", "reason": "a test"}"#)
+    ask("POST", "/api/retention/holds", "/api/retention/holds", r#"{"tenant": "{tenant}", "thing": {evidence}, "reason": "a test"}"#)
         .answers(201, 404, 403),
     ask("POST", "/api/retention/holds/{id}/lift", "/api/retention/holds/{held}/lift", r#"{"reason": "a test"}"#),
-    form("/{language}/retention", "/en/retention", "csrf={csrf}&do=hold&reason=a%20test").answers(303, 0, 403).own(),
+    form("/{language}/retention", "/en/retention", "csrf={csrf}&do=hold&thing={evidence}&reason=a%20test").answers(303, 0, 403).own(),
     Recipe::new("GET", "/api/deliveries", "/api/deliveries"),
     // Rules are managed by people, not by keys.
     ask("POST", "/api/deliveries/{id}/retry", "/api/deliveries/{delivery}/retry", "").right(Right::ManagerBrowser),

@@ -381,7 +381,13 @@ impl World {
             name(key, made["id"].as_str().unwrap(), nobody);
         }
         name("keep", "flood-levels", "walls-none");
-        let (_, held) = ask("POST", "/api/retention/holds", json!({"tenant": "dsd", "reason": MARK})).await;
+        // What is held is not deleted by hand: a Thing of its own, so that others can be.
+        let (made, _) = ask("POST", "/v1.1/Things", json!({"name": "evidence", "description": "d"})).await;
+        let made = made.unwrap();
+        let evidence = made[made.rfind('(').unwrap() + 1..].trim_end_matches(')');
+        name("evidence", evidence, "999999996");
+        let hold = json!({"tenant": "dsd", "thing": evidence.parse::<i64>().unwrap(), "reason": MARK});
+        let (_, held) = ask("POST", "/api/retention/holds", hold).await;
         name("held", held["id"].as_str().unwrap(), nobody);
         let (_, look) = ask("POST", "/api/retention/flood-levels/preview", json!({})).await;
         let look = look["id"].as_str().unwrap().to_owned();
