@@ -59,7 +59,10 @@ fn merge(data: &Path) -> anyhow::Result<u64> {
         let lake = lake::Lake::open(lake::Options::new(lake::Root::Local(data.join("lake"))))?;
         let options = sensing::observe::Options::new(data.join("heads"));
         let observe = sensing::observe::Observe::open(options, log.topic("observations")?, &lake).await?;
-        observe.table().compact(lake::Compaction { min_files: 2, ..lake::Compaction::default() }).await?;
+        observe
+            .table()
+            .compact(lake::Compaction { min_files: 2, quiet: Duration::ZERO, ..lake::Compaction::default() })
+            .await?;
         let bytes = observe.table().stats().bytes;
         observe.close(Duration::from_secs(10)).await;
         log.close().await;

@@ -22,9 +22,11 @@ use crate::{
     rollup,
     store::{list_all, sweep_staged},
     table::{TableInner, checkpoint},
-    write::{PAGE_ROWS, Written, discard, now_millis},
+    write::{PAGE_ROWS, Written, discard, fresh_since, now_millis},
 };
 
+/// Rows of fresh files that are worth being written once more when nothing comes to them.
+const WORTH: u64 = 10_000;
 /// The most files merged at once: bounds the memory of a merge.
 pub(crate) const MOST_INPUTS: usize = 32;
 const LOG: &str = "_delta_log";
@@ -36,12 +38,15 @@ pub struct Compaction {
     pub target_bytes: u64,
     /// At least so many files of like size in one partition; 2 merges whatever can be merged.
     pub min_files: usize,
+    /// How long nothing new has come to a partition, after which its fresh files are merged however few they are: years that were brought at once
+    /// lie in one file a month, which would otherwise never get its sums by the hour.
+    pub quiet: Duration,
 }
 
 impl Default for Compaction {
     /// 256 MB, eight files: each row is rewritten about once for every eightfold growth of its partition.
     fn default() -> Self {
-        Self { target_bytes: 256 << 20, min_files: 8 }
+        Self { target_bytes: 256 << 20, min_files: 8, quiet: Duration::from_secs(3_600) }
     }
 }
 
@@ -101,7 +106,9 @@ impl TableInner {
         let mut given_up: HashSet<Path> = HashSet::new();
         loop {
             let snapshot = self.view().snapshot;
-            let Some(group) = choose(&snapshot.files, compaction, &given_up) else { return Ok(done) };
+            let group = choose(&snapshot.files, compaction, &given_up);
+            let group = group.or_else(|| left_over(&snapshot.files, compaction, &given_up, now_millis()));
+            let Some(group) = group else { return Ok(done) };
             let partition = group.first().and_then(|f| f.partition.clone());
             let mut inputs = Vec::with_capacity(group.len());
             for file in &group {
@@ -345,9 +352,51 @@ fn choose(files: &[Arc<FileMeta>], compaction: Compaction, given_up: &HashSet<Pa
     None
 }
 
+/// The fresh files of a partition to which nothing new has come for a while, where they are worth being written once more.
+fn left_over(
+    files: &[Arc<FileMeta>],
+    compaction: Compaction,
+    given_up: &HashSet<Path>,
+    now: i64,
+) -> Option<Vec<Arc<FileMeta>>> {
+    let mut by_partition: BTreeMap<&Option<String>, (i64, Vec<&Arc<FileMeta>>)> = BTreeMap::new();
+    for file in files {
+        let Some(written) = fresh_since(&file.path) else { continue };
+        let (newest, fresh) = by_partition.entry(&file.partition).or_default();
+        *newest = written.max(*newest);
+        fresh.push(file);
+    }
+    let quiet = i64::try_from(compaction.quiet.as_millis()).unwrap_or(i64::MAX);
+    by_partition.into_values().find_map(|(newest, fresh)| {
+        let group: Vec<_> =
+            fresh.into_iter().filter(|f| !given_up.contains(&f.path)).take(MOST_INPUTS).cloned().collect();
+        let rows: u64 = group.iter().map(|file| file.rows).sum();
+        (rows >= WORTH && now.saturating_sub(newest) >= quiet).then_some(group)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_over_is_merged_when_it_is_quiet() {
+        let written = |at: u64, rows: u64, partition: &str| {
+            let id = uuid::Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, at, 0));
+            let path = Path::from(format!("{partition}/fresh-{id}.zstd.parquet"));
+            Arc::new(FileMeta { path, rows, ..FileMeta::clone(&file(1, partition)) })
+        };
+        let policy = Compaction { quiet: Duration::from_secs(3_600), ..Compaction::default() };
+        let left = |files: &[Arc<FileMeta>], now: i64| {
+            left_over(files, policy, &HashSet::new(), now * 1_000).map(|group| group.len())
+        };
+        let files = [written(1_000, WORTH, "a"), written(2_000, 1, "a"), file(3, "a"), written(4_000, WORTH - 1, "b")];
+        assert_eq!(left(&files, 5_599), None, "something came within the hour");
+        assert_eq!(left(&files, 5_600), Some(2), "and not what is merged already");
+        assert_eq!(left(&files[3..], 90_000), None, "too little to be worth it");
+        assert_eq!(fresh_since(&files[0].path), Some(1_000_000));
+        assert_eq!(fresh_since(&Path::from("a/part-x.zstd.parquet")), None);
+    }
 
     fn file(size: u64, partition: &str) -> Arc<FileMeta> {
         Arc::new(FileMeta {
@@ -362,7 +411,7 @@ mod tests {
 
     #[test]
     fn merges_like_with_like() {
-        let policy = Compaction { target_bytes: 1_000, min_files: 3 };
+        let policy = Compaction { target_bytes: 1_000, min_files: 3, ..Compaction::default() };
         let sizes = |files: &[Arc<FileMeta>]| {
             choose(files, policy, &HashSet::new()).map(|g| g.iter().map(|f| f.size).collect::<Vec<_>>())
         };

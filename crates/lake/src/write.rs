@@ -39,6 +39,16 @@ pub(crate) enum Effort {
     Compacted,
 }
 
+/// How the names of fresh files begin.
+const FRESH: &str = "fresh-";
+
+/// When a fresh file was written, in milliseconds since 1970; `None` for one that compaction has made.
+pub(crate) fn fresh_since(path: &Path) -> Option<i64> {
+    let id = path.filename()?.strip_prefix(FRESH)?.split('.').next()?;
+    let (seconds, nanos) = uuid::Uuid::parse_str(id).ok()?.get_timestamp()?.to_unix();
+    i64::try_from(seconds).ok()?.checked_mul(1_000)?.checked_add(i64::from(nanos) / 1_000_000)
+}
+
 /// For a file with the columns `kept` of the table.
 fn properties(layout: &Layout, effort: Effort, kept: &[usize]) -> Result<WriterProperties, Error> {
     let level = if effort == Effort::Fresh { 1 } else { 3 };
@@ -110,7 +120,8 @@ pub(crate) struct Written {
 impl FileWriter {
     /// `vacant` says of each column of the table whether no row that will be written has a value there.
     pub fn start(files: &Files, partition: Option<String>, effort: Effort, vacant: &[bool]) -> Result<Self, Error> {
-        let name = format!("part-{}.zstd.parquet", uuid::Uuid::now_v7());
+        let kind = if effort == Effort::Fresh { FRESH } else { "part-" };
+        let name = format!("{kind}{}.zstd.parquet", uuid::Uuid::now_v7());
         let path = match (files.layout.spec.partition.column(), &partition) {
             (Some(column), Some(value)) => Path::from(format!("{column}={value}/{name}")),
             _ => Path::from(name),

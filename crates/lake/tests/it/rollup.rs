@@ -174,6 +174,27 @@ async fn sums_by_the_hour_agree_with_the_rows() {
     kept.backup(&copy.path().join("without")).await.expect("a backup without them");
 }
 
+/// Years that are brought at once lie in one file a month, with no other to be merged with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_alone_gets_its_sums_when_it_is_quiet() {
+    let folder = tempfile::tempdir().expect("folder");
+    let table = table(folder.path(), Some(KEPT)).await;
+    table
+        .commit(puts(0, (0..12_000).map(|i| row(0, START + i * 10_000_000, i as f64)).collect()))
+        .await
+        .expect("commit");
+    let whole = (START, START + 100 * HOUR);
+    let hours = || Buckets::Width { origin: at(0), width: HOUR };
+    let before = sums(&table, whole, hours()).await;
+    assert_eq!(table.compact(Compaction::default()).await.expect("compact").merged, 0, "more may come");
+    let quiet = Compaction { quiet: Duration::ZERO, ..Compaction::default() };
+    let done = table.compact(quiet).await.expect("compact");
+    assert_eq!((done.merged, done.into, done.rows), (1, 1, 12_000));
+    assert_eq!(rollups(folder.path()).len(), 1);
+    alike(&sums(&table, whole, hours()).await, &before, "alone");
+    assert_eq!(table.compact(quiet).await.expect("compact").merged, 0, "once is enough");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_year_by_the_hour_reads_no_row() {
     let folder = tempfile::tempdir().expect("folder");
